@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""OCI content descriptors: type, digest and size of some bytes.
+
+Spec: OCI image-spec, descriptor.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgeprov.errors import DigestMismatch, FormatError, LimitError
+from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
+from edgeprov.formats.jsonx import get_int, get_str
+from edgeprov.limits import LIMITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """What a manifest says of one blob. ``size`` is in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str | None = None
+
+    def with_annotations(self, annotations: Mapping[str, str]) -> Descriptor:
+        """The same content with other annotations."""
+        return replace(self, annotations=dict(annotations))
+
+    def verify(self, data: bytes, what: str) -> None:
+        """Compare size, then digest.
+
+        Raises:
+            DigestMismatch: ``data`` is not what this descriptor names.
+        """
+        if len(data) != self.size:
+            raise DigestMismatch(f"{what} has {len(data)} bytes, expected {self.size}")
+        verify_digest(data, self.digest, what)
+
+
+def describe(data: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> Descriptor:
+    """The descriptor of bytes in memory."""
+    return Descriptor(
+        media_type=media_type, digest=digest_of(data), size=len(data), annotations=dict(annotations or {})
+    )
+
+
+def parse_descriptor(value: object, what: str) -> Descriptor:
+    """Read a decoded JSON descriptor. Unknown members are ignored: the raw manifest keeps them.
+
+    Raises:
+        FormatError: A member is missing or of a wrong type.
+    """
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a descriptor object")
+    artifact_type = value.get("artifactType")
+    if artifact_type is not None and not isinstance(artifact_type, str):
+        raise FormatError(f"{what}: 'artifactType' is not a string")
+    return Descriptor(
+        media_type=get_str(value, "mediaType", what),
+        digest=parse_digest(get_str(value, "digest", what)),
+        size=get_int(value, "size", what),
+        annotations=parse_annotations(value.get("annotations"), what),
+        artifact_type=artifact_type,
+    )
+
+
+def encode_descriptor(descriptor: Descriptor) -> dict[str, Any]:
+    """The JSON form; empty members are left out."""
+    result: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.annotations:
+        result["annotations"] = dict(descriptor.annotations)
+    if descriptor.artifact_type:
+        result["artifactType"] = descriptor.artifact_type
+    return result
+
+
+def parse_annotations(value: object, what: str) -> dict[str, str]:
+    """Read an annotation map; absent reads as empty.
+
+    Raises:
+        FormatError: Not a map of strings.
+        LimitError: Together longer than the bound.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{what}: annotations are not an object")
+    total = 0
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise FormatError(f"{what}: annotation {key[:80]!r} is not a string")
+        total += len(key) + len(text)
+    if total > LIMITS.annotation_bytes:
+        raise LimitError(f"{what}: annotations have {total} bytes, more than {LIMITS.annotation_bytes}")
+    return dict(value)

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names that are compared byte for byte: media types, artifact types, annotation keys, type URIs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# -- OCI image-spec 1.1 ---------------------------------------------------------------------------
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
+EMPTY_BLOB: Final = b"{}"
+
+ANNOTATION_CREATED: Final = "org.opencontainers.image.created"
+ANNOTATION_REF_NAME: Final = "org.opencontainers.image.ref.name"
+
+# -- KitOps ModelKit ------------------------------------------------------------------------------
+KIT_ARTIFACT: Final = "application/vnd.kitops.modelkit.manifest.v1+json"
+KIT_CONFIG: Final = "application/vnd.kitops.modelkit.config.v1+json"
+KIT_LAYER_PREFIX: Final = "application/vnd.kitops.modelkit."
+KIT_LAYER_BASES: Final = ("model", "modelpart", "dataset", "code", "docs")
+KIT_CODE_SUBTYPE: Final = "ml.kitops.modelkit.layer-subtype"
+KIT_KITFILE_ANNOTATION: Final = "ml.kitops.modelkit.kitfile"
+KIT_CLI_VERSION: Final = "ml.kitops.modelkit.cli-version"
+
+# -- CNCF ModelPack -------------------------------------------------------------------------------
+MODELPACK_ARTIFACT: Final = "application/vnd.cncf.model.manifest.v1+json"
+MODELPACK_CONFIG: Final = "application/vnd.cncf.model.config.v1+json"
+MODELPACK_LAYER_PREFIX: Final = "application/vnd.cncf.model."
+FILEPATH: Final = "org.cncf.model.filepath"
+
+# -- signatures -----------------------------------------------------------------------------------
+SIGSTORE_BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+BUNDLE_CONTENT: Final = "dev.sigstore.bundle.content"
+BUNDLE_PREDICATE_TYPE: Final = "dev.sigstore.bundle.predicateType"
+NOTATION_SIGNATURE: Final = "application/vnd.cncf.notary.signature"
+NOTATION_PAYLOAD: Final = "application/vnd.cncf.notary.payload.v1+json"
+NOTATION_THUMBPRINT: Final = "io.cncf.notary.x509chain.thumbprint#S256"
+JOSE: Final = "application/jose+json"
+COSIGN_SIMPLE_SIGNING: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
+COSIGN_SIGNATURE: Final = "dev.cosignproject.cosign/signature"
+COSIGN_CERTIFICATE: Final = "dev.sigstore.cosign/certificate"
+COSIGN_CHAIN: Final = "dev.sigstore.cosign/chain"
+DSSE_ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
+IN_TOTO_PAYLOAD: Final = "application/vnd.in-toto+json"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+SLSA_PROVENANCE: Final = "https://slsa.dev/provenance/v1"
+COSIGN_SIGN_PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
+
+# -- edgeprov -------------------------------------------------------------------------------------
+BUILD_TYPE: Final = "https://edgeprov.dev/inference/v1"
+TOMBSTONE_PREDICATE: Final = "https://edgeprov.dev/tombstone/v1"
+COLLECTION_PREDICATE: Final = "https://edgeprov.dev/collection/v1"
+DEVICE_RECORD: Final = "application/vnd.edgeprov.device.v1+json"
+TOMBSTONE: Final = "application/vnd.edgeprov.tombstone.v1+json"
+TPM_QUOTE: Final = "application/vnd.edgeprov.tpm.quote.v1"
+TPM_COUNTER: Final = "application/vnd.edgeprov.tpm.counter.v1"
+EVENT_LOG: Final = "application/vnd.edgeprov.event-log.v1+json-seq"
+
+PREFIX: Final = "dev.edgeprov."
+A_MODEL: Final = PREFIX + "model"
+A_DEVICE: Final = PREFIX + "device"
+A_SLOT: Final = PREFIX + "slot"
+A_SEQ: Final = PREFIX + "seq"
+A_PREV: Final = PREFIX + "prev"
+A_RECORDS: Final = PREFIX + "records"
+A_LABELS: Final = PREFIX + "labels"
+A_FIRST: Final = PREFIX + "first"
+A_LAST: Final = PREFIX + "last"
+A_RECORDED_FIRST: Final = PREFIX + "recorded.first"
+A_RECORDED_LAST: Final = PREFIX + "recorded.last"
+A_MERKLE: Final = PREFIX + "merkle"
+A_REASON: Final = PREFIX + "reason"
+A_VERITY: Final = PREFIX + "verity"
+
+DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"
