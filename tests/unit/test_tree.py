@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the source tree that no linter checks: headers, sizes, the fixed top level."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "edgeprov").rglob("*.py"))
+TOP_LEVEL = {
+    "meta-provenance", "edgeprov", "tests", "hil", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md",
+    "requirements-device.lock", "requirements-fleet.lock", ".ci", ".gitignore",
+}  # fmt: skip
+
+
+def tracked() -> list[str]:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listing.stdout.splitlines()
+
+
+def test_the_top_level_holds_what_the_design_names() -> None:
+    assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_source_file_has_its_header_its_purpose_and_a_readable_size(path: Path) -> None:
+    text = path.read_text()
+    lines = text.splitlines()
+    assert lines[0].startswith("# SPDX-FileCopyrightText:")
+    assert lines[1] == "# SPDX-License-Identifier: Apache-2.0"
+    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+    assert len(lines) <= 500, "a file this long is two files"
+
+
+def test_no_path_of_a_workplace_and_no_private_host_is_in_the_tree() -> None:
+    bad = []
+    for name in tracked():
+        path = ROOT / name
+        if path.suffix in {".tflite", ".npz", ".png", ".bin", ".zst"} or not path.is_file():
+            continue
+        text = path.read_text(errors="replace")
+        bad += [name for word in ("/work/" + "main", "/work/" + "shared", "/root/" + ".cache") if word in text]
+    assert bad == []
