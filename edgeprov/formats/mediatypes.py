@@ -52,6 +52,7 @@ COSIGN_SIGN_PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
 # -- edgeprov -------------------------------------------------------------------------------------
 BUILD_TYPE: Final = "https://edgeprov.dev/inference/v1"
 TOMBSTONE_PREDICATE: Final = "https://edgeprov.dev/tombstone/v1"
+DEVICE_PREDICATE: Final = "https://edgeprov.dev/device/v1"
 COLLECTION_PREDICATE: Final = "https://edgeprov.dev/collection/v1"
 DEVICE_RECORD: Final = "application/vnd.edgeprov.device.v1+json"
 TOMBSTONE: Final = "application/vnd.edgeprov.tombstone.v1+json"
@@ -74,5 +75,7 @@ A_RECORDED_LAST: Final = PREFIX + "recorded.last"
 A_MERKLE: Final = PREFIX + "merkle"
 A_REASON: Final = PREFIX + "reason"
 A_VERITY: Final = PREFIX + "verity"
+A_SUBJECT: Final = PREFIX + "subject"  # in index.json of a layout: the subject of the entry's manifest
 
 DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"
+ENROLLER_URN_PREFIX: Final = "urn:edgeprov:enroller:"

@@ -1,0 +1,468 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""An OCI image layout folder: models and kits on the device, the technician's stick, the embedded registry.
+
+Invariants, at any instant and after any crash: a blob under its name is whole and was synced before
+it got the name; index.json names a manifest only when all its blobs are durable; so what the index
+shows is never half there. Every read is verified: what comes out has the digest that was asked for.
+Collection of garbage removes only what neither the index nor a pinned digest reaches.
+
+Spec: OCI image-spec 1.1, image-layout.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeprov.errors import DigestMismatch, FormatError, LimitError, NotStored, StoreError
+from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.digest import Digest, digest_of, parse_digest
+from edgeprov.formats.jsonx import encode_json, parse_json_object
+from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
+from edgeprov.formats.mediatypes import A_SUBJECT, OCI_INDEX, OCI_MANIFEST
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import (
+    load_bytes,
+    make_dirs,
+    remove,
+    rename,
+    save_bytes,
+    sweep,
+    sync_dir,
+    translated,
+)
+from edgeprov.store.blobs import CHUNK_BYTES, BlobReader, BlobWriter
+from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
+from edgeprov.store.lock import lock
+
+_MARKER = {"imageLayoutVersion": "1.0.0"}
+_FILE_MODE = 0o644  # a layout is read by other tools, and holds nothing secret
+
+
+class Layout:
+    """One layout folder. Several processes may use it at once; writers of index.json take turns."""
+
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        """Use the folder as it is; see create() and open().
+
+        Args:
+            root: The folder that holds ``oci-layout``, ``index.json`` and ``blobs/sha256``.
+            read_only: Refuse every change; needed for media that cannot be written.
+        """
+        self.root = root
+        self.read_only = read_only
+        self._blobs = root / "blobs" / "sha256"
+        self._ingest = root / "ingest"
+        self._index_path = root / "index.json"
+        self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
+        self._batch: _Batch | None = None
+        self._subjects: dict[Digest, tuple[Digest | None, Descriptor]] = {}
+
+    @classmethod
+    def create(cls, root: Path) -> Layout:
+        """Make the folder a layout; one that is there already is opened.
+
+        Raises:
+            StoreFull: No space.
+            StoreError: The folder cannot be written.
+        """
+        layout = cls(root)
+        make_dirs(root, 0o755)
+        make_dirs(layout._blobs, 0o755)
+        if not layout._index_path.exists():
+            with lock(root, wait=True):
+                if not layout._index_path.exists():
+                    save_bytes(layout._index_path, LayoutIndex().encode(), mode=_FILE_MODE)
+        if not (root / "oci-layout").exists():
+            save_bytes(root / "oci-layout", encode_json(_MARKER), mode=_FILE_MODE)
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path, *, read_only: bool = False) -> Layout:
+        """Open an existing layout and, unless read-only, remove what dead writers left half-done.
+
+        Raises:
+            NotStored: The folder is not a layout.
+            FormatError: A layout of another major version.
+            StoreError: It cannot be read.
+        """
+        try:
+            raw = load_bytes(root / "oci-layout", max_bytes=LIMITS.config_file_bytes, what="OCI layout marker")
+        except NotStored as error:
+            raise NotStored(
+                f"{root} is not an OCI layout folder", advice="Name the folder that holds index.json."
+            ) from error
+        version = parse_json_object(raw, "oci-layout").get("imageLayoutVersion")
+        if not isinstance(version, str) or not version.startswith("1."):
+            raise FormatError(f"{root}: OCI layout version {str(version)[:20]!r} is not 1.x")
+        layout = cls(root, read_only=read_only)
+        if not read_only and layout._ingest.is_dir():
+            sweep(layout._ingest)
+            sweep(root)
+        return layout
+
+    # -- blobs ------------------------------------------------------------------------------------
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where the blob lies or would lie. Reading it there skips verification."""
+        return self._blobs / digest.hex
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """Size in bytes, None when it is not here."""
+        try:
+            return self.blob_path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"blob {digest}: {error.strerror}") from error
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether a blob of this digest is here; its content is verified on reading."""
+        return self.blob_size(digest) is not None
+
+    def load_blob(self, descriptor: Descriptor, *, max_bytes: int) -> bytes:
+        """A whole blob in memory, its size and digest verified.
+
+        Raises:
+            LimitError: The descriptor names more than ``max_bytes``.
+            NotStored: No such blob.
+            DigestMismatch: The file holds something else.
+            StoreError: It cannot be read.
+        """
+        what = f"blob {descriptor.digest}"
+        if descriptor.size > max_bytes:
+            raise LimitError(f"{what} has {descriptor.size} bytes, more than {max_bytes}")
+        size = self.blob_size(descriptor.digest)
+        if size is not None and size != descriptor.size:
+            raise DigestMismatch(f"{what} has {size} bytes, expected {descriptor.size}")
+        data = load_bytes(self.blob_path(descriptor.digest), max_bytes=descriptor.size, what=what)
+        descriptor.verify(data, what)
+        return data
+
+    def open_blob(self, descriptor: Descriptor) -> BlobReader:
+        """A stream over a blob, verified at its end. Errors as in BlobReader."""
+        return BlobReader(self.blob_path(descriptor.digest), descriptor)
+
+    def verify_blob(self, descriptor: Descriptor) -> None:
+        """Read a blob once and compare size and digest. Errors as in load_blob."""
+        with self.open_blob(descriptor) as stream:
+            buffer = memoryview(bytearray(CHUNK_BYTES))
+            while stream.readinto(buffer):
+                pass
+
+    def save_blob(self, data: bytes, media_type: str) -> Descriptor:
+        """Store bytes durably; what is there already (and intact) stays.
+
+        Raises:
+            StoreFull: No space.
+            StoreError: The folder cannot be written.
+        """
+        descriptor = describe(data, media_type)
+        if not self._intact(descriptor):
+            with self.blob_writer() as writer:
+                writer.write(data)
+                writer.commit(media_type)
+        return descriptor
+
+    def blob_writer(self) -> BlobWriter:
+        """A blob of unknown size and digest, written in constant memory."""
+        self._writable()
+        make_dirs(self._ingest, 0o755)
+        return BlobWriter(self._ingest, self._keep_blob)
+
+    def save_blob_stream(self, chunks: Iterable[bytes], expected: Descriptor) -> None:
+        """Store a blob that must turn out as described; an intact one that is there is not read again.
+
+        Raises:
+            DigestMismatch: The chunks are longer than, shorter than or other than described.
+            StoreFull: No space.
+            StoreError: The folder cannot be written.
+        """
+        if self._intact(expected):
+            return
+        with self.blob_writer() as writer:
+            for chunk in chunks:
+                if writer.size + len(chunk) > expected.size:
+                    raise DigestMismatch(f"blob {expected.digest} is longer than {expected.size} bytes")
+                writer.write(chunk)
+            if writer.size != expected.size or writer.digest != expected.digest:
+                raise DigestMismatch(
+                    f"received {writer.size} bytes with digest {writer.digest}, "
+                    f"expected {expected.size} bytes with {expected.digest}"
+                )
+            writer.commit(expected.media_type)
+
+    def _intact(self, descriptor: Descriptor) -> bool:
+        if not self.has_blob(descriptor.digest):
+            return False
+        try:
+            self.verify_blob(descriptor)
+        except (DigestMismatch, StoreError):
+            return False  # a rotten copy is replaced by the good bytes at hand
+        return True
+
+    def _keep_blob(self, path: Path, digest: Digest) -> None:
+        rename(path, self.blob_path(digest))
+        if self._batch is not None:
+            self._batch.unsynced = True
+        else:
+            sync_dir(self._blobs)
+
+    # -- manifests --------------------------------------------------------------------------------
+
+    def load_manifest(self, digest: Digest) -> Manifest:
+        """A manifest by digest, verified.
+
+        Raises:
+            NotStored: Not here.
+            DigestMismatch: The file holds something else.
+            FormatError: Not an image manifest.
+            LimitError: Over 4 MiB.
+        """
+        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
+        return parse_manifest(raw, expected=digest)
+
+    def load_index(self, digest: Digest) -> Index:
+        """A nested index by digest, verified. Errors as in load_manifest."""
+        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"index {digest}")
+        return parse_index(raw, expected=digest)
+
+    def save_manifest(self, manifest: Manifest, *, ref: str | None = None) -> None:
+        """Make an artifact visible, once all its blobs are here. Repeating it changes nothing.
+
+        Args:
+            manifest: Its subject need not be in this layout.
+            ref: Reference name; an older artifact of this name loses it.
+
+        Raises:
+            NotStored: A blob is missing.
+            DigestMismatch: A blob has another size than the manifest says.
+            StoreFull: No space.
+            StoreError: The folder cannot be written.
+        """
+        for blob in manifest.blobs:
+            size = self.blob_size(blob.digest)
+            if size is None:
+                raise NotStored(f"blob {blob.digest} of manifest {manifest.digest} is not stored")
+            if size != blob.size:
+                raise DigestMismatch(f"blob {blob.digest} has {size} bytes, the manifest says {blob.size}")
+        self.save_blob(manifest.raw, OCI_MANIFEST)
+        subject = manifest.subject.digest if manifest.subject else None
+        entry = index_entry(manifest.descriptor, ref=ref, subject=subject, annotations=dict(manifest.annotations))
+        self._change(lambda index: index.add(entry))
+
+    def save_index(self, raw: bytes, *, ref: str | None = None) -> Descriptor:
+        """Store a nested index and name it. Errors as in save_manifest."""
+        index = parse_index(raw)
+        self.save_blob(raw, OCI_INDEX)
+        bare = Descriptor(media_type=OCI_INDEX, digest=index.digest, size=len(raw), artifact_type=index.artifact_type)
+        subject = index.subject.digest if index.subject else None
+        entry = index_entry(bare, ref=ref, subject=subject, annotations=dict(index.annotations))
+        self._change(lambda target: target.add(entry))
+        return bare
+
+    def has_manifest(self, digest: Digest) -> bool:
+        """Whether index.json names this manifest, that is: whether it is complete and visible."""
+        return bool(self._index().by_digest(digest))
+
+    def manifests(self) -> tuple[Descriptor, ...]:
+        """The entries of index.json in order; their annotations hold reference and subject."""
+        return tuple(self._index().entries)
+
+    def refs(self) -> dict[str, Descriptor]:
+        """Entries by reference name."""
+        return dict(self._index().by_ref())
+
+    def resolve(self, ref: str) -> Descriptor | None:
+        """The entry of a reference name or of a ``sha256:`` digest."""
+        if ref.startswith("sha256:"):
+            entries = self._index().by_digest(parse_digest(ref))
+            return entries[0] if entries else None
+        return self._index().by_ref().get(ref)
+
+    def remove_manifest(self, digest: Digest, *, with_referrers: bool = False) -> None:
+        """Take an artifact out of the index; collect_garbage() frees its blobs.
+
+        Args:
+            digest: Of the manifest.
+            with_referrers: Also what has it as its subject (signatures).
+        """
+        gone = {digest}
+        if with_referrers:
+            gone.update(item.digest for item in self.referrers(digest))
+        self._change(lambda index: index.drop(digests=gone))
+
+    def remove_ref(self, ref: str) -> None:
+        """Take one reference name away."""
+        self._change(lambda index: index.drop(ref=ref))
+
+    def referrers(self, digest: Digest, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        """What has ``digest`` as its subject, with its own annotations and artifactType.
+
+        Entries written by other tools do not tell their subject: their manifests are read, once.
+        """
+        found: dict[Digest, Descriptor] = {}
+        for entry in self._all_entries():
+            named = entry.annotations.get(A_SUBJECT)
+            if named is not None:
+                subject, shown = (digest, plain(entry)) if named == str(digest) else (None, entry)
+            else:
+                subject, shown = self._subject_of(entry)
+            if subject == digest and artifact_type in (None, shown.artifact_type):
+                found.setdefault(shown.digest, shown)
+        return tuple(found.values())
+
+    def _all_entries(self) -> Iterator[Descriptor]:
+        for entry in self._index().entries:
+            yield entry
+            if entry.media_type == OCI_INDEX and self.has_blob(entry.digest):
+                yield from self.load_index(entry.digest).manifests  # e.g. a fallback tag sha256-<hex>
+
+    def _subject_of(self, entry: Descriptor) -> tuple[Digest | None, Descriptor]:
+        known = self._subjects.get(entry.digest)
+        if known is None:
+            known = (None, entry)
+            if entry.media_type == OCI_MANIFEST and self.has_blob(entry.digest):
+                manifest = self.load_manifest(entry.digest)
+                shown = plain(manifest.descriptor.with_annotations(manifest.annotations))
+                known = (manifest.subject.digest if manifest.subject else None, shown)
+            self._subjects[entry.digest] = known
+        return known
+
+    # -- index.json -------------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Many manifests, one write of index.json when the body ends. Nothing shows if the body raises.
+
+        Garbage collection waits for the end, so blobs saved in the body stay until their manifest
+        names them.
+
+        Raises:
+            StoreBusy: Garbage is being collected.
+        """
+        self._writable()
+        if self._batch is not None:
+            yield  # the outer batch writes
+            return
+        with lock(self._blobs, shared=True):
+            self._batch = batch = _Batch(self._index().copy())
+            try:
+                yield
+            finally:
+                self._batch = None
+            if batch.unsynced:
+                sync_dir(self._blobs)
+            if batch.changes:
+                self._apply(batch.changes)
+
+    def _change(self, change: Callable[[LayoutIndex], bool]) -> None:
+        self._writable()
+        if self._batch is not None:
+            if change(self._batch.view):
+                self._batch.changes.append(change)
+        else:
+            self._apply([change])
+
+    def _apply(self, changes: list[Callable[[LayoutIndex], bool]]) -> None:
+        with lock(self.root, wait=True):
+            index = self._index().copy()
+            if any([change(index) for change in changes]):  # noqa: C419  all of them are to run
+                save_bytes(self._index_path, index.encode(), mode=_FILE_MODE)
+                self._cached = (self._signature(), index)
+
+    def _index(self) -> LayoutIndex:
+        if self._batch is not None:
+            return self._batch.view
+        signature = self._signature()
+        if self._cached is None or self._cached[0] != signature:
+            raw = load_bytes(self._index_path, max_bytes=LIMITS.index_bytes, what="layout index")
+            self._cached = (signature, LayoutIndex(raw))
+        return self._cached[1]
+
+    def _signature(self) -> tuple[int, int, int]:
+        with translated(self._index_path):
+            status = self._index_path.stat()
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def _writable(self) -> None:
+        if self.read_only:
+            raise StoreError(
+                f"layout {self.root} is read-only", advice="Models baked into the image cannot be changed."
+            )
+
+    # -- garbage ----------------------------------------------------------------------------------
+
+    def collect_garbage(self, pinned: Iterable[Digest] = ()) -> int:
+        """Remove blobs that neither an entry of the index nor a pinned digest reaches.
+
+        Args:
+            pinned: Manifests or blobs to keep with all that they need, wherever they are named.
+
+        Returns:
+            Bytes freed.
+
+        Raises:
+            StoreBusy: A batch is open in some process.
+            DigestMismatch: A manifest that must stay is damaged: nothing was removed.
+            StoreError: The folder cannot be read or changed.
+        """
+        self._writable()
+        freed = 0
+        with lock(self.root, wait=True), lock(self._blobs):
+            kept = self._reached([*pinned, *(entry.digest for entry in self._index().entries)])
+            with translated(self._blobs):
+                paths = sorted(self._blobs.iterdir())
+            for path in paths:
+                if path.name in kept or len(path.name) != 64:
+                    continue
+                with translated(path):
+                    size = path.stat().st_size
+                remove(path)
+                freed += size
+            if freed:
+                sync_dir(self._blobs)
+        return freed
+
+    def _reached(self, roots: list[Digest]) -> set[str]:
+        kept: set[str] = set()
+        while roots:
+            digest = roots.pop()
+            if digest.hex in kept:
+                continue
+            kept.add(digest.hex)
+            for blob in self._needed_by(digest):
+                if blob.media_type in (OCI_MANIFEST, OCI_INDEX):
+                    roots.append(blob.digest)
+                else:
+                    kept.add(blob.digest.hex)
+        return kept
+
+    def _needed_by(self, digest: Digest) -> tuple[Descriptor, ...]:
+        size = self.blob_size(digest)
+        if size is None or size > LIMITS.manifest_bytes:
+            return ()
+        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
+        if digest_of(raw) != digest:
+            raise DigestMismatch(f"{digest} is damaged; nothing was removed")
+        if raw.lstrip()[:1] != b"{":
+            return ()
+        try:
+            return parse_manifest(raw).blobs
+        except FormatError:
+            pass
+        try:
+            return parse_index(raw).manifests
+        except FormatError:
+            return ()  # a pinned blob that is not a manifest
+
+
+class _Batch:
+    """What an open batch has collected."""
+
+    def __init__(self, view: LayoutIndex) -> None:
+        self.view = view
+        self.changes: list[Callable[[LayoutIndex], bool]] = []
+        self.unsynced = False
