@@ -47,6 +47,7 @@ class Limits:
     tensor_rank: int = 16
     params_bytes: int = 4 * KIB
     label_bytes: int = 64 * KIB
+    slot_bytes: int = 32  # [a-z0-9-]
 
     # -- signatures and evidence ----------------------------------------------------------------
     signature_blob_bytes: int = 1 * MIB

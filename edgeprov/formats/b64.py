@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Base64 as the JSON documents of cosign, notation and in-toto use it; strict, so that one value has one spelling."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from edgeprov.errors import FormatError
+from edgeprov.formats.jsonx import get_str
+
+
+def b64(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(data).decode()
+
+
+def b64url(data: bytes) -> str:
+    """Base64url without padding (JOSE)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def parse_b64(text: str, what: str) -> bytes:
+    """Read standard base64.
+
+    Raises:
+        FormatError: Other characters, missing padding, or not the one canonical spelling.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FormatError(f"{what} is not base64") from error
+    if b64(data) != text:
+        raise FormatError(f"{what} is not canonical base64")
+    return data
+
+
+def parse_b64url(text: str, what: str) -> bytes:
+    """Read base64url without padding.
+
+    Raises:
+        FormatError: Other characters, padding, or not the one canonical spelling.
+    """
+    try:
+        data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FormatError(f"{what} is not base64url") from error
+    if b64url(data) != text:
+        raise FormatError(f"{what} is not canonical base64url")
+    return data
+
+
+def get_b64(obj: Mapping[str, Any], key: str, what: str) -> bytes:
+    """A required member that holds standard base64."""
+    return parse_b64(get_str(obj, key, what), f"{what}: {key!r}")

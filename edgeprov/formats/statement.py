@@ -1,0 +1,326 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""In-toto statements: what a signature over a kit, a tombstone, a device record or a model says.
+
+A subject match is an endorsement, so a device names only its own kits as subjects; the model is a
+resolved dependency. Unknown members are ignored but stay in the raw bytes.
+
+Spec: in-toto Attestation Framework, Statement v1; SLSA Provenance v1; FORMAT.md "Statement".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edgeprov.errors import FormatError
+from edgeprov.formats import packing
+from edgeprov.formats.b64 import b64, get_b64
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.jsonx import JsonObject, encode_json, get_list, get_object, get_str, parse_json_object
+from edgeprov.formats.mediatypes import (
+    BUILD_TYPE,
+    COSIGN_SIGN_PREDICATE,
+    DEVICE_PREDICATE,
+    EVENT_LOG,
+    PREFIX,
+    SLSA_PROVENANCE,
+    STATEMENT_TYPE,
+    TOMBSTONE_PREDICATE,
+    TPM_COUNTER,
+    TPM_QUOTE,
+)
+from edgeprov.formats.tpmt import Attestation
+from edgeprov.limits import LIMITS
+
+KIT_ANNOTATION: Final = PREFIX + "kit"
+"""On a byproduct of a batch statement: the kit that it belongs to."""
+
+_QUOTE_NAME = "tpm-quote"
+_COUNTER_NAME = "tpm-counter"
+_LOG_NAME = "event-log"
+_BATCH_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealEvidence:
+    """TPM evidence taken at sealing; both attestations carry the kit's manifest digest as extraData.
+
+    Attributes:
+        quote: Over the model PCR.
+        counter: NV_Certify of the kit counter.
+        log: Event log of the boot in which the kit was sealed.
+    """
+
+    quote: Attestation
+    counter: Attestation
+    log: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedKit:
+    """One subject of a kit statement: manifest digest, counter value, resetCount and evidence."""
+
+    digest: Digest
+    seq: int
+    reset_count: int
+    evidence: SealEvidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A parsed in-toto statement beside its bytes."""
+
+    raw: bytes = field(repr=False)
+    subjects: tuple[Digest, ...]
+    predicate_type: str
+    predicate: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KitProvenance:
+    """What a kit's or tombstone's statement claims, read from its predicate."""
+
+    model: Digest
+    slot: str
+    device: str
+    assurance: str
+    invocation: str
+    started_on: str | None
+    finished_on: str | None
+
+
+def parse_statement(raw: bytes) -> Statement:
+    """Read a statement.
+
+    Raises:
+        FormatError: Not an in-toto statement, or a subject without SHA-256 digest.
+        LimitError: Too long, or too many subjects.
+    """
+    obj = parse_json_object(raw, "statement", max_bytes=LIMITS.statement_bytes)
+    if get_str(obj, "_type", "statement") != STATEMENT_TYPE:
+        raise FormatError("not an in-toto statement v1")
+    subjects = get_list(obj, "subject", "statement", maximum=_BATCH_MAX)
+    if not subjects:
+        raise FormatError("statement has no subject")
+    predicate = obj.get("predicate")
+    if predicate is not None and not isinstance(predicate, dict):
+        raise FormatError("statement: 'predicate' is not an object")
+    return Statement(
+        raw=raw,
+        subjects=tuple(_sha256(item, "statement subject") for item in subjects),
+        predicate_type=get_str(obj, "predicateType", "statement"),
+        predicate=predicate or {},
+    )
+
+
+def encode_kit_statement(
+    kits: Sequence[SealedKit],
+    *,
+    model: Digest,
+    slot: str,
+    device: str,
+    assurance: str,
+    version: str,
+    started_on: str,
+    finished_on: str,
+) -> bytes:
+    """The statement over one kit, or over a batch of kits of one model and slot.
+
+    Args:
+        kits: Subjects, in order of their counter values. For a batch each byproduct is marked with
+            its kit; an event log that all share is written once.
+        model: Manifest digest of the source model.
+        slot: Slot of the model.
+        device: URN of the device.
+        assurance: ``dev``, ``firmware`` or ``hardware``.
+        version: Of edgeprov.
+        started_on: RFC 3339, device clock: first record.
+        finished_on: RFC 3339, device clock: sealing.
+    """
+    return _encode_provenance(
+        kits, SLSA_PROVENANCE, model, slot, device, assurance, version, started_on, finished_on
+    )
+
+
+def encode_tombstone_statement(
+    tombstone: SealedKit,
+    *,
+    model: Digest,
+    slot: str,
+    device: str,
+    assurance: str,
+    version: str,
+    created: str,
+) -> bytes:
+    """The statement over one tombstone: the same predicate under its own type, so that none can pass for a kit's."""
+    return _encode_provenance(
+        [tombstone], TOMBSTONE_PREDICATE, model, slot, device, assurance, version, created, created
+    )
+
+
+def encode_model_statement(model: Digest) -> bytes:
+    """What ``cosign sign`` of v3 states of an artifact: the subject and an empty predicate."""
+    return _encode([model], COSIGN_SIGN_PREDICATE, {})
+
+
+def encode_device_statement(record: Digest, *, device: str, enroller: str, enrolled_at: str) -> bytes:
+    """The enroller's statement over a device record.
+
+    Args:
+        record: Manifest digest of the device record.
+        device: URN of the device.
+        enroller: URN of the enroller.
+        enrolled_at: RFC 3339.
+    """
+    return _encode([record], DEVICE_PREDICATE, {"device": device, "enroller": enroller, "enrolledAt": enrolled_at})
+
+
+def parse_provenance(statement: Statement) -> KitProvenance:
+    """Read the predicate of a kit's or tombstone's statement.
+
+    Raises:
+        FormatError: Another predicate type or buildType, or a member is missing.
+    """
+    what = "statement"
+    if statement.predicate_type not in (SLSA_PROVENANCE, TOMBSTONE_PREDICATE):
+        raise FormatError(f"statement has the predicate type {statement.predicate_type[:80]!r}, not a kit's")
+    definition = get_object(statement.predicate, "buildDefinition", what)
+    if get_str(definition, "buildType", what) != BUILD_TYPE:
+        raise FormatError("statement has a buildType that is not edgeprov's")
+    parameters = get_object(definition, "externalParameters", what)
+    model = parse_digest(get_str(parameters, "model", what))
+    dependencies = get_list(definition, "resolvedDependencies", what, maximum=16)
+    models = [item for item in dependencies if isinstance(item, dict) and item.get("name") == "model"]
+    if len(models) != 1 or _sha256(models[0], "statement dependency") != model:
+        raise FormatError("statement does not name exactly one model, the same in both places")
+    run = get_object(statement.predicate, "runDetails", what)
+    metadata = get_object(run, "metadata", what)
+    return KitProvenance(
+        model=model,
+        slot=get_str(parameters, "slot", what),
+        device=get_str(get_object(run, "builder", what), "id", what),
+        assurance=get_str(get_object(definition, "internalParameters", what), "assurance", what),
+        invocation=get_str(metadata, "invocationId", what),
+        started_on=metadata.get("startedOn"),
+        finished_on=metadata.get("finishedOn"),
+    )
+
+
+def parse_seal_evidence(statement: Statement, kit: Digest) -> SealEvidence:
+    """The evidence that belongs to one subject of a kit's or tombstone's statement.
+
+    Raises:
+        FormatError: A byproduct is missing, double, or of another media type.
+    """
+    run = get_object(statement.predicate, "runDetails", "statement")
+    byproducts = get_list(run, "byproducts", "statement", maximum=3 * _BATCH_MAX)
+    batch = len(statement.subjects) > 1
+    return SealEvidence(
+        quote=_attestation(_find(byproducts, _QUOTE_NAME, TPM_QUOTE, kit, batch=batch, shared=False), _QUOTE_NAME),
+        counter=_attestation(
+            _find(byproducts, _COUNTER_NAME, TPM_COUNTER, kit, batch=batch, shared=False), _COUNTER_NAME
+        ),
+        log=_find(byproducts, _LOG_NAME, EVENT_LOG, kit, batch=batch, shared=True),
+    )
+
+
+def invocation_id(reset_count: int, seq: int) -> str:
+    """The invocation of a single kit: boot counter and kit counter."""
+    return f"{reset_count}.{seq}"
+
+
+def _encode_provenance(
+    kits: Sequence[SealedKit],
+    predicate_type: str,
+    model: Digest,
+    slot: str,
+    device: str,
+    assurance: str,
+    version: str,
+    started_on: str,
+    finished_on: str,
+) -> bytes:
+    if not 0 < len(kits) <= _BATCH_MAX:
+        raise FormatError(f"a statement has 1 to {_BATCH_MAX} subjects")
+    last = kits[-1]
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {"model": str(model), "slot": slot},
+            "internalParameters": {"edgeprov": version, "assurance": assurance},
+            "resolvedDependencies": [{"name": "model", "digest": {"sha256": model.hex}}],
+        },
+        "runDetails": {
+            "builder": {"id": device},
+            "metadata": {
+                "invocationId": invocation_id(last.reset_count, last.seq),
+                "startedOn": started_on,
+                "finishedOn": finished_on,
+            },
+            "byproducts": _byproducts(kits),
+        },
+    }
+    return _encode([kit.digest for kit in kits], predicate_type, predicate)
+
+
+def _encode(subjects: Sequence[Digest], predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
+    return encode_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"digest": {"sha256": subject.hex}} for subject in subjects],
+            "predicateType": predicate_type,
+            "predicate": predicate,
+        }
+    )
+
+
+def _byproducts(kits: Sequence[SealedKit]) -> list[JsonObject]:
+    batch = len(kits) > 1
+    one_log = len({kit.evidence.log for kit in kits}) == 1
+    result: list[JsonObject] = []
+    for kit in kits:
+        mark: JsonObject = {"annotations": {KIT_ANNOTATION: str(kit.digest)}} if batch else {}
+        for name, media_type, attestation in (
+            (_QUOTE_NAME, TPM_QUOTE, kit.evidence.quote),
+            (_COUNTER_NAME, TPM_COUNTER, kit.evidence.counter),
+        ):
+            content = packing.pack([attestation.attest, attestation.signature])
+            result.append({"name": name, "mediaType": media_type, "content": b64(content), **mark})
+        if not one_log:
+            result.append({"name": _LOG_NAME, "mediaType": EVENT_LOG, "content": b64(kit.evidence.log), **mark})
+    if one_log:
+        result.append({"name": _LOG_NAME, "mediaType": EVENT_LOG, "content": b64(kits[0].evidence.log)})
+    return result
+
+
+def _find(byproducts: Sequence[Any], name: str, media_type: str, kit: Digest, *, batch: bool, shared: bool) -> bytes:
+    found = []
+    for item in byproducts:
+        if not isinstance(item, dict) or item.get("name") != name:
+            continue
+        annotations = item.get("annotations")
+        owner = annotations.get(KIT_ANNOTATION) if isinstance(annotations, dict) else None
+        if owner == str(kit) or (owner is None and (shared or not batch)):
+            found.append(item)
+    if len(found) != 1:
+        raise FormatError(f"statement has {len(found)} byproducts {name!r} for this kit, not one")
+    if found[0].get("mediaType") != media_type:
+        raise FormatError(f"statement: byproduct {name!r} has another media type")
+    return get_b64(found[0], "content", f"byproduct {name}")
+
+
+def _attestation(packed: bytes, name: str) -> Attestation:
+    value = packing.unpack(packed, LIMITS.attestation_bytes, f"byproduct {name}")
+    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, bytes) for item in value)):
+        raise FormatError(f"byproduct {name} is not an attestation and its signature")
+    return Attestation(attest=value[0], signature=value[1])
+
+
+def _sha256(item: object, what: str) -> Digest:
+    digest = item.get("digest") if isinstance(item, dict) else None
+    value = digest.get("sha256") if isinstance(digest, dict) else None
+    if not isinstance(value, str):
+        raise FormatError(f"{what} has no sha256 digest")
+    return Digest(value)
