@@ -1,0 +1,450 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The writing end of a spool: rows gather in memory and go to the disk as one write per group.
+
+What is acknowledged depends on the sync mode. ``every``: a record is durable when append_record()
+returns. ``interval``: it is durable after at most that time; ``synced_n`` tells up to where.
+``seal``: when its segment is closed. A row that was refused (disk full, quota) leaves no trace and
+its number is still free. Space is set aside ahead, so rows that were taken into memory do not meet
+a full disk afterwards.
+
+After a failed sync the kernel may have dropped what it could not write: the writer then refuses
+everything, and the next one starts from what is really on the disk.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Self
+
+from edgeprov.errors import LimitError, StoreError, StoreFull, UsageError
+from edgeprov.limits import KIB
+from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, sync_dir
+from edgeprov.store.frames import (
+    CHECKSUM_OF_KIND,
+    EVIDENCE,
+    FRAME,
+    FRAME_BYTES,
+    HEADER,
+    INPUT,
+    MAX_BYTES,
+    RECORD,
+    encode_end,
+    encode_frame,
+)
+from edgeprov.store.lock import Lock
+
+SYNC_MODES: Final = ("every", "interval", "seal")
+RESERVED_NUMBERS: Final = 4_096  # at most so many are skipped after an unclean stop
+GROUP_BYTES: Final = 32 * KIB
+ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
+_END_BYTES: Final = len(encode_end(0, 0))
+
+SaveHead = Callable[[int, int, int, bytes | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """What the next segment's header has to say.
+
+    Attributes:
+        next: Number of its first record.
+        skipped: Numbers before it that were reserved but have no record.
+        prev: SHA-256 of the header of the segment before; None for the first.
+    """
+
+    next: int
+    skipped: int
+    prev: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """A bound on disk use, looked at each time that space is set aside.
+
+    Attributes:
+        limit_bytes: What ``usage`` must not pass. Each writer may overshoot by one allocation (256 KiB).
+        usage: Bytes in use now.
+    """
+
+    limit_bytes: int
+    usage: Callable[[], int]
+
+
+class SpoolWriter:
+    """Appends rows to segments. Made by SlotSpool.open_writer; use it from one thread or several.
+
+    Attributes:
+        next_n: Number that the next append_record() must carry.
+        synced_n: Records below this number are durable.
+        segment_bytes: Size of the open segment.
+        segment_records: Records in it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        position: Position,
+        *,
+        save_head: SaveHead,
+        lock: Lock,
+        sync: str,
+        interval_ms: int,
+        quota: Quota | None,
+    ) -> None:
+        """For SlotSpool.open_writer only: takes over ``lock``."""
+        if sync not in SYNC_MODES:
+            lock.release()
+            raise UsageError(f"sync mode {sync[:20]!r} is none of {', '.join(SYNC_MODES)}")
+        self._folder = folder
+        self._prev = position.prev
+        self._ended = position.next - position.skipped
+        self._save_head = save_head
+        self._file_lock = lock
+        self._quota = quota
+        self._every = sync == "every"
+        self._interval_s = interval_ms / 1000 if sync == "interval" else 0.0
+        self._file: DurableFile | None = None
+        self._buffer = bytearray()
+        self._room = 0  # bytes that may be taken in without a look at disk, quota and reservation
+        self._reserved = position.next
+        self._unsynced = False  # written, but not synced
+        self._allocated = 0
+        self._failed: StoreError | None = None
+        self._mutex = threading.RLock()
+        self._syncing = threading.Lock()
+        self._dirty = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._first = position.next
+        self.next_n = position.next
+        self.synced_n = position.next
+        self.segment_records = 0
+        self._closed = False
+        atexit.register(self._close_at_exit)
+
+    @property
+    def position(self) -> Position:
+        """What the header of the segment that is opened next has to say."""
+        return Position(next=self.next_n, skipped=self.next_n - self._ended, prev=self._prev)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a segment is open, so that records can be appended."""
+        return self._file is not None
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of the open segment, what is still in memory included."""
+        return (self._file.size if self._file else 0) + len(self._buffer)
+
+    # -- segments ---------------------------------------------------------------------------------
+
+    def open_segment(self, header: bytes, evidence: bytes | None = None) -> Path:
+        """Start a segment, durable under its name when this returns.
+
+        Args:
+            header: Encoded segment header that agrees with ``position``.
+            evidence: Payload of an EVIDENCE frame, when it is there already.
+
+        Raises:
+            StoreFull: No space or quota; no segment was started.
+            StoreError: Any other failure of the disk.
+        """
+        with self._mutex:
+            self._verify_usable()
+            if self._file is not None:
+                raise UsageError("the segment before is still open")
+            _verify_length(header, HEADER)
+            frames = encode_frame(HEADER, header) + (encode_frame(EVIDENCE, evidence) if evidence else b"")
+            self._verify_quota(len(frames))
+            # Numbers first: should the power fail behind this line, they are skipped, never used again.
+            reserved = self.next_n + RESERVED_NUMBERS
+            self._save_head(reserved, self.next_n, self._ended, self._prev)
+            self._reserved = reserved
+            path = self._folder / f"{self.next_n:020d}.seg"
+            file = open_temporary(self._folder)
+            try:
+                file.write(frames)
+                file.allocate(file.size + _END_BYTES)
+                file.sync()
+                rename(file.path, path)
+            except BaseException:
+                with suppress(StoreError):
+                    remove(file.path)
+                file.close()
+                raise
+            file.path = path
+            self._file = file
+            self._room = 0
+            self._allocated = file.size + _END_BYTES
+            self._first = self.next_n
+            self.segment_records = 0
+            self._prev = sha256(header).digest()
+            self._ended = self.next_n
+            try:
+                sync_dir(self._folder)
+            except StoreError as error:
+                self._fail(error)
+                raise
+            return path
+
+    def append_evidence(self, blob: bytes) -> None:
+        """Add evidence to the segment, before its first record; durable when this returns.
+
+        Raises:
+            UsageError: No segment is open, or it has records.
+            StoreFull: No space.
+            StoreError: Any other failure of the disk.
+        """
+        with self._mutex:
+            self._verify_usable()
+            if self._file is None or self.segment_records:
+                raise UsageError("evidence goes between a segment's header and its first record")
+            _verify_length(blob, EVIDENCE)
+            frame = encode_frame(EVIDENCE, blob)
+            self._make_room(len(frame))
+            self._buffer += frame
+            self._room -= len(frame)
+            self._commit(len(frame), records=0)
+
+    def close_segment(self) -> Path | None:
+        """End the segment durably, so that it can be sealed; None when none is open.
+
+        Raises:
+            StoreError: The disk failed; recovery will close the segment at the next start.
+        """
+        with self._syncing, self._mutex:
+            self._verify_usable()
+            file = self._file
+            if file is None:
+                return None
+            self._flush()
+            records = self.next_n - self._first
+            try:
+                file.write(encode_end(records, self.next_n))
+                file.truncate(file.size)
+                file.sync()
+                # The END frame says the same; on a full disk the next start reads it there.
+                with suppress(StoreFull):
+                    self._save_head(self.next_n, self.next_n, self.next_n, self._prev)
+            except StoreError as error:
+                self._fail(error)
+                raise
+            self._file = None
+            self._unsynced = False
+            self.synced_n = self._ended = self._reserved = self.next_n
+            file.close()
+            return file.path
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def append_record(self, row: bytes, captured: bytes | None = None) -> int:
+        """Take a record in; ``row`` must carry the number ``next_n``.
+
+        Args:
+            row: The encoded record.
+            captured: The encoded row of its captured input, kept right behind it.
+
+        Returns:
+            Its number.
+
+        Raises:
+            StoreFull: No space or quota: nothing was taken, the number is still free.
+            LimitError: A row is too long.
+            StoreError: The disk failed.
+        """
+        with self._mutex:
+            size = len(row) + FRAME_BYTES
+            if captured is not None:
+                size += len(captured) + FRAME_BYTES
+                _verify_length(captured, INPUT)
+            n = self.next_n
+            if size > self._room or n >= self._reserved:
+                _verify_length(row, RECORD)
+                self._make_room(size)
+            buffer = self._buffer
+            if len(buffer) >= GROUP_BYTES:
+                self._flush()
+            buffer += FRAME.pack(len(row), zlib.crc32(row, CHECKSUM_OF_KIND[RECORD]), RECORD)
+            buffer += row
+            if captured is not None:
+                buffer += encode_frame(INPUT, captured)
+            self._room -= size
+            self.next_n = n + 1
+            self.segment_records += 1
+            if self._every:
+                self._commit(size)
+            elif self._interval_s and not self._dirty.is_set():
+                self._wake()
+            return n
+
+    def sync(self) -> None:
+        """Make everything appended so far durable.
+
+        Raises:
+            StoreFull: No space; what is not durable stays in memory.
+            StoreError: The disk failed; the writer is of no further use.
+        """
+        with self._syncing:
+            with self._mutex:
+                self._verify_usable()
+                self._dirty.clear()
+                self._flush()
+                file, reached, unsynced = self._file, self.next_n, self._unsynced
+                self._unsynced = False
+            if file is None or not unsynced:
+                return
+            try:
+                file.sync()  # appends go on meanwhile
+            except StoreError as error:
+                self._fail(error)
+                raise
+            with self._mutex:
+                self.synced_n = max(self.synced_n, reached)
+
+    def close(self) -> None:
+        """Close the open segment and give the slot free. Closing twice is allowed.
+
+        Raises:
+            StoreError: The disk failed: rows since the last sync may be lost; numbers are not reused.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._close_at_exit)
+        self._stop.set()
+        self._dirty.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            if self._failed is None:
+                self.close_segment()
+        finally:
+            if self._file is not None:
+                with suppress(StoreError):
+                    self._file.close()
+            self._file_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _close_at_exit(self) -> None:
+        # An application that forgot close(): nobody is left to tell of an error.
+        with suppress(StoreError):
+            self.close()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _verify_usable(self) -> None:
+        if self._failed is not None:
+            raise StoreError(f"this writer failed before: {self._failed.message}", advice=self._failed.advice)
+
+    def _verify_quota(self, more_bytes: int) -> None:
+        if self._quota is None:
+            return
+        used = self._quota.usage()
+        if used + more_bytes > self._quota.limit_bytes:
+            raise StoreFull(f"{used} of {self._quota.limit_bytes} bytes of the quota are in use")
+
+    def _make_room(self, size: int) -> None:
+        """The slow path of an append: numbers, quota and disk space for ``size`` bytes and more."""
+        self._verify_usable()
+        file = self._file
+        if file is None:
+            raise UsageError("no segment is open")
+        if self.next_n >= self._reserved:
+            reserved = self.next_n + RESERVED_NUMBERS
+            self._save_head(reserved, self._first, self._ended, self._prev)
+            self._reserved = reserved
+        used = file.size + len(self._buffer)
+        needed = used + size + _END_BYTES
+        if needed > self._allocated:
+            try:
+                self._allocate(file, needed + ALLOCATED_BYTES)
+            except StoreFull:
+                self._allocate(file, needed)  # the last bytes of a disk are worth having
+        self._room = self._allocated - used - _END_BYTES
+
+    def _allocate(self, file: DurableFile, size: int) -> None:
+        self._verify_quota(size - self._allocated)
+        try:
+            file.allocate(size)
+        except StoreFull:
+            raise
+        except StoreError as error:
+            self._fail(error)
+            raise
+        self._allocated = size
+
+    def _flush(self) -> None:
+        file = self._file
+        if file is None or not self._buffer:
+            return
+        try:
+            file.write(self._buffer)
+        except StoreFull:
+            self._room = 0  # the rows wait in memory; the next append tries again
+            raise
+        except StoreError as error:
+            self._fail(error)
+            raise
+        self._buffer.clear()
+        self._unsynced = True
+
+    def _commit(self, size: int, records: int = 1) -> None:
+        """Write and sync what was just added; take its last ``size`` bytes back if the disk is full."""
+        file = self._file
+        if file is None:
+            raise UsageError("no segment is open")
+        try:
+            self._flush()
+        except StoreFull:
+            del self._buffer[-size:]
+            self.next_n -= records
+            self.segment_records -= records
+            raise
+        try:
+            file.sync()
+        except StoreError as error:
+            self._fail(error)
+            raise
+        self._unsynced = False
+        self.synced_n = self.next_n
+
+    def _fail(self, error: StoreError) -> None:
+        self._failed = error
+        self._room = 0
+
+    def _wake(self) -> None:
+        self._dirty.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._sync_in_time, name="edgeprov-sync", daemon=True)
+            self._thread.start()
+
+    def _sync_in_time(self) -> None:
+        while not self._stop.is_set():
+            self._dirty.wait()
+            if self._stop.wait(self._interval_s):  # meanwhile the group grows
+                return
+            try:
+                self.sync()
+            except StoreFull:
+                self._dirty.set()  # the rows are still in memory: try again
+            except StoreError:
+                return  # the next append, sync or close reports it
+
+
+def _verify_length(payload: bytes, kind: int) -> None:
+    if len(payload) > MAX_BYTES[kind]:
+        raise LimitError(f"a frame of {len(payload)} bytes; the bound of its kind is {MAX_BYTES[kind]}")
