@@ -18,7 +18,7 @@ class Limits:
 
     # -- JSON documents -------------------------------------------------------------------------
     manifest_bytes: int = 4 * MIB  # OCI distribution-spec: the size that registries must accept
-    config_bytes: int = 1 * MIB  # a Kitfile of 10,000 dataset entries
+    config_bytes: int = 4 * MIB  # a Kitfile of 10,000 dataset entries of about 300 bytes
     json_depth: int = 32
     index_bytes: int = 64 * MIB  # index.json of a layout that holds a whole fleet month
     manifest_layers: int = 10_000

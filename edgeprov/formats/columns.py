@@ -1,0 +1,314 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Column blocks: up to 1,024 record rows turned on their side.
+
+A block is a canonical msgpack map from column name to raw little-endian bytes. Readers get views of
+the input, so that a table library can take them without a copy; ``rows`` gives back the exact bytes
+that were recorded, which are the leaves of the kit's Merkle tree.
+
+No Python code runs per value where ``zip``, ``map`` and ``bytes.join`` can do it: sealing is paid
+on the device, per record.
+
+Spec: FORMAT.md section "Column block".
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, repeat
+from operator import itemgetter, sub
+from typing import Any, Final
+
+from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_rows
+from edgeprov.formats.record import Record
+from edgeprov.formats.segment import SegmentHeader
+from edgeprov.limits import LIMITS
+
+_DELTAS: Final = ("n", "recorded_at", "mono")
+_SWAP: Final = sys.byteorder == "big"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Records of one segment, by column; the views live as long as the part's bytes.
+
+    Attributes:
+        segment: Index of the header in the part.
+        header: That header.
+        count: Number of rows.
+        columns: Raw bytes by name: ``n``, ``recorded_at``, ``mono`` (int64 deltas, the first one
+            absolute), ``duration`` (int64), ``out.K``, ``out.K.off`` (uint32), ``in``, ``in.set``.
+        params: Row and parameters, where a record has its own.
+    """
+
+    segment: int
+    header: SegmentHeader
+    count: int
+    columns: Mapping[str, memoryview]
+    params: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+
+    def numbers(self) -> array[int]:
+        """Record numbers, int64[count]."""
+        return array("q", accumulate(_int64(self.columns["n"])))
+
+    def recorded_at_ns(self) -> array[int]:
+        """Wall clock of each record in nanoseconds, int64[count]."""
+        return array("q", accumulate(_int64(self.columns["recorded_at"])))
+
+    def mono_ns(self) -> array[int]:
+        """Nanoseconds since boot of each record, int64[count]."""
+        return array("q", accumulate(_int64(self.columns["mono"])))
+
+    def durations_ns(self) -> array[int]:
+        """Nanoseconds that each inference took, int64[count]."""
+        return _int64(self.columns["duration"])
+
+    def output(self, tensor: int) -> memoryview:
+        """All values of output ``tensor``, row after row, raw little-endian."""
+        return self.columns[f"out.{tensor}"]
+
+    def output_offsets(self, tensor: int) -> array[int] | None:
+        """Where each row starts in ``output``, uint32[count + 1] in bytes; None when all have the header's size."""
+        view = self.columns.get(f"out.{tensor}.off")
+        return None if view is None else _uint32(view)
+
+    def input_digests(self) -> list[bytes | None]:
+        """The keyed input digest (32 bytes) of each row, None where there is none."""
+        view, mask = self.columns.get("in"), self.columns.get("in.set")
+        if view is None:
+            return [None] * self.count
+        digests = _cut(bytes(view), 32)
+        if mask is None:
+            return list(digests)
+        pieces = iter(digests)
+        return [next(pieces) if there else None for there in mask]
+
+    def rows(self) -> list[bytes]:
+        """The canonical bytes of each record, as they were recorded."""
+        rows = zip(
+            self.numbers(),
+            self.recorded_at_ns(),
+            self.mono_ns(),
+            self.durations_ns(),
+            self._outputs(),
+            self.input_digests(),
+            repeat(None),
+            strict=False,
+        )
+        result = list(map(pack_plain, rows))
+        for row, params in self.params:
+            record = self.record(row)
+            result[row] = pack([
+                record.n, record.recorded_at_ns, record.mono_ns, record.duration_ns,
+                record.outputs, record.input_digest, params,
+            ])  # fmt: skip
+        return result
+
+    def record(self, row: int) -> Record:
+        """One record by its row in the block."""
+        if not 0 <= row < self.count:
+            raise FormatError(f"block has {self.count} rows, none with number {row}")
+        return Record(
+            n=self.numbers()[row],
+            recorded_at_ns=self.recorded_at_ns()[row],
+            mono_ns=self.mono_ns()[row],
+            duration_ns=self.durations_ns()[row],
+            outputs=self._outputs()[row],
+            input_digest=self.input_digests()[row],
+            params=dict(self.params).get(row),
+        )
+
+    def _outputs(self) -> list[tuple[bytes, ...]]:
+        tensors = []
+        for number, tensor in enumerate(self.header.outputs):
+            data, offsets = bytes(self.output(number)), self.output_offsets(number)
+            if offsets is not None:
+                tensors.append([data[start:end] for start, end in pairwise(offsets)])
+            else:
+                tensors.append(_cut(data, tensor.nbytes or 0) if tensor.nbytes else [b""] * self.count)
+        return list(zip(*tensors, strict=True)) if tensors else [()] * self.count
+
+
+def encode_block(rows: Sequence[bytes], header_index: int, header: SegmentHeader) -> bytes:
+    """The block of some consecutive records of one segment.
+
+    Args:
+        rows: Canonical record rows (encode_record), at most 1,024.
+        header_index: Index of the segment's header in the part.
+        header: That header: its outputs say which tensors have a fixed size.
+
+    Raises:
+        LimitError: More rows than a block may have.
+        FormatError: A row is not a record row of this segment.
+    """
+    if not 0 < len(rows) <= LIMITS.block_rows:
+        raise LimitError(f"a block holds 1 to {LIMITS.block_rows} rows, not {len(rows)}")
+    decoded = unpack_rows(rows, width=7, what="record row")
+    try:
+        return _encode(decoded, header_index, header)
+    except (TypeError, OverflowError, IndexError, AttributeError) as error:
+        raise FormatError(f"record row does not fit the segment: {error}") from error
+
+
+def _encode(decoded: Sequence[tuple[Any, ...]], header_index: int, header: SegmentHeader) -> bytes:
+    *times, outputs, inputs, params = zip(*decoded, strict=True)
+    block: dict[str, Any] = {"seg": header_index, "rows": len(decoded)}
+    for name, values in zip((*_DELTAS, "duration"), times, strict=True):
+        if set(map(type, values)) != {int} or min(values) < 0:
+            raise FormatError(f"record row: {name!r} is not an integer from 0 to 2**63-1")
+        column = array("q", values if name == "duration" else values[:1])
+        if name != "duration":
+            column.extend(map(sub, values[1:], values))
+        block[name] = _little(column)
+    if set(map(len, outputs)) != {len(header.outputs)}:
+        raise FormatError("record row has another number of outputs than its segment")
+    for number, tensor in enumerate(header.outputs):
+        tensors = list(map(itemgetter(number), outputs))
+        sizes = list(map(len, tensors))
+        block[f"out.{number}"] = b"".join(tensors)
+        if set(sizes) != {tensor.nbytes}:
+            block[f"out.{number}.off"] = _little(array("I", accumulate(sizes, initial=0)))
+    present = [digest for digest in inputs if digest is not None]
+    if set(map(len, present)) - {32}:
+        raise FormatError("record row has an input that is not a digest of 32 bytes")
+    if present:
+        block["in"] = b"".join(present)
+        if len(present) < len(decoded):
+            block["in.set"] = bytes(digest is not None for digest in inputs)
+    if any(own is not None for own in params):
+        block["params"] = [[row, own] for row, own in enumerate(params) if own is not None]
+        _parse_params(block["params"])
+        return pack(block)
+    encoded: bytes = pack_plain(dict(sorted(block.items())))
+    return encoded
+
+
+def decode_block(data: Buffer, headers: Sequence[SegmentHeader]) -> Block:
+    """Read one block; nothing may follow.
+
+    Raises:
+        LimitError: More rows or longer columns than allowed.
+        FormatError: Not a canonical block of one of these segments.
+    """
+    cursor = Cursor(data, "column block")
+    block = read_block(cursor, headers)
+    cursor.end()
+    return block
+
+
+def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
+    """Read the next block of a part."""
+    fields: dict[str, int] = {}
+    columns: dict[str, memoryview] = {}
+    params: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    last = ""
+    for _ in range(cursor.map(2 * LIMITS.tensors + 16)):
+        name = cursor.text(32)
+        if name <= last:
+            raise FormatError(f"column block: {name!r} is out of order or twice there")
+        last = name
+        if name in {"seg", "rows"}:
+            fields[name] = cursor.uint()
+        elif name == "params":
+            params = _parse_params(cursor.value(LIMITS.block_rows * LIMITS.params_bytes))
+        else:
+            columns[name] = cursor.binary(LIMITS.part_plain_bytes)
+    count, segment = fields.get("rows", 0), fields.get("seg", len(headers))
+    if not 0 < count <= LIMITS.block_rows:
+        raise LimitError(f"column block has {count} rows, not 1 to {LIMITS.block_rows}")
+    if segment >= len(headers):
+        raise FormatError("column block names no segment of its part")
+    if any(row >= count for row, _ in params):
+        raise FormatError("column block has parameters for a row that it does not have")
+    block = Block(segment=segment, header=headers[segment], count=count, columns=columns, params=params)
+    _verify_columns(block)
+    return block
+
+
+def _verify_columns(block: Block) -> None:
+    columns, count = block.columns, block.count
+    expected = {"n", "recorded_at", "mono", "duration"}
+    if any(len(columns.get(name, b"")) != 8 * count for name in expected):
+        raise FormatError("column block: a number or time column is missing or has another length")
+    try:
+        numbers, recorded, monos = block.numbers(), block.recorded_at_ns(), block.mono_ns()
+    except OverflowError as error:
+        raise FormatError("column block: deltas add up to more than 2**63-1") from error
+    if min(map(min, (numbers, recorded, monos, block.durations_ns()))) < 0:
+        raise FormatError("column block: a number or time is negative")
+    if count > 1 and min(_int64(columns["n"])[1:]) <= 0:
+        raise FormatError("column block: record numbers do not rise")
+    for number, tensor in enumerate(block.header.outputs):
+        name = f"out.{number}"
+        expected |= {name, f"{name}.off"}
+        if name not in columns:
+            raise FormatError(f"column block has no column {name!r}")
+        _verify_output(block, number, tensor.nbytes)
+    digests, mask = columns.get("in"), columns.get("in.set")
+    expected |= {"in", "in.set"}
+    if mask is not None and (len(mask) != count or set(mask) != {0, 1} or digests is None):
+        raise FormatError("column block: 'in.set' does not say for some rows yes and for some no")
+    if digests is not None and len(digests) != 32 * (count if mask is None else sum(mask)):
+        raise FormatError("column block: 'in' does not hold one digest for each row that has one")
+    if odd := columns.keys() - expected:
+        raise FormatError(f"column block has the unknown column {min(odd)!r}")
+
+
+def _verify_output(block: Block, number: int, size: int | None) -> None:
+    length = len(block.output(number))
+    offsets = block.output_offsets(number)
+    if offsets is None:
+        if size is None or length != size * block.count:
+            raise FormatError(f"column block: 'out.{number}' does not have the tensor's size in each row")
+        return
+    sizes = set(map(sub, offsets[1:], offsets))
+    if len(offsets) != block.count + 1 or offsets[0] or offsets[-1] != length or min(sizes) < 0:
+        raise FormatError(f"column block: 'out.{number}.off' does not cut the column into rows")
+    if sizes == {size}:
+        raise FormatError(f"column block: 'out.{number}.off' is there though each row has the tensor's size")
+
+
+def _parse_params(value: Any) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+    if not isinstance(value, list) or not value:
+        raise FormatError("column block: 'params' is not an array of rows")
+    result: list[tuple[int, Mapping[str, Any]]] = []
+    for item in value:
+        if not isinstance(item, list) or len(item) != 2 or type(item[0]) is not int or not isinstance(item[1], dict):
+            raise FormatError("column block: 'params' holds something else than a row and its map")
+        row, own = item
+        if row <= (result[-1][0] if result else -1) or not own:
+            raise FormatError("column block: 'params' has rows out of order or without an entry")
+        result.append((row, own))
+    return tuple(result)
+
+
+def _int64(view: memoryview) -> array[int]:
+    return _array("q", view)
+
+
+def _uint32(view: memoryview) -> array[int]:
+    return _array("I", view)
+
+
+def _array(kind: str, view: memoryview) -> array[int]:
+    values: array[int] = array(kind)
+    if len(view) % values.itemsize:
+        raise FormatError(f"column block: a column's length is not a multiple of {values.itemsize}")
+    values.frombytes(view)
+    if _SWAP:
+        values.byteswap()
+    return values
+
+
+def _little(values: array[int]) -> bytes:
+    if _SWAP:
+        values.byteswap()
+    return values.tobytes()
+
+
+def _cut(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]

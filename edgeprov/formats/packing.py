@@ -1,0 +1,268 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical msgpack: same value, same bytes; and strict, bounded reading. The only importer of msgpack.
+
+Canonical form: shortest integer and length forms, float64 only, str and bin kept apart, map keys are
+strings in ascending order of their UTF-8 bytes. No extension types, nothing behind the value.
+
+Spec: msgpack/spec.md; FORMAT.md section "Canonical msgpack".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import msgpack
+
+from edgeprov.errors import FormatError, LimitError
+
+Buffer = bytes | bytearray | memoryview
+
+_DEPTH: Final = 16
+_ITEMS: Final = 65_536
+
+# A bound method of one packer: half the cost of msgpack.packb, which builds a packer for each call.
+pack_plain: Final = msgpack.Packer(use_bin_type=True).pack
+"""Pack a value that holds no map: the recorder's path. Raises msgpack's own errors."""
+
+
+def pack(value: Any) -> bytes:
+    """The canonical bytes of a value made of None, bool, int, float, str, bytes, list, tuple and dict.
+
+    Raises:
+        FormatError: A type, an integer or a nesting that the format has no form for.
+    """
+    try:
+        return bytes(pack_plain(_sorted(value, 0)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"not packable: {error}") from error
+
+
+def unpack(data: Buffer, *, max_bytes: int, what: str) -> Any:
+    """Read one value; anything but its canonical bytes is refused.
+
+    Args:
+        data: The whole value, nothing behind it.
+        max_bytes: Bound on ``data``; a decoded value takes up to 64 times as much memory.
+        what: Name of the input in messages.
+
+    Raises:
+        LimitError: Longer than ``max_bytes``.
+        FormatError: Not msgpack, not canonical, or bytes that follow.
+    """
+    if len(data) > max_bytes:
+        raise LimitError(f"{what} has {len(data)} bytes, more than {max_bytes}")
+    try:
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            object_pairs_hook=_pairs,
+            ext_hook=_no_extension,
+            max_ext_len=0,
+            max_array_len=_ITEMS,
+            max_map_len=_ITEMS,
+        )
+    except FormatError as error:
+        raise FormatError(f"{what}: {error.message}") from error
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+        raise FormatError(f"{what} is not valid msgpack: {error}") from error
+    if pack(value) != data:
+        raise FormatError(f"{what} is not canonical msgpack")
+    return value
+
+
+def unpack_stream(data: Buffer, *, max_object_bytes: int, what: str) -> Iterator[Any]:
+    """Read values that stand one behind the other; each is bounded before it is built.
+
+    Raises:
+        LimitError: One is longer than ``max_object_bytes``.
+        FormatError: As for unpack.
+    """
+    cursor = Cursor(data, what)
+    while not cursor.at_end:
+        yield cursor.value(max_object_bytes)
+
+
+def unpack_rows(rows: Sequence[bytes], *, width: int, what: str) -> list[tuple[Any, ...]]:
+    """Read many array rows of one width in one go; each must be its own canonical encoding.
+
+    Raises:
+        FormatError: A row is not canonical msgpack, not one array, or has another width.
+    """
+    data = b"".join(rows)
+    try:
+        unpacker = msgpack.Unpacker(
+            raw=False, use_list=False, max_buffer_size=max(len(data), 1), max_ext_len=0, ext_hook=_no_extension
+        )
+        unpacker.feed(data)
+        decoded: list[tuple[Any, ...]] = list(unpacker)
+        if set(map(type, decoded)) - {tuple} or set(map(len, decoded)) - {width}:
+            raise FormatError(f"{what} is not an array of {width}")
+        # Rows seldom hold a map; only then is the slower, sorting encoder needed.
+        maps = any(isinstance(row[-1], dict) for row in decoded)
+        if list(map(pack if maps else pack_plain, decoded)) != list(rows):
+            raise FormatError(f"{what} is not canonical msgpack")
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+        raise FormatError(f"{what} is not valid msgpack: {error}") from error
+    return decoded
+
+
+class Cursor:
+    """Reads canonical msgpack piece by piece; binary values come back as views of the input, uncopied."""
+
+    __slots__ = ("_pos", "_view", "_what")
+
+    def __init__(self, data: Buffer, what: str) -> None:
+        """Start at the first byte."""
+        self._view = memoryview(data).cast("B")
+        self._pos = 0
+        self._what = what
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything was read."""
+        return self._pos == len(self._view)
+
+    def end(self) -> None:
+        """Nothing may follow."""
+        if not self.at_end:
+            raise FormatError(f"{self._what}: {len(self._view) - self._pos} bytes follow")
+
+    def array(self, maximum: int) -> int:
+        """Enter an array; returns the number of its items."""
+        return self._count("array", 0x90, 0xDC, maximum)
+
+    def map(self, maximum: int) -> int:
+        """Enter a map; returns the number of its keys."""
+        return self._count("map", 0x80, 0xDE, maximum)
+
+    def text(self, maximum: int = 1_024) -> str:
+        """A string of at most ``maximum`` UTF-8 bytes."""
+        lead = self._uint(1)
+        if 0xA0 <= lead <= 0xBF:
+            size = lead & 0x1F
+        elif 0xD9 <= lead <= 0xDB:
+            size = self._length(lead - 0xD9, 0x20)
+        else:
+            self._fail("is not a string")
+        try:
+            return str(self._take(size, maximum), "utf-8")
+        except UnicodeDecodeError:
+            self._fail("holds text that is not UTF-8")
+
+    def binary(self, maximum: int) -> memoryview:
+        """A binary value of at most ``maximum`` bytes, as a view."""
+        lead = self._uint(1)
+        if not 0xC4 <= lead <= 0xC6:
+            self._fail("is not binary")
+        return self._take(self._length(lead - 0xC4, 0), maximum)
+
+    def uint(self, maximum: int = 2**63 - 1) -> int:
+        """A non-negative integer."""
+        lead = self._uint(1)
+        if lead < 0x80:
+            value = lead
+        elif 0xCC <= lead <= 0xCF:
+            width = 1 << (lead - 0xCC)
+            value = self._uint(width)
+            if value < (0x80 if width == 1 else 1 << (4 * width)):
+                self._fail("has an integer that is not in its shortest form")
+        else:
+            self._fail("is not an unsigned integer")
+        if value > maximum:
+            self._fail(f"has the integer {value}, more than {maximum}")
+        return value
+
+    def value(self, max_bytes: int) -> Any:
+        """Any value of at most ``max_bytes``; measured before it is built."""
+        window = self._view[self._pos : self._pos + max_bytes + 1]
+        try:
+            size = _measure(window)
+        except msgpack.OutOfData:
+            if len(window) > max_bytes:
+                raise LimitError(f"{self._what} has a value of more than {max_bytes} bytes") from None
+            raise FormatError(f"{self._what} is cut short") from None
+        except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+            raise FormatError(f"{self._what} is not valid msgpack: {error}") from error
+        self._pos += size
+        return unpack(window[:size], max_bytes=max_bytes, what=self._what)
+
+    def _count(self, name: str, short: int, wide: int, maximum: int) -> int:
+        lead = self._uint(1)
+        if short <= lead <= short | 0x0F:
+            count = lead & 0x0F
+        elif lead in (wide, wide + 1):
+            count = self._uint(2 if lead == wide else 4)
+            if count < (0x10 if lead == wide else 0x1_0000):
+                self._fail("has a count that is not in its shortest form")
+        else:
+            self._fail(f"is not {name}" if name == "map" else "is not an array")
+        if count > maximum:
+            raise LimitError(f"{self._what} has {count} items, more than {maximum}")
+        return count
+
+    def _length(self, form: int, minimum: int) -> int:
+        size = self._uint(1 << form)
+        if size < (minimum, 0x100, 0x1_0000)[form]:
+            self._fail("has a length that is not in its shortest form")
+        return size
+
+    def _uint(self, width: int) -> int:
+        return int.from_bytes(self._take(width, width), "big")
+
+    def _take(self, size: int, maximum: int) -> memoryview:
+        if size > maximum:
+            raise LimitError(f"{self._what} has a value of {size} bytes, more than {maximum}")
+        end = self._pos + size
+        if end > len(self._view):
+            self._fail("is cut short")
+        part = self._view[self._pos : end]
+        self._pos = end
+        return part
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise FormatError(f"{self._what} {reason}")
+
+
+def _measure(window: memoryview) -> int:
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(window), 1))
+    unpacker.feed(window)
+    unpacker.skip()
+    return int(unpacker.tell())
+
+
+def _sorted(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        _check_depth(depth)
+        if not all(isinstance(key, str) for key in value):
+            raise FormatError("a map key is not a string")
+        # Code point order is the order of the UTF-8 bytes.
+        return {key: _sorted(value[key], depth + 1) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        _check_depth(depth)
+        return [_sorted(item, depth + 1) for item in value]
+    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
+        raise FormatError("extension types are not used")
+    return value
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= _DEPTH:
+        raise LimitError(f"nested deeper than {_DEPTH}")
+
+
+def _pairs(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    last: str | None = None
+    for key, _ in pairs:
+        if not isinstance(key, str):
+            raise FormatError("a map key is not a string")
+        if last is not None and key <= last:
+            raise FormatError(f"map key {key[:40]!r} is out of order or twice there")
+        last = key
+    return dict(pairs)
+
+
+def _no_extension(code: int, _data: bytes) -> NoReturn:
+    raise FormatError(f"extension type {code} is not used")

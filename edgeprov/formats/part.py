@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a part of a data kit holds, decompressed: records, labels or captured inputs; and the evidence.
+
+A part is self-contained: it repeats the headers of the segments that its records come from. It is a
+msgpack stream: one head, then column blocks (records) or rows (labels, inputs).
+
+Spec: FORMAT.md sections "Part" and "Evidence part".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.columns import Block, read_block
+from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
+from edgeprov.formats.record import CapturedInput, Label, label_of, read_input
+from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.tpmt import Attestation
+from edgeprov.limits import LIMITS
+
+PartKind = Literal["records", "labels", "inputs"]
+PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "labels", "inputs")
+EVIDENCE_NAME: Final = "evidence"
+EVIDENCE_PATH: Final = "evidence/evidence.msgpack.zst"
+
+_MAGIC: Final = "edgeprov.part"
+_VERSION: Final = 1
+_PATH = re.compile(r"(records|labels|inputs)/([0-9]{6})\.msgpack\.zst")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartContents:
+    """A decoded part. Blocks and inputs are views of its bytes."""
+
+    kind: PartKind
+    headers: tuple[SegmentHeader, ...]
+    blocks: tuple[Block, ...] = ()
+    labels: tuple[Label, ...] = ()
+    inputs: tuple[CapturedInput, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentEvidence:
+    """Why to believe in one segment: its header, the quote over it, and the event log of that boot.
+
+    ``quote`` is None where the TPM did not answer when the segment was opened; no verifier accepts
+    such a segment, but its records are not lost.
+    """
+
+    header: bytes
+    quote: Attestation | None
+    log: bytes
+
+
+def part_name(kind: PartKind, number: int) -> str:
+    """The name of the dataset entry of part ``number`` (from 1)."""
+    return f"{kind}-{number:06d}"
+
+
+def part_path(kind: PartKind, number: int) -> str:
+    """The path of part ``number`` (from 1) inside its layer."""
+    return f"{kind}/{number:06d}.msgpack.zst"
+
+
+def parse_part_path(path: str) -> tuple[PartKind, int] | None:
+    """Kind and number of a part's path, None when it is none."""
+    match = _PATH.fullmatch(path)
+    return next(((kind, int(match[2])) for kind in PART_KINDS if kind == match[1]), None) if match else None
+
+
+def encode_part_header(kind: PartKind, headers: Sequence[bytes]) -> bytes:
+    """The head of a part. Behind it follow blocks (encode_block), labels or inputs, as they are.
+
+    Args:
+        kind: What follows.
+        headers: Segment headers (their exact bytes) in the order in which blocks name them.
+    """
+    return pack([_MAGIC, _VERSION, kind, list(headers)])
+
+
+def parse_part(plain: Buffer) -> PartContents:
+    """Read a decompressed part as a whole.
+
+    Raises:
+        LimitError: Longer than a part may be, or one of its values is.
+        FormatError: Not a part, or anything in it is malformed or out of order.
+    """
+    if len(plain) > LIMITS.part_plain_bytes:
+        raise LimitError(f"part has {len(plain)} bytes, more than {LIMITS.part_plain_bytes}")
+    cursor = Cursor(plain, "part")
+    if cursor.array(4) != 4 or cursor.text() != _MAGIC:
+        raise FormatError("not a part of a data kit")
+    if (version := cursor.uint()) != _VERSION:
+        raise FormatError(f"part has version {version}, this reader knows {_VERSION}")
+    name = cursor.text()
+    kind = next((known for known in PART_KINDS if known == name), None)
+    if kind is None:
+        raise FormatError(f"part has the unknown kind {name[:40]!r}")
+    count = cursor.array(LIMITS.kit_segments)
+    headers = tuple(parse_segment_header(cursor.binary(LIMITS.segment_header_bytes)) for _ in range(count))
+    blocks: list[Block] = []
+    labels: list[Label] = []
+    inputs: list[CapturedInput] = []
+    while not cursor.at_end:
+        if kind == "records":
+            blocks.append(read_block(cursor, headers))
+        elif kind == "labels":
+            labels.append(label_of(cursor.value(LIMITS.label_bytes)))
+        else:
+            inputs.append(read_input(cursor))
+    _verify_order(blocks)
+    return PartContents(kind=kind, headers=headers, blocks=tuple(blocks), labels=tuple(labels), inputs=tuple(inputs))
+
+
+def encode_evidence(segments: Sequence[SegmentEvidence]) -> bytes:
+    """The evidence part, not compressed."""
+    return pack({
+        "v": _VERSION,
+        "segments": [
+            {
+                "header": segment.header,
+                "quote": segment.quote
+                and {"attest": segment.quote.attest, "signature": segment.quote.signature},
+                "log": segment.log,
+            }
+            for segment in segments
+        ],
+    })  # fmt: skip
+
+
+def parse_evidence(raw: Buffer) -> tuple[SegmentEvidence, ...]:
+    """Read a decompressed evidence part. What the bytes in it mean is the verifier's business.
+
+    Raises:
+        LimitError: Too long, or more segments than a kit may have.
+        FormatError: Not an evidence part.
+    """
+    obj = unpack(raw, max_bytes=LIMITS.part_plain_bytes, what="evidence")
+    if not isinstance(obj, dict) or obj.keys() != {"v", "segments"} or obj["v"] != _VERSION:
+        raise FormatError(f"evidence is not a map of version {_VERSION}")
+    if not isinstance(obj["segments"], list):
+        raise FormatError("evidence: 'segments' is not an array")
+    if len(obj["segments"]) > LIMITS.kit_segments:
+        raise LimitError(f"evidence has {len(obj['segments'])} segments, more than {LIMITS.kit_segments}")
+    return tuple(_segment(item) for item in obj["segments"])
+
+
+def _segment(item: object) -> SegmentEvidence:
+    what = "evidence of a segment"
+    if not isinstance(item, dict) or item.keys() != {"header", "quote", "log"}:
+        raise FormatError(f"{what} has unknown or missing keys")
+    header, quote, log = item["header"], item["quote"], item["log"]
+    if not isinstance(header, bytes) or not isinstance(log, bytes):
+        raise FormatError(f"{what}: header or log is not binary")
+    if len(header) > LIMITS.segment_header_bytes or len(log) > LIMITS.event_log_bytes:
+        raise LimitError(f"{what}: header or log is too long")
+    if quote is None:
+        return SegmentEvidence(header=header, quote=None, log=log)
+    if not isinstance(quote, dict) or quote.keys() != {"attest", "signature"}:
+        raise FormatError(f"{what}: the quote has unknown or missing keys")
+    attest, signature = quote["attest"], quote["signature"]
+    if not isinstance(attest, bytes) or not isinstance(signature, bytes):
+        raise FormatError(f"{what}: the quote is not binary")
+    if max(len(attest), len(signature)) > LIMITS.attestation_bytes:
+        raise LimitError(f"{what}: the quote is too long")
+    return SegmentEvidence(header=header, quote=Attestation(attest=attest, signature=signature), log=log)
+
+
+def _verify_order(blocks: Sequence[Block]) -> None:
+    last: int | None = None
+    for block in blocks:
+        numbers = block.numbers()
+        if (last is not None and numbers[0] <= last) or numbers[0] < block.header.first:
+            raise FormatError("part: record numbers do not rise from block to block")
+        last = numbers[-1]

@@ -1,0 +1,320 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Segment header: what all records of one segment have in common, and what the TPM quotes at its opening.
+
+A segment holds records of one model, one slot, one device and one boot. ``prev`` chains the headers
+of a slot, so that a missing segment shows.
+
+Spec: FORMAT.md section "Segment header".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
+from edgeprov.formats.packing import Buffer, pack, unpack
+from edgeprov.formats.record import INT_MAX
+from edgeprov.limits import LIMITS
+
+VERSION: Final = 1
+DTYPE_BYTES: Final[Mapping[str, int]] = {
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4,
+    "float32": 4, "int64": 8, "uint64": 8, "float64": 8, "complex64": 8,
+}  # fmt: skip
+"""Tensor element types and their size in bytes; all little-endian."""
+
+_SERIAL = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_SLOT = re.compile(r"[a-z0-9-]{1,32}")
+_KEYS: Final = frozenset((
+    "v", "model", "slot", "device", "boot_id", "first", "prev", "skipped", "opened_at_ns", "opened_mono_ns",
+    "reset_count", "restart_count", "tpm_clock_ms", "inputs", "outputs", "runtime", "params", "input_key",
+))  # fmt: skip
+_TENSOR_KEYS: Final = frozenset(("name", "shape", "dtype", "scale", "zero_point", "axis"))
+_RUNTIME_KEYS: Final = frozenset(("name", "version", "threads", "delegate"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A model's input or output. ``shape`` may hold -1 where the length varies.
+
+    Quantised values mean ``scale * (value - zero_point)``; one scale for the whole tensor, or one
+    for each index of dimension ``axis``; none when the tensor is not quantised.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int = 0
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the tensor, None where the shape varies."""
+        return None if -1 in self.shape else math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInfo:
+    """What ran the model."""
+
+    name: str
+    version: str
+    threads: int
+    delegate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentHeader:
+    """A parsed header beside the exact bytes that the TPM's quote names."""
+
+    raw: bytes = field(repr=False)
+    model: Digest
+    slot: str
+    device: str
+    boot_id: str
+    first: int
+    prev: bytes | None
+    skipped: int
+    opened_at_ns: int
+    opened_mono_ns: int
+    reset_count: int
+    restart_count: int
+    tpm_clock_ms: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    runtime: RuntimeInfo
+    params: Mapping[str, Any]
+    input_key: bytes | None = field(repr=False)
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 (32 bytes) of the header: qualifying data of its quote, ``prev`` of the next one."""
+        return sha256(self.raw).digest()
+
+
+def build_segment_header(
+    *,
+    model: Digest,
+    slot: str,
+    device: str,
+    boot_id: str,
+    first: int,
+    prev: bytes | None,
+    skipped: int,
+    opened_at_ns: int,
+    opened_mono_ns: int,
+    reset_count: int,
+    restart_count: int,
+    tpm_clock_ms: int,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    runtime: RuntimeInfo,
+    params: Mapping[str, Any] | None = None,
+    input_key: bytes | None = None,
+) -> SegmentHeader:
+    """Write a header in canonical form and return it parsed.
+
+    ``first`` is the number of the segment's first record, ``prev`` the SHA-256 of the slot's previous
+    header (None for the first segment), ``skipped`` counts the numbers before ``first`` that were
+    reserved but never acknowledged (unclean stop), ``input_key`` has 32 random bytes (None when no
+    input digests are recorded).
+
+    Raises:
+        FormatError: A value that the format does not allow.
+        LimitError: The header is too long.
+    """
+    return parse_segment_header(
+        pack(
+            {
+                "v": VERSION,
+                "model": str(model),
+                "slot": slot,
+                "device": device,
+                "boot_id": boot_id,
+                "first": first,
+                "prev": prev,
+                "skipped": skipped,
+                "opened_at_ns": opened_at_ns,
+                "opened_mono_ns": opened_mono_ns,
+                "reset_count": reset_count,
+                "restart_count": restart_count,
+                "tpm_clock_ms": tpm_clock_ms,
+                "inputs": [_encode_tensor(tensor) for tensor in inputs],
+                "outputs": [_encode_tensor(tensor) for tensor in outputs],
+                "runtime": {
+                    "name": runtime.name,
+                    "version": runtime.version,
+                    "threads": runtime.threads,
+                    "delegate": runtime.delegate,
+                },
+                "params": dict(params or {}),
+                "input_key": input_key,
+            }
+        )
+    )
+
+
+def parse_segment_header(raw: Buffer) -> SegmentHeader:
+    """Read a header.
+
+    Raises:
+        LimitError: Too long, or too many tensors.
+        FormatError: Not canonical, another version, an unknown or missing key, or a wrong value.
+    """
+    what = "segment header"
+    obj = _keys(unpack(raw, max_bytes=LIMITS.segment_header_bytes, what=what), _KEYS, what)
+    if obj["v"] != VERSION:
+        raise FormatError(f"{what} has version {obj['v']!r}, this reader knows {VERSION}")
+    runtime = _keys(obj["runtime"], _RUNTIME_KEYS, "runtime")
+    params = obj["params"]
+    if not isinstance(params, dict) or len(pack(params)) > LIMITS.params_bytes:
+        raise FormatError(f"{what}: parameters are not a map of at most {LIMITS.params_bytes} bytes")
+    device = _text(obj, "device", what)
+    device_serial(device)
+    return SegmentHeader(
+        raw=bytes(raw),
+        model=parse_digest(_text(obj, "model", what)),
+        slot=check_slot(_text(obj, "slot", what)),
+        device=device,
+        boot_id=_text(obj, "boot_id", what, maximum=64),
+        first=_uint(obj, "first", what),
+        prev=_binary32(obj, "prev", what),
+        skipped=_uint(obj, "skipped", what),
+        opened_at_ns=_uint(obj, "opened_at_ns", what),
+        opened_mono_ns=_uint(obj, "opened_mono_ns", what),
+        reset_count=_uint(obj, "reset_count", what),
+        restart_count=_uint(obj, "restart_count", what),
+        tpm_clock_ms=_uint(obj, "tpm_clock_ms", what),
+        inputs=_tensors(obj["inputs"], "inputs"),
+        outputs=_tensors(obj["outputs"], "outputs"),
+        runtime=RuntimeInfo(
+            name=_text(runtime, "name", "runtime"),
+            version=_text(runtime, "version", "runtime"),
+            threads=_uint(runtime, "threads", "runtime"),
+            delegate=_text(runtime, "delegate", "runtime"),
+        ),
+        params=params,
+        input_key=_binary32(obj, "input_key", what),
+    )
+
+
+def device_urn(serial: str) -> str:
+    """``urn:edgeprov:device:<serial>``.
+
+    Raises:
+        FormatError: Not 1 to 48 of ``A-Za-z0-9_-`` (a dot separates the parts of a tag).
+    """
+    if not _SERIAL.fullmatch(serial):
+        raise FormatError(f"{serial[:60]!r} is not a device serial: 1 to 48 letters, digits, '_' or '-'")
+    return DEVICE_URN_PREFIX + serial
+
+
+def device_serial(urn: str) -> str:
+    """The serial in a device URN.
+
+    Raises:
+        FormatError: Not a device URN.
+    """
+    serial = urn.removeprefix(DEVICE_URN_PREFIX)
+    if serial == urn or not _SERIAL.fullmatch(serial):
+        raise FormatError(f"{urn[:80]!r} is not a device URN")
+    return serial
+
+
+def check_slot(slot: str) -> str:
+    """Return the slot name if it is one.
+
+    Raises:
+        FormatError: Not 1 to 32 of ``a-z0-9-``.
+    """
+    if not _SLOT.fullmatch(slot):
+        raise FormatError(f"{slot[:60]!r} is not a slot: 1 to 32 lower-case letters, digits or '-'")
+    return slot
+
+
+def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "scale": [float(value) for value in tensor.scale],
+        "zero_point": list(tensor.zero_point),
+        "axis": tensor.axis,
+    }
+
+
+def _tensors(value: object, what: str) -> tuple[Tensor, ...]:
+    if not isinstance(value, list):
+        raise FormatError(f"segment header: {what} are not an array")
+    if len(value) > LIMITS.tensors:
+        raise LimitError(f"segment header has {len(value)} {what}, more than {LIMITS.tensors}")
+    return tuple(_tensor(item, f"{what}[{number}]") for number, item in enumerate(value))
+
+
+def _tensor(value: object, what: str) -> Tensor:
+    obj = _keys(value, _TENSOR_KEYS, what)
+    shape, scale, zero_point = obj["shape"], obj["scale"], obj["zero_point"]
+    if not _list_of(shape, int) or len(shape) > LIMITS.tensor_rank or any(not -1 <= size < 2**31 for size in shape):
+        raise FormatError(f"{what}: shape is not an array of at most {LIMITS.tensor_rank} sizes")
+    if not _list_of(scale, float) or not all(math.isfinite(item) for item in scale):
+        raise FormatError(f"{what}: scale is not an array of finite floats")
+    if not _list_of(zero_point, int) or len(zero_point) != len(scale):
+        raise FormatError(f"{what}: scale and zero_point do not have one value each")
+    if obj["dtype"] not in DTYPE_BYTES:
+        raise FormatError(f"{what}: unknown dtype {str(obj['dtype'])[:40]!r}")
+    tensor = Tensor(
+        name=_text(obj, "name", what),
+        shape=tuple(shape),
+        dtype=obj["dtype"],
+        scale=tuple(scale),
+        zero_point=tuple(zero_point),
+        axis=_uint(obj, "axis", what),
+    )
+    if len(scale) > 1 and (tensor.axis >= len(shape) or shape[tensor.axis] != len(scale)):
+        raise FormatError(f"{what}: {len(scale)} scales do not fit dimension {tensor.axis} of the shape")
+    if (size := tensor.nbytes) is not None and size > LIMITS.input_bytes:
+        raise LimitError(f"{what} has {size} bytes, more than {LIMITS.input_bytes}")
+    return tensor
+
+
+def _keys(value: object, expected: frozenset[str], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a map")
+    if value.keys() != expected:
+        odd = sorted(value.keys() ^ expected)
+        raise FormatError(f"{what} has unknown or missing keys: {', '.join(map(str, odd))[:200]}")
+    return value
+
+
+def _text(obj: Mapping[str, Any], key: str, what: str, maximum: int = 256) -> str:
+    value = obj[key]
+    if not isinstance(value, str) or len(value) > maximum:
+        raise FormatError(f"{what}: {key!r} is not a string of at most {maximum} characters")
+    return value
+
+
+def _uint(obj: Mapping[str, Any], key: str, what: str) -> int:
+    value = obj[key]
+    if type(value) is not int or not 0 <= value <= INT_MAX:
+        raise FormatError(f"{what}: {key!r} is not an integer from 0 to 2**63-1")
+    return value
+
+
+def _binary32(obj: Mapping[str, Any], key: str, what: str) -> bytes | None:
+    value = obj[key]
+    if value is None or (isinstance(value, bytes) and len(value) == 32):
+        return value
+    raise FormatError(f"{what}: {key!r} is neither nil nor 32 bytes")
+
+
+def _list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
