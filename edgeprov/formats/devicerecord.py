@@ -10,6 +10,7 @@ Spec: FORMAT.md "Device record".
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -58,6 +59,11 @@ class DeviceRecord:
     counter_index: int
     enrolled_at: str
     proof: str
+
+
+def enrol_qualifying(nonce: bytes) -> bytes:
+    """The qualifyingData (32 bytes) under which AK certifies SK at enrolment; the label keeps it apart from quotes."""
+    return hashlib.sha256(b"edgeprov.enrol\0" + nonce).digest()
 
 
 def encode_device_record(record: DeviceRecord) -> bytes:

@@ -9,6 +9,7 @@ Spec: RFC 8259; FORMAT.md section "JSON".
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -16,6 +17,9 @@ from edgeprov.errors import FormatError, LimitError
 from edgeprov.limits import LIMITS
 
 JsonObject = dict[str, Any]
+
+_STRING = re.compile(rb'"(?>[^"\\]*(?:\\.[^"\\]*)*)"?', re.DOTALL)  # never backtracks: linear in any input
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
 def parse_json(raw: bytes, what: str, *, max_bytes: int = LIMITS.manifest_bytes) -> Any:
@@ -108,20 +112,7 @@ def _verify_depth(raw: bytes, what: str) -> None:
     if raw.count(b"{") + raw.count(b"[") <= LIMITS.json_depth:
         return
     depth = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"{[":
-            depth += 1
-            if depth > LIMITS.json_depth:
-                raise LimitError(f"{what} is nested deeper than {LIMITS.json_depth}")
-        elif byte in b"}]":
-            depth -= 1
+    for byte in _STRING.sub(b"", raw).translate(None, _NO_BRACKETS):
+        depth += 1 if byte in b"{[" else -1
+        if depth > LIMITS.json_depth:
+            raise LimitError(f"{what} is nested deeper than {LIMITS.json_depth}")

@@ -139,9 +139,7 @@ def encode_kit_statement(
         started_on: RFC 3339, device clock: first record.
         finished_on: RFC 3339, device clock: sealing.
     """
-    return _encode_provenance(
-        kits, SLSA_PROVENANCE, model, slot, device, assurance, version, started_on, finished_on
-    )
+    return _encode_provenance(kits, SLSA_PROVENANCE, model, slot, device, assurance, version, started_on, finished_on)
 
 
 def encode_tombstone_statement(
@@ -312,7 +310,7 @@ def _find(byproducts: Sequence[Any], name: str, media_type: str, kit: Digest, *,
 
 
 def _attestation(packed: bytes, name: str) -> Attestation:
-    value = packing.unpack(packed, LIMITS.attestation_bytes, f"byproduct {name}")
+    value = packing.unpack(packed, max_bytes=LIMITS.attestation_bytes, what=f"byproduct {name}")
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, bytes) for item in value)):
         raise FormatError(f"byproduct {name} is not an attestation and its signature")
     return Attestation(attest=value[0], signature=value[1])

@@ -25,12 +25,26 @@ _CA_USAGE = {"key_cert_sign": True, "crl_sign": True}
 
 
 def key_usage(**bits: bool) -> x509.KeyUsage:
-    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
     return x509.KeyUsage(**{name: bits.get(name, False) for name in names})
 
 
 def name(common: str, *, serial: str | None = None) -> x509.Name:
-    parts = [(NameOID.COUNTRY_NAME, "DE"), (NameOID.STATE_OR_PROVINCE_NAME, "BY"), (NameOID.ORGANIZATION_NAME, "Acme Medical")]
+    parts = [
+        (NameOID.COUNTRY_NAME, "DE"),
+        (NameOID.STATE_OR_PROVINCE_NAME, "BY"),
+        (NameOID.ORGANIZATION_NAME, "Acme Medical"),
+    ]
     if serial:
         parts.append((NameOID.SERIAL_NUMBER, serial))
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in (*parts, (NameOID.COMMON_NAME, common))])
@@ -82,7 +96,20 @@ class Issued:
     ) -> Issued:
         key = key or soft_key(subject.rfc4514_string())
         certificate = _build(
-            subject, public_key or key.public_key(), self.certificate.subject, self.key, san, ca, path_length, usage, usage_critical, eku, eku_critical, start, end, extra
+            subject,
+            public_key or key.public_key(),
+            self.certificate.subject,
+            self.key,
+            san,
+            ca,
+            path_length,
+            usage,
+            usage_critical,
+            eku,
+            eku_critical,
+            start,
+            end,
+            extra,
         )
         return Issued(certificate, key, (self.certificate, *self.above))
 
@@ -111,7 +138,22 @@ def publisher_certificate(ca: Issued, identity: str = "https://acme.example/mode
     return ca.issue(name("model publisher"), **options)  # type: ignore[arg-type]
 
 
-def _build(subject, public_key, issuer, issuer_key, san, ca, path_length, usage, usage_critical, eku, eku_critical, start, end, extra):  # noqa: PLR0913
+def _build(
+    subject,
+    public_key,
+    issuer,
+    issuer_key,
+    san,
+    ca,
+    path_length,
+    usage,
+    usage_critical,
+    eku,
+    eku_critical,
+    start,
+    end,
+    extra,
+):  # noqa: PLR0913
     seed = f"{subject.rfc4514_string()} {start} {end} {san} {eku}".encode()
     serial = int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") | 1
     builder = (

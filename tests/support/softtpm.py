@@ -39,7 +39,9 @@ def spki(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def public_area(key: ec.EllipticCurvePrivateKey, attributes: int, *, scheme: int = tpmt.ALG_ECDSA, auth_policy: bytes = b"") -> bytes:
+def public_area(
+    key: ec.EllipticCurvePrivateKey, attributes: int, *, scheme: int = tpmt.ALG_ECDSA, auth_policy: bytes = b""
+) -> bytes:
     """TPMT_PUBLIC of a P-256 signing key."""
     numbers = key.public_key().public_numbers()
     return (
@@ -118,7 +120,9 @@ class SoftTpm:
         body = struct.pack(">IHB", 1, self.bank, 3) + bitmap + _sized(digest)
         return self._attest(tpmt.ST_ATTEST_QUOTE, qualifying, body)
 
-    def certify_counter(self, qualifying: bytes, *, value: int | None = None, contents: bytes | None = None, offset: int = 0) -> Attestation:
+    def certify_counter(
+        self, qualifying: bytes, *, value: int | None = None, contents: bytes | None = None, offset: int = 0
+    ) -> Attestation:
         name = tpmt.nv_name(self.counter_index, self.counter_attributes)
         data = contents if contents is not None else (self.counter if value is None else value).to_bytes(8, "big")
         return self._attest(tpmt.ST_ATTEST_NV, qualifying, _sized(name) + struct.pack(">H", offset) + _sized(data))
@@ -134,8 +138,12 @@ class SoftTpm:
 
     def _attest(self, kind: int, qualifying: bytes, body: bytes) -> Attestation:
         self.clock_ms += 7
-        head = struct.pack(">IH", self.magic, kind) + _sized(_qualified(tpmt.name_of(self.ak_public))) + _sized(qualifying)
-        clock = struct.pack(">QIIBQ", self.clock_ms, self.reset_count, self.restart_count, self.safe, self.firmware_version)
+        head = (
+            struct.pack(">IH", self.magic, kind) + _sized(_qualified(tpmt.name_of(self.ak_public))) + _sized(qualifying)
+        )
+        clock = struct.pack(
+            ">QIIBQ", self.clock_ms, self.reset_count, self.restart_count, self.safe, self.firmware_version
+        )
         return self.sign_attest(head + clock + body)
 
 

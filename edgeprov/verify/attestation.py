@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attestation by one AK: what steps 3, 4, 6 and 8 ask of it, wherever it is found.
+
+Spec: TPM 2.0 Library, Part 1, 31 "Attestation"; FORMAT.md "Verification".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from edgeprov.errors import EdgeprovError, EvidenceInvalid
+from edgeprov.formats import tpmt
+from edgeprov.formats.eventlog import Event, parse_event_log, replay
+from edgeprov.formats.tpmt import Attest, Attestation, NvCertify, PublicArea, Quote
+from edgeprov.verify.keys import verify_ecdsa
+from edgeprov.verify.policy import TrustPolicy
+
+_RH_ENDORSEMENT: Final = 0x4000000B
+AK_REQUIRED: Final = tpmt.FIXED_TPM | tpmt.FIXED_PARENT | tpmt.SENSITIVE_DATA_ORIGIN | tpmt.RESTRICTED | tpmt.SIGN
+SK_REQUIRED: Final = tpmt.FIXED_TPM | tpmt.FIXED_PARENT | tpmt.SENSITIVE_DATA_ORIGIN | tpmt.SIGN
+
+
+def attestation_key_fault(ak: PublicArea) -> str | None:
+    """Why a key cannot vouch for a TPM's words, or None. An unrestricted key signs a forged TPMS_ATTEST as gladly."""
+    if ak.attributes & AK_REQUIRED != AK_REQUIRED:
+        return f"the attestation key's attributes 0x{ak.attributes:x} lack restricted, sign or TPM origin"
+    if ak.attributes & tpmt.DECRYPT:
+        return "the attestation key may also decrypt"
+    return None
+
+
+def signing_key_fault(sk: PublicArea) -> str | None:
+    """Why a key cannot vouch for a TPM, or None. An unrestricted key signs a forged TPMS_ATTEST as gladly."""
+    if sk.attributes & SK_REQUIRED != SK_REQUIRED:
+        return f"the signing key's attributes 0x{sk.attributes:x} do not show that the TPM made it"
+    if sk.attributes & (tpmt.RESTRICTED | tpmt.DECRYPT):
+        return "the signing key is restricted, or may also decrypt"
+    return None
+
+
+@lru_cache(maxsize=4_096)
+def qualified_name(name: bytes) -> bytes:
+    """The qualified Name of a primary key of the endorsement hierarchy: the one whose clock values are clear."""
+    return tpmt.name_of(struct.pack(">I", _RH_ENDORSEMENT) + name)
+
+
+def verify_attestation(
+    ak: PublicArea, attestation: Attestation, attest: Attest, kind: int, what: str, *, step: int = 4
+) -> None:
+    """Verify that this AK signed an attestation of this type.
+
+    Args:
+        ak: Enrolled attestation key, whose attributes were judged.
+        attestation: Structure and signature.
+        attest: The structure, parsed.
+        kind: Expected type, one of tpmt.ST_ATTEST_*.
+        what: Named in errors.
+        step: Step that a refusal belongs to.
+
+    Raises:
+        EvidenceInvalid: Another type, another key, or a signature that does not fit.
+    """
+    if attest.type != kind:
+        raise EvidenceInvalid(f"{what} is an attestation of type 0x{attest.type:04x}, not 0x{kind:04x}", step=step)
+    if attest.qualified_signer != qualified_name(ak.name):
+        raise EvidenceInvalid(f"{what} names another signer than the enrolled attestation key", step=step)
+    try:
+        r, s = tpmt.parse_signature(attestation.signature)
+        digest = hashlib.sha256(attestation.attest).digest()
+        verify_ecdsa(ak.x + ak.y, tpmt.encode_ecdsa_der(r, s), digest, f"{what}'s signature")
+    except EdgeprovError as error:
+        raise EvidenceInvalid(error.message, step=step) from error
+
+
+def verify_extra_data(attest: Attest, expected: bytes, what: str, *, step: int = 3) -> None:
+    """The attestation was made for exactly this.
+
+    Raises:
+        EvidenceInvalid: It was made for something else.
+    """
+    if attest.extra_data != expected:
+        raise EvidenceInvalid(
+            f"{what} was made for {attest.extra_data.hex() or 'nothing'}, not for {expected.hex()}", step=step
+        )
+
+
+def verify_pcrs(attest: Attest, log: bytes, policy: TrustPolicy, what: str, *, step: int = 6) -> tuple[Event, ...]:
+    """The quote is over exactly the PCRs of the policy, and their values follow from the log.
+
+    Returns:
+        The events of the log.
+
+    Raises:
+        EvidenceInvalid: Another bank or selection, a malformed log, or values that do not fit.
+    """
+    quote = attest.info
+    if not isinstance(quote, Quote):
+        raise EvidenceInvalid(f"{what} is not a quote", step=step)
+    values = dict(policy.boot_pcrs)
+    wanted = tuple(sorted((*values, policy.pcr)))
+    if quote.selection != ((tpmt.ALG_SHA256, wanted),):
+        raise EvidenceInvalid(
+            f"{what} is over {_selection(quote.selection)}, not over sha256:{','.join(map(str, wanted))}", step=step
+        )
+    try:
+        events, value = _replay(log, policy.pcr)
+    except EdgeprovError as error:
+        raise EvidenceInvalid(f"{what}: {error.message}", step=step) from error
+    values[policy.pcr] = value
+    digest = hashlib.sha256(b"".join(values[pcr] for pcr in wanted)).digest()
+    if quote.pcr_digest != digest:
+        raise EvidenceInvalid(f"{what}: the PCR does not have the value that the event log leads to", step=step)
+    return events
+
+
+def verify_counter(attest: Attest, index: int, value: int, *, step: int = 8) -> None:
+    """NV_Certify of the kit counter shows this value.
+
+    Raises:
+        EvidenceInvalid: Another index, an ordinary index posing as the counter, or another value.
+    """
+    nv = attest.info
+    if not isinstance(nv, NvCertify):
+        raise EvidenceInvalid("the counter's attestation is not of an NV index", step=step)
+    if nv.index_name != tpmt.nv_name(index):
+        raise EvidenceInvalid(f"the certified NV index is not the written counter 0x{index:08x}", step=step)
+    if nv.offset != 0 or len(nv.contents) != tpmt.COUNTER_BYTES:
+        raise EvidenceInvalid("the counter was not certified as a whole", step=step)
+    actual = int.from_bytes(nv.contents, "big")
+    if actual != value:
+        raise EvidenceInvalid(f"the counter stood at {actual}, but the kit claims number {value}", step=step)
+
+
+@lru_cache(maxsize=1_024)
+def _replay(log: bytes, pcr: int) -> tuple[tuple[Event, ...], bytes]:
+    # Cached: all kits of one boot carry the same log.
+    events = parse_event_log(log)
+    for event in events:
+        if event.pcr != pcr:
+            raise EvidenceInvalid(f"event {event.number} belongs to PCR {event.pcr}, not {pcr}", step=6)
+    return events, replay(events)
+
+
+def _selection(selection: Sequence[tuple[int, tuple[int, ...]]]) -> str:
+    banks = [f"bank 0x{bank:04x}:{','.join(map(str, pcrs)) or 'none'}" for bank, pcrs in selection]
+    return "; ".join(banks) or "nothing"

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Enrolment: do these keys live in one genuine TPM, and does a trusted enroller vouch for the device?
+
+The first half is asked by the CA in the factory, before it signs; the second, step 1 of every kit's
+verification, by everyone afterwards.
+
+Spec: FORMAT.md "Enrolment" and "Verification", step 1; TCG EK Credential Profile 2.5.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeprov.errors import EdgeprovError, EnrolmentRefused, EvidenceInvalid, FormatError
+from edgeprov.formats import tpmt
+from edgeprov.formats.devicerecord import DeviceRecord, enrol_qualifying, parse_device_record_artifact
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import DEVICE_PREDICATE
+from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
+from edgeprov.verify.attestation import (
+    attestation_key_fault,
+    signing_key_fault,
+    verify_attestation,
+    verify_extra_data,
+)
+from edgeprov.verify.certificates import Identity, certificate_spki, verify_chain
+from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedDevice:
+    """A device whose record passed step 1: keep it, and judge all its kits by it."""
+
+    record: DeviceRecord
+    sk_identity: Identity
+    enroller: Identity
+
+    @property
+    def device(self) -> str:
+        """URN of the device."""
+        return self.record.device
+
+
+def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce: bytes) -> None:
+    """AK is a restricted key of a TPM, and vouches that SK was made in the same TPM.
+
+    Args:
+        ak: Attestation key.
+        sk: Signing key.
+        certify: TPM2_Certify of SK by AK.
+        nonce: The enroller's challenge.
+
+    Raises:
+        EnrolmentRefused: A key's attributes, the signature, the challenge or the certified Name do not fit.
+    """
+    fault = attestation_key_fault(ak) or signing_key_fault(sk)
+    if fault is not None:
+        raise EnrolmentRefused(fault)
+    try:
+        attest = tpmt.parse_attest(certify.attest)
+        verify_attestation(ak, certify, attest, tpmt.ST_ATTEST_CERTIFY, "the certification of the signing key")
+        verify_extra_data(attest, enrol_qualifying(nonce), "the certification of the signing key")
+    except EvidenceInvalid as error:
+        raise EnrolmentRefused(error.message.partition(": ")[2]) from error
+    except FormatError as error:
+        raise EnrolmentRefused(f"the certification of the signing key: {error.message}") from error
+    if not isinstance(attest.info, Certify) or attest.info.name != sk.name:
+        raise EnrolmentRefused("the attestation key certified another key than the signing key")
+
+
+def verify_ek_certificate(
+    certificate: bytes, intermediates: Sequence[bytes], policy: TrustPolicy, at: dt.datetime
+) -> Identity:
+    """The endorsement key's certificate leads to a TPM manufacturer whom the policy trusts.
+
+    Args:
+        certificate: DER.
+        intermediates: DER, from the TPM's NV or the manufacturer.
+        policy: Its ``ek*.pem`` anchors count.
+        at: Time of enrolment.
+
+    Raises:
+        EnrolmentRefused: It does not.
+    """
+    try:
+        identity = verify_chain(certificate, intermediates, policy.ek_anchors, at, "ek")
+        policy.verify_not_denied(identity)
+    except EdgeprovError as error:
+        raise EnrolmentRefused(f"endorsement key certificate: {error.message}") from error
+    return identity
+
+
+def verify_device_record(
+    manifest: Manifest,
+    raw: bytes,
+    signatures: Sequence[SignatureArtifact],
+    policy: TrustPolicy,
+    at: dt.datetime,
+) -> VerifiedDevice:
+    """Step 1. The enroller signed this record, its keys and certificates fit together, its assurance is accepted.
+
+    Args:
+        manifest: Of the device-record artifact.
+        raw: Its layer.
+        signatures: Found on it.
+        policy: Whom to trust.
+        at: Time at which the enroller's and the SK certificate are judged.
+
+    Raises:
+        SignatureInvalid, SubjectMismatch, SignerUntrusted: Nobody trusted vouches for the record.
+        EvidenceInvalid: Step 1: what the record holds does not fit together.
+        PolicyDenied: Assurance not accepted, or on the deny list.
+    """
+    signed = verify_kit_signature(
+        manifest, signatures, policy, at, predicate_types=(DEVICE_PREDICATE,), purpose="enroller"
+    )
+    try:
+        record = parse_device_record_artifact(manifest, raw)
+        verify_tpm_keys(record.ak, record.sk, record.certify, record.nonce)
+    except (FormatError, EnrolmentRefused) as error:
+        raise EvidenceInvalid(error.message, step=1) from error
+    if signed.statement.predicate.get("device") != record.device:
+        raise EvidenceInvalid("the enroller's statement names another device", step=1)
+    sk_identity = verify_record_certificate(record, policy, at)
+    policy.verify_assurance(record.assurance, record.device)
+    if record.assurance != "dev" and (record.ek_certificate is None or record.proof != "activated"):
+        raise EvidenceInvalid(f"assurance {record.assurance!r} without a proof by the endorsement key", step=1)
+    return VerifiedDevice(record=record, sk_identity=sk_identity, enroller=signed.identity)
+
+
+def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy, at: dt.datetime) -> Identity:
+    """The SK certificate of a record names its device and holds its SK.
+
+    Raises:
+        EvidenceInvalid: Step 1: it names another device, or holds another key.
+        SignerUntrusted: It leads to no device anchor.
+        PolicyDenied: On the deny list.
+    """
+    if not record.certificates:
+        raise EvidenceInvalid("the device record holds no certificate", step=1)
+    if certificate_spki(record.certificates[0]) != record.sk.spki:
+        raise EvidenceInvalid("the certificate holds another key than the certified signing key", step=1)
+    identity = verify_chain(record.certificates[0], record.certificates[1:], policy.device_anchors, at, "device")
+    policy.verify_not_denied(identity)
+    if identity.san != record.device:
+        raise EvidenceInvalid(f"the certificate names {identity.san}, the record {record.device}", step=1)
+    return identity

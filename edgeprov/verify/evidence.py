@@ -1,0 +1,393 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ten steps by which one kit or tombstone is judged, offline, in the order of FORMAT.md.
+
+Step 1 (the device record) is done once per device by verify.enrolment; the other nine are here, one
+function each. Nothing is trusted because it was found beside the kit: every value that a step uses
+was bound by an earlier one.
+
+Spec: FORMAT.md "Verification".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal
+
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, PolicyDenied, SignatureInvalid, SubjectMismatch
+from edgeprov.formats import tpmt
+from edgeprov.formats.datakit import DataKit, SegmentEvidence, Tombstone
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.eventlog import Event, active_model
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
+from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.statement import (
+    KitProvenance,
+    SealEvidence,
+    Statement,
+    invocation_id,
+    parse_provenance,
+    parse_seal_evidence,
+)
+from edgeprov.formats.tpmt import Attest
+from edgeprov.verify.attestation import (
+    attestation_key_fault,
+    verify_attestation,
+    verify_counter,
+    verify_extra_data,
+    verify_pcrs,
+)
+from edgeprov.verify.enrolment import VerifiedDevice
+from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.report import STEP_NAMES, Report, Step
+from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
+
+Kind = Literal["kit", "tombstone"]
+STEP_COUNT: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KitEvidence:
+    """All that is needed to judge one kit or tombstone; build it with evidence_of_kit or evidence_of_tombstone."""
+
+    kind: Kind
+    manifest: Manifest = field(repr=False)
+    model: Digest
+    device: str
+    slot: str
+    seq: int
+    prev: Digest | None
+    records: int = 0
+    first: int | None = None
+    last: int | None = None
+    signatures: tuple[SignatureArtifact, ...] = field(repr=False)
+    segments: tuple[SegmentEvidence, ...] = field(default=(), repr=False)
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest digest: d."""
+        return self.manifest.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What all ten steps together prove of a kit.
+
+    Attributes:
+        digest: Of the kit or tombstone.
+        reset_count: Boot in which it was sealed.
+        clock_ms: TPM clock at sealing, in milliseconds; comparable within one reset_count.
+        safe: False when that clock may have been set back by a power loss.
+        signed_before: Time proved by a trusted timestamp over the signature, or None.
+    """
+
+    digest: Digest
+    device: str
+    model: Digest
+    slot: str
+    seq: int
+    prev: Digest | None
+    kind: Kind
+    assurance: str
+    reset_count: int
+    restart_count: int
+    clock_ms: int
+    safe: bool
+    firmware_version: int
+    signed_before: dt.datetime | None
+    statement: Statement = field(repr=False)
+
+
+def evidence_of_kit(
+    kit: DataKit, signatures: Sequence[SignatureArtifact], segments: Sequence[SegmentEvidence]
+) -> KitEvidence:
+    """What to judge of a data kit.
+
+    Args:
+        kit: Parsed from manifest and config, both checked by digest.
+        signatures: All referrers that are signatures.
+        segments: From the kit's evidence part, checked by digest.
+    """
+    return KitEvidence(
+        kind="kit",
+        manifest=kit.manifest,
+        model=kit.model,
+        device=kit.device,
+        slot=kit.slot,
+        seq=kit.seq,
+        prev=kit.prev,
+        records=kit.records,
+        first=kit.first,
+        last=kit.last,
+        signatures=tuple(signatures),
+        segments=tuple(segments),
+    )
+
+
+def evidence_of_tombstone(tombstone: Tombstone, signatures: Sequence[SignatureArtifact]) -> KitEvidence:
+    """What to judge of a tombstone, whose layer was checked by digest."""
+    return KitEvidence(
+        kind="tombstone",
+        manifest=tombstone.manifest,
+        model=tombstone.model,
+        device=tombstone.device,
+        slot=tombstone.slot,
+        seq=tombstone.seq,
+        prev=tombstone.prev,
+        signatures=tuple(signatures),
+    )
+
+
+def verify_kit(evidence: KitEvidence, device: VerifiedDevice, policy: TrustPolicy, at: dt.datetime) -> Verdict:
+    """All ten steps.
+
+    Args:
+        evidence: Of one kit or tombstone.
+        device: Its device, after step 1.
+        policy: Whom and what to trust.
+        at: Time at which certificates are judged where no timestamp proves a better one.
+
+    Raises:
+        SignatureInvalid, SubjectMismatch, SignerUntrusted: Step 2.
+        EvidenceInvalid: Another step; ``step`` is its number.
+        PolicyDenied: Assurance, deny list or TPM firmware.
+    """
+    work = _Work(evidence, device, policy, at)
+    for number, step in enumerate(_STEPS, 1):
+        _run(work, number, step)
+    return work.verdict()
+
+
+def check_kit(evidence: KitEvidence, device: VerifiedDevice, policy: TrustPolicy, at: dt.datetime) -> Report:
+    """As verify_kit, but tells the verdict of each step instead of raising; steps after a failure are skipped."""
+    work = _Work(evidence, device, policy, at)
+    steps: list[Step] = []
+    failed = False
+    for number, (name, step) in enumerate(zip(STEP_NAMES, _STEPS, strict=True), 1):
+        if failed:
+            steps.append(Step(number=number, name=name, verdict="skipped"))
+            continue
+        try:
+            _run(work, number, step)
+        except EdgeprovError as error:
+            failed = True
+            steps.append(failed_step(number, error))
+        else:
+            steps.append(Step(number=number, name=name, verdict="ok"))
+    return Report(kit=str(evidence.digest), device=evidence.device, steps=tuple(steps))
+
+
+def failed_step(number: int, error: EdgeprovError) -> Step:
+    """The step of a report that an error stands for."""
+    return Step(
+        number=number,
+        name=STEP_NAMES[number - 1],
+        verdict="failed",
+        detail=error.message,
+        error=type(error).__name__,
+        exit_code=error.exit_code,
+    )
+
+
+class _Work:
+    """What the steps hand on to each other."""
+
+    __slots__ = (
+        "at", "claims", "counter", "device", "events", "evidence", "headers", "policy", "quote", "seal", "segment_quotes",
+        "signed_before", "statement",
+    )  # fmt: skip
+
+    claims: KitProvenance
+    seal: SealEvidence
+    statement: Statement
+    quote: Attest
+    counter: Attest
+    headers: tuple[SegmentHeader, ...]
+    segment_quotes: tuple[Attest, ...]
+    events: tuple[tuple[Event, ...], ...]
+    signed_before: dt.datetime | None
+
+    def __init__(self, evidence: KitEvidence, device: VerifiedDevice, policy: TrustPolicy, at: dt.datetime) -> None:
+        self.evidence = evidence
+        self.device = device
+        self.policy = policy
+        self.at = at
+
+    def verdict(self) -> Verdict:
+        evidence = self.evidence
+        return Verdict(
+            digest=evidence.digest,
+            device=evidence.device,
+            model=evidence.model,
+            slot=evidence.slot,
+            seq=evidence.seq,
+            prev=evidence.prev,
+            kind=evidence.kind,
+            assurance=self.device.record.assurance,
+            reset_count=self.quote.reset_count,
+            restart_count=self.quote.restart_count,
+            clock_ms=self.quote.clock_ms,
+            safe=self.quote.safe,
+            firmware_version=self.quote.firmware_version,
+            signed_before=self.signed_before,
+            statement=self.statement,
+        )
+
+
+def _run(work: _Work, number: int, step: Callable[[_Work], None]) -> None:
+    try:
+        step(work)
+    except (EvidenceInvalid, SignatureInvalid, SubjectMismatch, PolicyDenied):
+        raise
+    except EdgeprovError as error:
+        if number == 2:  # an untrusted signer keeps its own error
+            raise
+        raise EvidenceInvalid(error.message, step=number) from error
+
+
+def _step_1_device(work: _Work) -> None:
+    if work.evidence.device != work.device.device:
+        raise EvidenceInvalid(f"the kit names {work.evidence.device}, the record {work.device.device}", step=1)
+    work.policy.verify_assurance(work.device.record.assurance, work.device.device)
+
+
+def _step_2_signature(work: _Work) -> None:
+    evidence, record = work.evidence, work.device.record
+    signed = verify_kit_signature(
+        evidence.manifest,
+        evidence.signatures,
+        work.policy,
+        work.at,
+        intermediates=record.certificates[1:],
+        predicate_types=(SLSA_PROVENANCE if evidence.kind == "kit" else TOMBSTONE_PREDICATE,),
+    )
+    if signed.identity.spki != record.sk.spki or signed.identity.san != record.device:
+        raise SubjectMismatch(f"the kit of {record.device} was signed by {signed.identity.san} with another key")
+    claims = parse_provenance(signed.statement)
+    if (claims.model, claims.slot, claims.device) != (evidence.model, evidence.slot, evidence.device):
+        raise SubjectMismatch("statement and kit do not name the same model, slot and device")
+    if claims.assurance != record.assurance:
+        raise SubjectMismatch(f"the statement claims {claims.assurance[:20]!r}, enrolled is {record.assurance!r}")
+    work.claims = claims
+    work.statement = signed.statement
+    work.signed_before = signed.signed_before
+    work.seal = parse_seal_evidence(signed.statement, evidence.digest)
+
+
+def _step_3_binding(work: _Work) -> None:
+    digest = work.evidence.digest.raw
+    work.quote = tpmt.parse_attest(work.seal.quote.attest)
+    work.counter = tpmt.parse_attest(work.seal.counter.attest)
+    verify_extra_data(work.quote, digest, "the quote")
+    verify_extra_data(work.counter, digest, "the counter's certification")
+    headers, quotes = [], []
+    for number, segment in enumerate(work.evidence.segments, 1):
+        if segment.quote is None:
+            raise EvidenceInvalid(f"segment {number} was opened without a quote", step=3)
+        header = parse_segment_header(segment.header)
+        quote = tpmt.parse_attest(segment.quote.attest)
+        verify_extra_data(quote, header.sha256, f"the quote of segment {number}")
+        headers.append(header)
+        quotes.append(quote)
+    work.headers, work.segment_quotes = tuple(headers), tuple(quotes)
+
+
+def _step_4_key(work: _Work) -> None:
+    ak = work.device.record.ak
+    fault = attestation_key_fault(ak)
+    if fault is not None:
+        raise EvidenceInvalid(fault, step=4)
+    verify_attestation(ak, work.seal.quote, work.quote, tpmt.ST_ATTEST_QUOTE, "the quote")
+    verify_attestation(ak, work.seal.counter, work.counter, tpmt.ST_ATTEST_NV, "the counter's certification")
+    for number, (segment, quote) in enumerate(zip(work.evidence.segments, work.segment_quotes, strict=True), 1):
+        if segment.quote is not None:
+            verify_attestation(ak, segment.quote, quote, tpmt.ST_ATTEST_QUOTE, f"the quote of segment {number}")
+
+
+def _step_5_boot(work: _Work) -> None:
+    quote, counter = work.quote, work.counter
+    boot = (quote.reset_count, quote.restart_count)
+    if boot != (counter.reset_count, counter.restart_count):
+        raise EvidenceInvalid("quote and counter were not attested in the same boot", step=5)
+    # A batch statement names the invocation of its last kit only.
+    invocation = invocation_id(quote.reset_count, work.evidence.seq)
+    if len(work.statement.subjects) == 1 and work.claims.invocation != invocation:
+        raise EvidenceInvalid(f"the statement does not name the invocation {invocation}", step=5)
+    for number, (header, opened) in enumerate(zip(work.headers, work.segment_quotes, strict=True), 1):
+        if (header.reset_count, header.restart_count) != (opened.reset_count, opened.restart_count):
+            raise EvidenceInvalid(f"segment {number} was quoted in another boot than its header names", step=5)
+        if (opened.reset_count, opened.restart_count) > boot:
+            raise EvidenceInvalid(f"segment {number} belongs to a boot after the sealing", step=5)
+        if opened.reset_count == quote.reset_count and opened.clock_ms > quote.clock_ms:
+            raise EvidenceInvalid(f"segment {number} was opened after the sealing", step=5)
+
+
+def _step_6_pcr(work: _Work) -> None:
+    verify_pcrs(work.quote, work.seal.log, work.policy, "the quote")
+    work.events = tuple(
+        verify_pcrs(quote, segment.log, work.policy, f"the quote of segment {number}")
+        for number, (segment, quote) in enumerate(zip(work.evidence.segments, work.segment_quotes, strict=True), 1)
+    )
+
+
+def _step_7_model(work: _Work) -> None:
+    evidence = work.evidence
+    if evidence.records and not work.headers:
+        raise EvidenceInvalid("the kit holds records, but no segment vouches for the model behind them", step=7)
+    for number, (header, events) in enumerate(zip(work.headers, work.events, strict=True), 1):
+        if (header.model, header.slot, header.device) != (evidence.model, evidence.slot, evidence.device):
+            raise EvidenceInvalid(f"segment {number} is of another model, slot or device than the kit", step=7)
+        active = active_model(events, header.slot)
+        if active != header.model:
+            raise EvidenceInvalid(
+                f"segment {number}: slot {header.slot!r} had {active or 'no model'} measured, not {header.model}",
+                step=7,
+            )
+
+
+def _step_8_counter(work: _Work) -> None:
+    verify_counter(work.counter, work.device.record.counter_index, work.evidence.seq)
+
+
+def _step_9_place(work: _Work) -> None:
+    # What one kit shows by itself; verify.chain joins the kits of a device.
+    evidence, base = work.evidence, work.device.record.counter_base
+    if evidence.seq <= base:
+        raise EvidenceInvalid(f"number {evidence.seq} was used before the enrolment, which began at {base}", step=9)
+    if evidence.seq == base + 1 and evidence.prev is not None:
+        raise EvidenceInvalid("the first kit of the device names one before it", step=9)
+    if evidence.seq > base + 1 and evidence.prev is None:
+        raise EvidenceInvalid("a later kit names none before it", step=9)
+    headers = work.headers
+    for before, header in pairwise(headers):
+        if header.prev != before.sha256 or header.first < before.first:
+            raise EvidenceInvalid("the kit's segments are not one chain", step=9)
+    first, last = evidence.first, evidence.last
+    if headers and first is not None and last is not None and not headers[0].first <= first <= last:
+        raise EvidenceInvalid("the kit's records lie before its first segment", step=9)
+    if headers and last is not None and headers[-1].first > last:
+        raise EvidenceInvalid("the kit's last segment begins after its last record", step=9)
+
+
+def _step_10_firmware(work: _Work) -> None:
+    allowed = work.policy.firmware
+    if allowed and work.quote.firmware_version not in allowed:
+        raise EvidenceInvalid(f"TPM firmware 0x{work.quote.firmware_version:x} is not on the allow list", step=10)
+
+
+_STEPS: Final[tuple[Callable[[_Work], None], ...]] = (
+    _step_1_device,
+    _step_2_signature,
+    _step_3_binding,
+    _step_4_key,
+    _step_5_boot,
+    _step_6_pcr,
+    _step_7_model,
+    _step_8_counter,
+    _step_9_place,
+    _step_10_firmware,
+)

@@ -1,0 +1,164 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Public keys and signatures: which algorithms are accepted, and the verification itself.
+
+One scheme per kind of key, so that algorithms cannot be mixed up: P-256 signs SHA-256, P-384 signs
+SHA-384 (cosign v2 in key mode: SHA-256), Ed25519 signs the message. Devices have P-256 only.
+This module and verify.certificates are the only ones of verify that import ``cryptography``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
+
+from edgeprov.errors import FormatError, SignatureInvalid
+from edgeprov.formats.tpmt import encode_ecdsa_der, encode_p256_spki, parse_ecdsa_der
+
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+_SHA256 = ec.ECDSA(Prehashed(SHA256()))
+_SHA384 = ec.ECDSA(Prehashed(SHA384()))
+_COORDINATES = 64
+
+
+@lru_cache(maxsize=8_192)
+def load_key(spki: bytes) -> PublicKey:
+    """Decode a SubjectPublicKeyInfo.
+
+    Raises:
+        FormatError: Not a key, a point off the curve, or an algorithm that is not accepted.
+    """
+    try:
+        return _accepted(load_der_public_key(spki))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FormatError("not a usable public key") from error
+
+
+def load_pem_key(pem: bytes) -> bytes:
+    """Read a PEM public key and return its SubjectPublicKeyInfo (DER).
+
+    Raises:
+        FormatError: As load_key.
+    """
+    try:
+        key = _accepted(load_pem_public_key(pem))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FormatError("not a usable public key") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def verify_ecdsa(key: bytes, signature_der: bytes, digest: bytes, what: str = "signature") -> None:
+    """Verify a P-256 signature over a SHA-256 digest.
+
+    Args:
+        key: SubjectPublicKeyInfo in DER, or the 64 bytes x || y of the point.
+        signature_der: Ecdsa-Sig-Value.
+        digest: 32 bytes.
+        what: Named in the error.
+
+    Raises:
+        SignatureInvalid: It does not fit.
+        FormatError: Not a P-256 key.
+    """
+    spki = encode_p256_spki(key[:32], key[32:]) if len(key) == _COORDINATES else key
+    public = load_key(spki)
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.key_size != 256:
+        raise FormatError(f"{what}: the key is not ECDSA P-256")
+    try:
+        public.verify(signature_der, digest, _SHA256)
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
+
+
+def verify_message(key: bytes, signature: bytes, message: bytes, what: str = "signature") -> None:
+    """Verify a publisher's signature in the encoding of cosign: DER for ECDSA, plain for Ed25519.
+
+    Args:
+        key: SubjectPublicKeyInfo in DER.
+        signature: As found in a bundle or annotation.
+        message: The signed bytes.
+        what: Named in the error.
+
+    Raises:
+        SignatureInvalid: It does not fit.
+        FormatError: A key that is not accepted.
+    """
+    public = load_key(key)
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        try:
+            public.verify(signature, message)
+        except InvalidSignature as error:
+            raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
+        return
+    if public.key_size == 256:
+        verify_ecdsa(key, signature, hashlib.sha256(message).digest(), what)
+        return
+    for digest, algorithm in ((hashlib.sha384(message).digest(), _SHA384), (hashlib.sha256(message).digest(), _SHA256)):
+        try:
+            public.verify(signature, digest, algorithm)
+        except (InvalidSignature, ValueError):
+            continue
+        return
+    raise SignatureInvalid(f"{what} does not fit the signed bytes")
+
+
+def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, what: str = "notation signature") -> None:
+    """Verify a JWS signature (r || s).
+
+    Args:
+        key: SubjectPublicKeyInfo in DER.
+        algorithm: ES256 or ES384; the key must be of that curve.
+        signature: 64 or 96 bytes.
+        message: The JWS signing input.
+        what: Named in the error.
+
+    Raises:
+        SignatureInvalid: It does not fit, or algorithm and key do not belong together.
+    """
+    public = load_key(key)
+    size = {"ES256": 32, "ES384": 48}.get(algorithm, 0)
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.key_size != 8 * size:
+        raise SignatureInvalid(f"{what}: {algorithm[:20]} does not belong to the key in the certificate")
+    if len(signature) != 2 * size:
+        raise SignatureInvalid(f"{what} has {len(signature)} bytes, not {2 * size}")
+    r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
+    if size == 32:
+        digest, scheme = hashlib.sha256(message).digest(), _SHA256
+    else:
+        digest, scheme = hashlib.sha384(message).digest(), _SHA384
+    try:
+        public.verify(encode_ecdsa_der(r, s), digest, scheme)
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
+
+
+def verify_strict_der(signature_der: bytes, what: str) -> None:
+    """Refuse a second spelling of one signature.
+
+    Raises:
+        SignatureInvalid: Not the one DER encoding.
+    """
+    try:
+        parse_ecdsa_der(signature_der)
+    except FormatError as error:
+        raise SignatureInvalid(f"{what}: {error.message}") from error
+
+
+def _accepted(key: object) -> PublicKey:
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+        return key
+    raise FormatError("public key is not ECDSA P-256, ECDSA P-384 or Ed25519")

@@ -1,0 +1,259 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The trust policy: what the files of a trust folder (trust.d) allow. What is not allowed is denied.
+
+Files, by name:
+
+* ``publisher*.pem``: CA certificates of model publishers, and bare public keys (key mode).
+* ``device*.pem``: CA certificates of devices and enrollers. Another root than the publishers'.
+* ``tsa*.pem``: CA certificates of RFC 3161 timestamp authorities.
+* ``ek*.pem``: CA certificates of TPM manufacturers (enrolment only).
+* ``policy.toml``: names and levels.
+
+An absent file, an absent table and an empty list all mean: nobody.
+Spec: FORMAT.md "Trust policy".
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
+from edgeprov.formats.devicerecord import ASSURANCES
+from edgeprov.limits import LIMITS
+from edgeprov.verify.certificates import Identity, parse_pem_certificates, verify_anchor
+from edgeprov.verify.keys import load_pem_key
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
+_ROLES: Final = ("publisher", "device", "tsa", "ek")
+_KEYS: Final = {
+    "": ("deny", "publisher", "device", "timestamp"),
+    "publisher": ("identities",),
+    "device": ("assurance", "enrollers", "firmware", "pcr", "boot_pcrs"),
+    "timestamp": ("required",),
+}
+_DEFAULT_PCR: Final = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustPolicy:
+    """Who is trusted for what. The default value denies everything.
+
+    Attributes:
+        publisher_anchors: DER of CA certificates of model publishers.
+        publisher_keys: SubjectPublicKeyInfo of bare publisher keys; a listed key is allowed.
+        publisher_identities: Exact SAN URIs or e-mail addresses, ``*`` at the end matching any
+            rest, or ``x509.subject: C=.., O=..`` as in notation trust policies.
+        device_anchors: DER of CA certificates of devices and enrollers.
+        enrollers: URNs of enrollers, ``*`` at the end allowed.
+        assurance: Accepted levels.
+        firmware: Accepted TPM firmware versions; empty means any.
+        pcr: The model PCR.
+        boot_pcrs: Values that further PCRs must have (32 bytes each); they must then be quoted.
+        timestamp_anchors: DER of CA certificates of timestamp authorities.
+        timestamp_required: Refuse kits whose signature has no trusted timestamp.
+        ek_anchors: DER of CA certificates of TPM manufacturers.
+        deny: Certificate serial numbers (hex) and SHA-256 of keys (hex).
+    """
+
+    publisher_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    publisher_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    publisher_identities: tuple[str, ...] = ()
+    device_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    enrollers: tuple[str, ...] = ()
+    assurance: frozenset[str] = frozenset()
+    firmware: frozenset[int] = frozenset()
+    pcr: int = _DEFAULT_PCR
+    boot_pcrs: tuple[tuple[int, bytes], ...] = ()
+    timestamp_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    timestamp_required: bool = False
+    ek_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    deny: frozenset[str] = frozenset()
+
+    def verify_publisher(self, identity: Identity) -> None:
+        """A publisher's name must be listed.
+
+        Raises:
+            PolicyDenied: On the deny list.
+            SignerUntrusted: Not listed.
+        """
+        self.verify_not_denied(identity)
+        if not any(_matches(pattern, identity) for pattern in self.publisher_identities):
+            raise SignerUntrusted(f"{identity.san} is not among the publisher identities of the trust policy")
+
+    def verify_enroller(self, identity: Identity) -> None:
+        """An enroller's name must be listed.
+
+        Raises:
+            PolicyDenied: On the deny list.
+            SignerUntrusted: Not listed.
+        """
+        self.verify_not_denied(identity)
+        if not any(_matches(pattern, identity) for pattern in self.enrollers):
+            raise SignerUntrusted(f"{identity.san} is not among the enrollers of the trust policy")
+
+    def verify_assurance(self, assurance: str, device: str) -> None:
+        """A device's level must be accepted.
+
+        Raises:
+            PolicyDenied: It is not.
+        """
+        if assurance not in self.assurance:
+            accepted = ", ".join(sorted(self.assurance)) or "none"
+            raise PolicyDenied(f"{device} has the assurance {assurance!r}; the trust policy accepts: {accepted}")
+
+    def verify_not_denied(self, identity: Identity) -> None:
+        """Neither the certificate nor the key, nor those above, may be on the deny list.
+
+        Raises:
+            PolicyDenied: One is.
+        """
+        if not self.deny:
+            return
+        names = {identity.serial, identity.spki_sha256}
+        for serial, spki in identity.issuers:
+            names |= {serial, spki}
+        if names & self.deny:
+            raise PolicyDenied(f"{identity.san} is on the deny list of the trust policy")
+
+    def verify_key_allowed(self, spki_sha256: str) -> None:
+        """A bare key must not be on the deny list.
+
+        Raises:
+            PolicyDenied: It is.
+        """
+        if spki_sha256 in self.deny:
+            raise PolicyDenied(f"key sha256:{spki_sha256} is on the deny list of the trust policy")
+
+
+def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
+    """Read a trust folder.
+
+    Args:
+        files: File name (no folder) to content; files of other names are ignored.
+
+    Raises:
+        ConfigError: A file is malformed, or holds an unknown key or value.
+    """
+    anchors: dict[str, list[bytes]] = {role: [] for role in _ROLES}
+    keys: list[bytes] = []
+    for name in sorted(files):
+        role = next((role for role in _ROLES if name.startswith(role) and name.endswith(".pem")), None)
+        if role is not None:
+            _read_pem(name, files[name], anchors[role], keys if role == "publisher" else None)
+    table = _read_toml(files.get("policy.toml", b""))
+    device = table["device"]
+    boot_pcrs = _boot_pcrs(device.get("boot_pcrs", {}))
+    pcr = device.get("pcr", _DEFAULT_PCR)
+    if not _is_int(pcr) or not 0 <= pcr <= 23 or pcr in (16, 23) or pcr in dict(boot_pcrs):
+        raise ConfigError("policy.toml: device.pcr is not a PCR for models (0 to 22, neither 16 nor one of boot_pcrs)")
+    assurance = _strings(device, "device", "assurance")
+    if not set(assurance) <= set(ASSURANCES):
+        raise ConfigError(f"policy.toml: device.assurance knows only {', '.join(ASSURANCES)}")
+    firmware = device.get("firmware", [])
+    if not isinstance(firmware, list) or not all(_is_int(item) for item in firmware):
+        raise ConfigError("policy.toml: device.firmware is not a list of integers")
+    required = table["timestamp"].get("required", False)
+    if not isinstance(required, bool):
+        raise ConfigError("policy.toml: timestamp.required is not true or false")
+    return TrustPolicy(
+        publisher_anchors=tuple(anchors["publisher"]),
+        publisher_keys=tuple(keys),
+        publisher_identities=_strings(table["publisher"], "publisher", "identities"),
+        device_anchors=tuple(anchors["device"]),
+        enrollers=_strings(device, "device", "enrollers"),
+        assurance=frozenset(assurance),
+        firmware=frozenset(firmware),
+        pcr=pcr,
+        boot_pcrs=boot_pcrs,
+        timestamp_anchors=tuple(anchors["tsa"]),
+        timestamp_required=required,
+        ek_anchors=tuple(anchors["ek"]),
+        deny=frozenset(_deny_name(item) for item in _strings(table[""], "", "deny")),
+    )
+
+
+def _read_pem(name: str, data: bytes, anchors: list[bytes], keys: list[bytes] | None) -> None:
+    if len(data) > LIMITS.trust_file_bytes:
+        raise ConfigError(f"{name} has {len(data)} bytes, more than {LIMITS.trust_file_bytes}")
+    blocks = list(_BLOCK.finditer(data))
+    if not blocks:
+        raise ConfigError(f"{name} holds no PEM block")
+    for block in blocks:
+        is_key = block[1] == b"PUBLIC KEY" and keys is not None
+        if block[1] != b"CERTIFICATE" and not is_key:
+            raise ConfigError(f"{name} holds a PEM block {block[1].decode()!r}, which has no place there")
+        try:
+            if is_key and keys is not None:
+                keys.append(load_pem_key(block[0]))
+                continue
+            for der in parse_pem_certificates(block[0], name):
+                verify_anchor(der, "trust anchor")
+                anchors.append(der)
+        except EdgeprovError as error:
+            raise ConfigError(f"{name}: {error.message}") from error
+
+
+def _read_toml(data: bytes) -> dict[str, dict[str, Any]]:
+    try:
+        top = tomllib.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"policy.toml is not valid TOML: {error}") from error
+    result: dict[str, dict[str, Any]] = {"": {"deny": top.get("deny", [])}}
+    for name in _KEYS[""][1:]:
+        value = top.get(name, {})
+        if not isinstance(value, dict):
+            raise ConfigError(f"policy.toml: {name} is not a table")
+        result[name] = value
+    for name, value in {**result, "": top}.items():
+        unknown = sorted(set(value) - set(_KEYS[name]))
+        if unknown:
+            raise ConfigError(f"policy.toml: unknown key {(name + '.' if name else '') + unknown[0]!r}")
+    return result
+
+
+def _strings(table: Mapping[str, Any], name: str, key: str) -> tuple[str, ...]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ConfigError(f"policy.toml: {name + '.' if name else ''}{key} is not a list of strings")
+    return tuple(value)
+
+
+def _boot_pcrs(value: object) -> tuple[tuple[int, bytes], ...]:
+    if not isinstance(value, dict):
+        raise ConfigError("policy.toml: device.boot_pcrs is not a table")
+    result = []
+    for key, text in value.items():
+        try:
+            number, digest = int(key), bytes.fromhex(text)
+        except (ValueError, TypeError) as error:
+            raise ConfigError("policy.toml: device.boot_pcrs maps a PCR number to 64 hex digits") from error
+        if not 0 <= number <= 23 or len(digest) != 32:
+            raise ConfigError("policy.toml: device.boot_pcrs maps a PCR number to 64 hex digits")
+        result.append((number, digest))
+    return tuple(sorted(result))
+
+
+def _deny_name(text: str) -> str:
+    name = text.lower().removeprefix("sha256:").replace(":", "").lstrip("0") if len(text) < 60 else text.lower()
+    name = name.removeprefix("sha256:")
+    if not name or not set(name) <= set("0123456789abcdef"):
+        raise ConfigError(f"policy.toml: deny holds {text[:80]!r}, neither a serial number nor a key's SHA-256 in hex")
+    return name
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _matches(pattern: str, identity: Identity) -> bool:
+    if pattern.startswith("x509.subject:"):
+        wanted = [part.strip().partition("=") for part in pattern[len("x509.subject:") :].split(",")]
+        return all((("ST" if key == "S" else key), value) in identity.rdns for key, _, value in wanted)
+    if pattern.endswith("*"):
+        return identity.san.startswith(pattern[:-1])
+    return identity.san == pattern
