@@ -240,6 +240,10 @@ class State:
                 found.append((path, reason))
         return tuple(found)
 
+    def spool_bytes(self) -> int:
+        """Bytes of all spools; cheap enough to be asked each time that space is set aside."""
+        return _tree_bytes(self.root / "spool")
+
     def usage(self) -> Usage:
         """Bytes on disk, by what they are for."""
         with translated(self.root):
