@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo behind ./hil/demo: every step is a command that a person could type, and is shown.
+
+Two simulated devices with a virtual TPM each run the same 143 real cases: ward-1 uses an OCI layout
+folder as its registry, ward-2 a real registry server (Debian's docker-registry on loopback). The
+fleet side then reads both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KIT = ROOT / "hil/model/kit"
+CASES = ROOT / "hil/model/test_cases.npz"
+BIN = {
+    "edgeprov": ROOT / ".venv/device/bin/edgeprov",
+    "edgeprov-fleet": ROOT / ".venv/fleet/bin/edgeprov-fleet",
+}
+COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def paint(code: str, text: str) -> str:
+    """Terminal colours, where there is a terminal."""
+    return f"\033[{code}m{text}\033[0m" if COLOUR else text
+
+
+class Demo:
+    """Runs the steps and keeps what they said."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.step_number = 0
+        self.registries: dict[str, str] = {"ward-1": f"oci:{folder / 'registry'}"}
+
+    def step(self, title: str) -> None:
+        """Announce a step."""
+        self.step_number += 1
+        print(f"\n{paint('1', f'{self.step_number:2}. {title}')}", flush=True)
+
+    def run(self, program: str, *arguments: str, device: str | None = None, quiet: bool = False) -> str:
+        """Show a command, run it, show its output; end the demo with its own message if it fails."""
+        environment = dict(os.environ)
+        shown = " ".join([program, *(self._short(item) for item in arguments)])
+        if device:
+            environment["EDGEPROV_CONFIG"] = str(self.home(device) / "edgeprov.toml")
+            shown = f"{device}$ {shown}"
+        else:
+            shown = f"fleet$ {shown}"
+        print(f"    {paint('2', shown)}", flush=True)
+        result = subprocess.run(
+            [str(BIN[program]), *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False
+        )
+        if not quiet or result.returncode:
+            for line in result.stdout.splitlines():
+                print(f"    {self._short(line)}")
+        if result.returncode:
+            raise SystemExit(f"demo: this step ended with exit code {result.returncode}: {shown}")
+        return result.stdout
+
+    def json(self, program: str, *arguments: str, device: str | None = None) -> list[dict[str, object]]:
+        """As run, with --json, and the objects that came out."""
+        text = self.run(program, *arguments, "--json", device=device, quiet=True)
+        return [json.loads(line) for line in text.splitlines() if line]
+
+    def home(self, device: str) -> Path:
+        """The folder of one simulated device."""
+        return self.folder / ("device" if device == "ward-1" else device)
+
+    def _short(self, text: str) -> str:
+        return text.replace(str(self.folder), "DIR").replace(str(ROOT) + "/", "")
+
+
+def write_device(demo: Demo, device: str) -> None:
+    """What an image would bring: configuration and trust anchors."""
+    home = demo.home(device)
+    home.mkdir(parents=True, exist_ok=True)
+    plain = "true" if not demo.registries[device].startswith("oci:") else "false"
+    (home / "edgeprov.toml").write_text(
+        f"""# Written by the demo; an image has this in /usr/lib/edgeprov/edgeprov.toml.
+[device]
+serial = "{device}"
+state_dir = "state"
+run_dir = "run"
+models_dir = "models"
+
+[registry]
+name = "{demo.registries[device]}"
+plain_http = {plain}
+
+[record]
+capture = "digest"
+
+[tpm]
+tcti = "auto"
+
+[trust]
+dir = "{demo.folder / "ca" / "device-trust.d"}"
+"""
+    )
+
+
+@contextlib.contextmanager
+def registry_server(folder: Path) -> Iterator[str | None]:
+    """Debian's docker-registry on a free port of the loopback interface; None where it is not installed."""
+    program = shutil.which("docker-registry", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
+    if program is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}', secret: demo}}\n"
+    )
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"demo: docker-registry did not start; see {folder / 'log'}")
+            time.sleep(0.02)
+        yield f"127.0.0.1:{port}/hospital"
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def publish(demo: Demo, registry: str) -> str:
+    """Pack, sign and push the model; the reference by digest is what a device is given."""
+    found = demo.json("edgeprov-fleet", "publish", str(KIT), "--to", registry, "--ca", str(demo.folder / "ca"))
+    reference = str(next(item["reference"] for item in found if item.get("type") == "published"))
+    print(f"    published {demo._short(reference)}")
+    return reference
+
+
+def enrol(demo: Demo, device: str) -> None:
+    """Keys in the TPM, a request to the vendor's CA, the certificate back."""
+    home = demo.home(device)
+    demo.run("edgeprov", "identity", "create", device=device)
+    demo.run("edgeprov", "identity", "csr", "-o", str(home / "request.json"), device=device)
+    demo.run(
+        "edgeprov-fleet", "enroll", str(home / "request.json"), "--to", demo.registries[device],
+        "--ca", str(demo.folder / "ca"), "-o", str(home / "identity.json"),
+    )  # fmt: skip
+    demo.run("edgeprov", "identity", "install", str(home / "identity.json"), device=device)
+
+
+def work(demo: Demo, device: str, reference: str) -> None:
+    """A day on the ward: install, check, infer, label, seal, upload."""
+    demo.run("edgeprov", "model", "install", reference, device=device)
+    demo.run("edgeprov", "boot-check", device=device)
+    demo.run("edgeprov", "infer", "--input", str(CASES), "--array", "X", "--quantize", device=device)
+    demo.run("edgeprov", "label", "--from", str(CASES), "--array", "y", "--first", "1", device=device)
+    demo.run("edgeprov", "seal", "--force", device=device)
+    demo.run("edgeprov", "upload", device=device)
+
+
+def main() -> None:
+    """Run the steps in order; each depends on the one before."""
+    parser = argparse.ArgumentParser(prog="hil/demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave everything in DIR (new or empty)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if arguments.keep:
+            folder = arguments.keep.resolve()
+            if folder.exists() and any(folder.iterdir()):
+                parser.error(f"{folder} is not empty: name a new folder")
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprov-demo-")))
+        demo = Demo(folder)
+        print(f"DIR is {folder}")
+        server = stack.enter_context(registry_server(folder / "server"))
+        if server:
+            demo.registries["ward-2"] = server
+        for device in demo.registries:
+            # The simulated TPMs are processes of their own: never leave one behind.
+            stack.callback(stop_simulator, demo, device)
+        flow(demo)
+    print(f"\n{paint('1;32', 'Done')} in {time.monotonic() - started:.0f} s.")
+    if arguments.keep:
+        print_next(folder)
+    else:
+        print("Run ./hil/demo --keep DIR to look around in what it made; README.md has a tour for each kind of user.")
+
+
+def flow(demo: Demo) -> None:
+    """The loop itself."""
+    folder = demo.folder
+    demo.step("The vendor's certificate authorities: one for publishers, one for devices")
+    demo.run("edgeprov-fleet", "ca", "init", str(folder / "ca"))
+
+    demo.step("Model out: pack the model as a ModelKit, sign it, publish it by digest")
+    references = {device: publish(demo, registry) for device, registry in demo.registries.items()}
+
+    for device, registry in demo.registries.items():
+        write_device(demo, device)
+        demo.step(f"{device}: identity in a virtual TPM, enrolled by the vendor (registry {demo._short(registry)})")
+        enrol(demo, device)
+        demo.step(f"{device}: install by digest, check at boot, run 143 real cases, label, seal, upload")
+        work(demo, device, references[device])
+
+    demo.step("A technician looks at the device")
+    demo.run("edgeprov", "status", device="ward-1")
+
+    demo.step("Data in: find every kit of that model version, and verify each with the ten steps")
+    fleet, trust = folder / "fleet", folder / "ca" / "trust.d"
+    digest = references["ward-1"].rpartition("@")[2]
+    demo.run("edgeprov-fleet", "sync", *demo.registries.values(), "--fleet", str(fleet))
+    demo.run("edgeprov-fleet", "query", "--fleet", str(fleet), "--model", digest)
+    demo.run("edgeprov-fleet", "verify", "--fleet", str(fleet), "--trust", str(trust))
+
+    demo.step("One labelled, verified table for retraining")
+    demo.run(
+        "edgeprov-fleet", "collect", "--fleet", str(fleet), "--trust", str(trust), "--model", digest,
+        "-o", str(fleet / "dataset"), "--dequantise", "--ca", str(folder / "ca"),
+    )  # fmt: skip
+
+    demo.step("The auditor's question: which model version produced these devices' results?")
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    tomorrow = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 86_400))
+    demo.run("edgeprov-fleet", "audit", "--fleet", str(fleet), "--trust", str(trust), "--from", today, "--to", tomorrow)
+
+
+def stop_simulator(demo: Demo, device: str) -> None:
+    """End the virtual TPM of one device, if it was started."""
+    config = demo.home(device) / "edgeprov.toml"
+    if config.exists():
+        subprocess.run(
+            [str(BIN["edgeprov"]), "simulator", "stop"],
+            env={**os.environ, "EDGEPROV_CONFIG": str(config)},
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+
+
+def print_next(folder: Path) -> None:
+    """What to look at after --keep."""
+    print(
+        f"""
+Look at next:
+    export EDGEPROV_CONFIG={folder}/device/edgeprov.toml
+    PATH=$PWD/.venv/device/bin:$PWD/.venv/fleet/bin:$PATH
+    edgeprov status                          the device: identity, model, what waits
+    edgeprov doctor                          each check with its fix
+    edgeprov-fleet query --fleet {folder}/fleet
+    edgeprov-fleet audit --fleet {folder}/fleet --trust {folder}/ca/trust.d --from 2026-01-01 --to 2100-01-01 --json
+Flip one byte of any file under {folder}/registry/blobs and run `edgeprov-fleet verify --again`: it is refused."""
+    )
+
+
+if __name__ == "__main__":
+    main()
