@@ -29,6 +29,7 @@ from edgeprov.errors import FormatError, SignerUntrusted
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
 
+_ARTICLE = {"device": "a device", "enroller": "an enroller"}
 _T = TypeVar("_T", bound=x509.ExtensionType)
 Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek"]
 
@@ -268,7 +269,7 @@ def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
         return name or "x509.subject:" + certificate.subject.rfc4514_string()
     prefix = DEVICE_URN_PREFIX if purpose == "device" else ENROLLER_URN_PREFIX
     if not name.startswith(prefix) or len(name) == len(prefix):
-        raise SignerUntrusted(f"certificate {_name(certificate)!r} does not name a {purpose}")
+        raise SignerUntrusted(f"certificate {_name(certificate)!r} does not name {_ARTICLE[purpose]}")
     return name
 
 

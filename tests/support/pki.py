@@ -121,21 +121,21 @@ def root(common: str, *, start: dt.datetime = START, end: dt.datetime = FOREVER,
     return Issued(certificate, key)
 
 
-def device_certificate(ca: Issued, serial: str, sk: ec.EllipticCurvePrivateKey, **options: object) -> Issued:
+def device_certificate(issuer: Issued, serial: str, sk: ec.EllipticCurvePrivateKey, **options: object) -> Issued:
     """The SK certificate in the shape that cosign and notation accept."""
     options.setdefault("san", [x509.UniformResourceIdentifier(f"urn:edgeprov:device:{serial}")])
-    return ca.issue(name(f"device {serial}", serial=serial), sk, **options)  # type: ignore[arg-type]
+    return issuer.issue(name(f"device {serial}", serial=serial), sk, **options)  # type: ignore[arg-type]
 
 
-def enroller_certificate(ca: Issued, who: str = "line1", **options: object) -> Issued:
+def enroller_certificate(issuer: Issued, who: str = "line1", **options: object) -> Issued:
     options.setdefault("san", [x509.UniformResourceIdentifier(f"urn:edgeprov:enroller:{who}")])
-    return ca.issue(name(f"enroller {who}"), **options)  # type: ignore[arg-type]
+    return issuer.issue(name(f"enroller {who}"), **options)  # type: ignore[arg-type]
 
 
-def publisher_certificate(ca: Issued, identity: str = "https://acme.example/models", **options: object) -> Issued:
+def publisher_certificate(issuer: Issued, identity: str = "https://acme.example/models", **options: object) -> Issued:
     options.setdefault("san", [x509.UniformResourceIdentifier(identity)])
     options.setdefault("eku", [ExtendedKeyUsageOID.CODE_SIGNING])
-    return ca.issue(name("model publisher"), **options)  # type: ignore[arg-type]
+    return issuer.issue(name("model publisher"), **options)  # type: ignore[arg-type]
 
 
 def _build(
