@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The device's identity: keys in the TPM, certificate request, certificate."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeprov.cli.device.files import read_input, write_output
+from edgeprov.cli.output import Output, subcommands
+from edgeprov.device.context import load_context
+from edgeprov.errors import IdentityError, UsageError
+from edgeprov.limits import LIMITS
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = subcommands(
+        parser,
+        {
+            "create": "make the keys and the kit counter in the TPM",
+            "csr": "write the enrolment request for edgeprov-fleet enroll",
+            "activate": "answer the enroller's credential challenge",
+            "install": "install the certificate that the enroller issued",
+            "show": "show device, keys and certificate",
+        },
+    )
+    actions["csr"].add_argument("--nonce", metavar="HEX", help="the enroller's nonce, 8 to 64 bytes")
+    actions["csr"].add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    actions["activate"].add_argument("challenge", metavar="FILE")
+    actions["activate"].add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    actions["install"].add_argument(
+        "certificates", metavar="FILE", help="PEM chain, or the enroller's identity document"
+    )
+
+
+def run(args: argparse.Namespace, out: Output) -> None:
+    {"create": _create, "csr": _csr, "activate": _activate, "install": _install, "show": _show}[args.action](args, out)
+
+
+def _create(_args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import create_identity
+
+    document = create_identity(load_context())
+    out.item(
+        "identity",
+        f"identity of {document['device']}, assurance {document['assurance']}, counter at {document['counter_base']}",
+        device=document["device"],
+        assurance=document["assurance"],
+        counter_base=document["counter_base"],
+    )
+    out.next("edgeprov identity csr -o request.json")
+
+
+def _csr(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import create_request
+
+    try:
+        nonce = None if args.nonce is None else bytes.fromhex(args.nonce)
+    except ValueError as error:
+        raise UsageError("--nonce is not hexadecimal", advice="Give 8 to 64 bytes as hex digits.") from error
+    write_output(args.output, create_request(load_context(), nonce))
+    if args.output not in (None, "-"):
+        out.item("request", f"enrolment request written to {args.output}", file=args.output)
+        out.next(f"edgeprov-fleet enroll {args.output}, where the device CA is")
+
+
+def _activate(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import activate_credential
+
+    write_output(args.output, activate_credential(load_context(), read_input(args.challenge, LIMITS.config_bytes)))
+    if args.output not in (None, "-"):
+        out.item("response", f"response written to {args.output}", file=args.output)
+
+
+def _install(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import install_certificates
+
+    device = install_certificates(load_context(), read_input(args.certificates, LIMITS.config_bytes))
+    out.item("identity", f"certificate of {device} installed", device=device)
+    out.next("edgeprov model install REF@sha256:...")
+
+
+def _show(_args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import load_certificates, load_keys
+    from edgeprov.formats.b64 import parse_b64
+    from edgeprov.formats.tpmt import parse_public
+
+    state = load_context().state(write=False)
+    keys = load_keys(state)
+    try:
+        chain = load_certificates(state)
+    except IdentityError:
+        chain = ()
+    names = {key: parse_public(parse_b64(keys[key], key)).name.hex() for key in ("ak", "sk")}
+    out.item(
+        "identity",
+        "\n".join(
+            (
+                f"device       {keys['device']}",
+                f"assurance    {keys['assurance']}",
+                f"AK name      {names['ak']}",
+                f"SK name      {names['sk']}",
+                f"counter base {keys['counter_base']}",
+                f"certificate  {f'installed, chain of {len(chain)}' if chain else 'none yet'}",
+            )
+        ),
+        device=keys["device"],
+        assurance=keys["assurance"],
+        ak_name=names["ak"],
+        sk_name=names["sk"],
+        counter_base=keys["counter_base"],
+        certificates=len(chain),
+    )

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""`edgeprov`: what runs on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeprov.cli.output import run_program
+
+VERBS = {
+    "identity": "the device's TPM keys and certificate: create, csr, activate, install, show",
+    "model": "install a model by digest, list, show, activate, remove",
+    "boot-check": "verify and measure the active models; runs at boot before the application",
+    "infer": "run inputs through a model and record each result",
+    "record": "take records of an application in another language from stdin or a socket",
+    "label": "add ground truth to records",
+    "seal": "turn what was recorded into signed data kits",
+    "upload": "send sealed kits to the registry",
+    "export": "write sealed kits to a stick, as an OCI layout",
+    "receipt": "install the receipt of an export, which frees what arrived",
+    "attest": "answer an auditor's challenge with the TPM's signature",
+    "status": "one screen: identity, models, records waiting, uploads, disk, clock",
+    "doctor": "check everything, each finding with its fix",
+    "simulator": "the private software TPM of a machine without a TPM: reboot, stop",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run_program(
+        "edgeprov",
+        "Prove on the device which model version produced which data.",
+        "edgeprov.cli.device",
+        VERBS,
+        argv,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What both programs share: verbs, text or JSON output, and the one place where errors end.
+
+A verb module has ``arguments(parser)`` and ``run(args, out) -> int | None``. Only the module of the
+verb that was asked for is imported, so `edgeprov boot-check` never pays for `edgeprov upload`.
+With ``--json`` each line of stdout is one object with a ``type``; fields are only ever added. No
+traceback reaches a user: a bug is reported in one line (``EDGEPROV_DEBUG=1`` shows where).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from edgeprov import __version__
+from edgeprov.errors import EXIT_DONE, EdgeprovError, StoreError, StoreFull, UsageError
+
+_FULL = (28, 122)  # ENOSPC, EDQUOT on Linux
+
+
+class Output:
+    """Writes results: JSON objects for programs, or lines and tables for a person."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def item(self, kind: str, text: str | None = None, /, **values: Any) -> None:
+        """One result: ``values`` with ``type`` in JSON mode, else the line of text (None: nothing)."""
+        if self.as_json:
+            # One write per line, so that a reader of a pipe never sees half an object.
+            sys.stdout.write(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
+        elif text is not None:
+            sys.stdout.write(text + "\n")
+
+    def text(self, line: str = "") -> None:
+        """A line for a person; nothing in JSON mode."""
+        if not self.as_json:
+            sys.stdout.write(line + "\n")
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """An aligned table for a person; numbers stand right. Nothing in JSON mode."""
+        if self.as_json:
+            return
+        raw = [list(row) for row in rows]
+        cells = [["" if cell is None else str(cell) for cell in row] for row in raw]
+        widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
+        right = [bool(raw) and all(isinstance(row[i], int | float) for row in raw) for i in range(len(header))]
+        for line in [list(header), *cells]:
+            padded = [
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(line, widths, right, strict=True)
+            ]
+            sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+    def next(self, action: str) -> None:
+        """What to do next; the last line of a text output."""
+        self.text(f"next: {action}")
+
+    def progress(self, title: str, total: int) -> Progress:
+        """A progress bar on stderr: only for a person at a terminal, and only when the work is long."""
+        return Progress(title, total, shown=not self.as_json and sys.stderr.isatty())
+
+
+class Progress:
+    """Context manager; ``advance`` after each step. Silent for the first half second."""
+
+    def __init__(self, title: str, total: int, *, shown: bool) -> None:
+        self._title = title
+        self._total = max(total, 1)
+        self._shown = shown
+        self._done = 0
+        self._next_draw = time.monotonic() + 0.5
+        self._drawn = False
+
+    def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` more as done."""
+        self._done += steps
+        if self._shown and time.monotonic() >= self._next_draw:
+            self._next_draw = time.monotonic() + 0.1
+            self._drawn = True
+            filled = min(30, 30 * self._done // self._total)
+            percent = min(100, 100 * self._done // self._total)
+            sys.stderr.write(f"\r{self._title} [{'#' * filled}{'.' * (30 - filled)}] {percent:3d} %")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, advice=f"See {self.prog} --help.")
+
+
+def run_program(
+    prog: str, description: str, package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = None
+) -> int:
+    """Parse, run one verb and turn every outcome into an exit code.
+
+    Args:
+        prog: Name of the program in messages.
+        description: First line of ``--help``.
+        package: Where the verb modules are; ``boot-check`` is in ``boot_check.py``.
+        verbs: Verb to one line of help, in the order in which a person meets them.
+        argv: Arguments without the program; default ``sys.argv``.
+
+    Returns:
+        The exit status: 0, 100 (work remains queued) or that of the error's class.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    out = Output(as_json="--json" in arguments)
+    try:
+        code = _dispatch(prog, description, package, verbs, arguments, out)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away (| head): not an error. Python must not flush into it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user
+        return _fail(prog, error, out)
+    return code
+
+
+def _dispatch(
+    prog: str, description: str, package: str, verbs: Mapping[str, str], arguments: list[str], out: Output
+) -> int:
+    width = max(map(len, verbs)) + 2
+    listing = "verbs:\n" + "\n".join(f"  {name:<{width}}{summary}" for name, summary in verbs.items())
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"{listing}\n\n{prog} VERB --help tells more; exit codes are listed in README.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"{prog} [--json] VERB ...",
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
+    position = next((i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    top = parser.parse_args(arguments[: position + 1])
+    if top.verb is None:
+        parser.print_help()
+        return EXIT_DONE
+    if top.verb not in verbs:
+        raise UsageError(f"unknown verb {top.verb!r}", advice=f"Known: {', '.join(verbs)}.")
+    module = importlib.import_module(f"{package}.{top.verb.replace('-', '_')}")
+    sub = _Parser(
+        prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sub.add_argument("--json", action="store_true", help="one JSON object per line")
+    module.arguments(sub)
+    code = module.run(sub.parse_args(arguments[position + 1 :]), out)
+    return EXIT_DONE if code is None else int(code)
+
+
+def subcommands(parser: argparse.ArgumentParser, actions: Mapping[str, str]) -> dict[str, argparse.ArgumentParser]:
+    """Add required sub-verbs (``identity create`` ...), each with ``--json``; the choice is ``args.action``."""
+    group = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    result = {}
+    for name, summary in actions.items():
+        result[name] = group.add_parser(name, help=summary, description=summary)
+        # SUPPRESS: the parent's value stays when the option is not repeated after the sub-verb.
+        result[name].add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return result
+
+
+def _fail(prog: str, error: Exception, out: Output) -> int:
+    from edgeprov import journal
+
+    if os.environ.get("EDGEPROV_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    known = _translate(error)
+    try:
+        if out.as_json:
+            out.item(
+                "error",
+                code=known.exit_code,
+                error=type(known).__name__,
+                message=known.message,
+                advice=known.advice,
+                retryable=known.retryable,
+            )
+        else:
+            sys.stdout.flush()
+            sys.stderr.write(f"{prog}: {one_line(known.message)}\n  {one_line(known.advice)}\n")
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody reads: the exit code still tells
+    journal.failure(known)
+    return known.exit_code
+
+
+def _translate(error: Exception) -> EdgeprovError:
+    if isinstance(error, EdgeprovError):
+        return error
+    if isinstance(error, OSError):
+        # Owner modules translate; what is left comes from files that the user named.
+        where = f"{error.filename}: " if error.filename else ""
+        kind = StoreFull if error.errno in _FULL else StoreError
+        return kind(f"{where}{error.strerror or error}", advice="Check the file's name, its rights and the disk.")
+    if isinstance(error, MemoryError):
+        return EdgeprovError("out of memory", advice="Give the process more memory, or a smaller model.")
+    return EdgeprovError(f"internal error: {type(error).__name__}: {error}")
+
+
+def one_line(text: str) -> str:
+    """Printable text on one line: names in messages may come from a registry or a stick."""
+    return "".join(c if c.isprintable() else "?" for c in text.replace("\n", "; "))
+
+
+def short(digest: object) -> str:
+    """The first 12 hex digits of a digest, for a person."""
+    return str(digest).removeprefix("sha256:")[:12]
+
+
+def size(count: int) -> str:
+    """Bytes for a person: ``5.2 kB``, ``3.9 MB`` (decimal, as disks and registries count)."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

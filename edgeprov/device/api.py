@@ -1,0 +1,256 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an application uses: open the device, load the verified model, run, label.
+
+    import edgeprov
+
+    with edgeprov.open_device() as device:
+        model = device.load_model()
+        result = model.run(x)           # numpy array, dtype and shape of the model's input
+        device.label(result.record, 1)  # ground truth, now or weeks later
+
+A result is returned only after its record is in the spool: there is no inference without provenance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from edgeprov.config import load_config
+from edgeprov.device.context import Context
+from edgeprov.device.labels import LabelValue, add_labels
+from edgeprov.device.measure import verified_model
+from edgeprov.device.recorder import Recorder
+from edgeprov.device.series import remember_model
+from edgeprov.device.weights import StoredModel, find_model, load_weights
+from edgeprov.errors import ModelNotReady, UsageError
+from edgeprov.formats.segment import Tensor
+
+if TYPE_CHECKING:
+    from edgeprov.device.runtime import Engine
+    from edgeprov.store.state import State
+
+
+class RecordId(NamedTuple):
+    """Names one record of this device: slot and number."""
+
+    slot: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.slot}:{self.n}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one inference gave.
+
+    Attributes:
+        outputs: One numpy array per output tensor, dtype and shape of the tensor.
+        record: Names its record, for labels.
+        duration_ns: Time in the interpreter.
+    """
+
+    outputs: tuple[Any, ...]
+    record: RecordId
+    duration_ns: int
+
+
+class Model:
+    """A verified model with its recorder. Thread-safe: one inference at a time."""
+
+    def __init__(self, stored: StoredModel, engine: Engine, recorder: Recorder) -> None:
+        """For Device.load_model only."""
+        self._engine = engine
+        self._recorder = recorder
+        self._lock = Lock()
+        self._captures = recorder.captures
+        self.digest = stored.manifest.digest
+        self.name = stored.kit.name
+        self.version = stored.kit.version
+        self.slot = recorder.slot
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Name, shape, dtype and quantisation of each input tensor."""
+        return self._engine.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Name, shape, dtype and quantisation of each output tensor."""
+        return self._engine.outputs
+
+    def run(self, *inputs: Any, quantise: bool = False, params: Mapping[str, Any] | None = None) -> Result:
+        """Run the model once and record it.
+
+        Args:
+            inputs: One numpy array per input tensor, dtype and shape exactly those of the tensor.
+            quantise: Take float arrays for a quantised model, and quantise them with the tensor's
+                scale and zero point. NaN and infinity are refused.
+            params: Inference parameters of this record that differ from the model's.
+
+        Raises:
+            TensorMismatch: Shape, dtype or values do not fit; nothing was run or recorded.
+            ModelRuntimeError: The interpreter failed; nothing was recorded.
+            StoreFull: No room for the record (``record.full = "stop"``).
+            ModelNotReady: Another model was activated in this slot: load it.
+        """
+        engine = self._engine
+        if quantise:
+            inputs = engine.quantise(inputs)
+        arrays = engine.check(inputs)
+        with self._lock:
+            started = time.perf_counter_ns()
+            outputs = engine.invoke(arrays)
+            duration_ns = time.perf_counter_ns() - started
+            n = self._recorder.append(
+                [array.tobytes() for array in outputs],
+                duration_ns=duration_ns,
+                inputs=[memoryview(array).cast("B") for array in arrays] if self._captures else (),
+                params=params,
+            )
+        return Result(outputs, RecordId(self.slot, n), duration_ns)
+
+    def dequantise(self, result: Result) -> tuple[Any, ...]:
+        """Real values of a result's outputs (float32)."""
+        return self._engine.dequantise(result.outputs)
+
+    def sync(self) -> None:
+        """Make every result so far survive a power cut, whatever ``record.sync`` says.
+
+        Raises:
+            StoreError: The disk failed.
+        """
+        self._recorder.sync()
+
+    def close(self) -> None:
+        """End recording in this slot."""
+        self._recorder.close()
+
+
+class Device:
+    """An open device; a context manager."""
+
+    def __init__(self, context: Context) -> None:
+        """Open the state folder. Applications call open_device()."""
+        self._context = context
+        self._state: State = context.state()
+        self._models: dict[str, Model] = {}
+
+    def load_model(self, slot: str | None = None, *, params: Mapping[str, Any] | None = None) -> Model:
+        """Load the model that passed this boot's check, from the very bytes that are hashed here.
+
+        Args:
+            slot: None takes the first configured slot.
+            params: Inference parameters that all records of this model share.
+
+        Raises:
+            ModelNotReady: No boot check, or it refused the model, or the slot is empty.
+            DigestMismatch: The model changed since the boot check; no interpreter saw it.
+            StoreBusy: Another process records in this slot.
+            RuntimeMissing: No interpreter is installed.
+            TpmError: The TPM failed; nothing runs without evidence.
+        """
+        from edgeprov.device.flatbuffer import verify_flatbuffer
+        from edgeprov.device.runtime import Engine
+
+        slot = slot or self._context.config.device.slots[0]
+        if slot in self._models:
+            self._models.pop(slot).close()
+        digest = verified_model(self._context, slot)
+        active = self._state.active(slot)
+        if active is not None and active.model != digest:
+            raise ModelNotReady(
+                f"slot {slot}: model {active.model} is active, and the boot check was of {digest}",
+                advice="Run `edgeprov boot-check`.",
+            )
+        stored = find_model(self._context, self._state, digest)
+        remember_model(self._state, stored.manifest)
+        weights = load_weights(stored)
+        verify_flatbuffer(weights)
+        runtime = self._context.config.runtime
+        engine = Engine(weights, name=runtime.name, threads=runtime.threads)
+        recorder = Recorder(
+            self._context,
+            self._state,
+            slot=slot,
+            model=digest,
+            inputs=engine.inputs,
+            outputs=engine.outputs,
+            runtime=engine.info,
+            params=params,
+        )
+        self._models[slot] = model = Model(stored, engine, recorder)
+        return model
+
+    def label(self, record: RecordId, value: LabelValue, *, source: str = "application") -> None:
+        """Add ground truth to one record; durable when this returns.
+
+        Args:
+            record: From a Result.
+            value: None, bool, int, float, str, bytes, or a list of these.
+            source: Who says so.
+
+        Raises:
+            UsageError: No such record.
+            FormatError: A value that a label cannot hold.
+            StoreError: The disk failed.
+        """
+        self.label_many([(record, value)], source=source)
+
+    def label_many(self, labels: Iterable[tuple[RecordId, LabelValue]], *, source: str = "application") -> int:
+        """As label, for many at once; returns how many."""
+        slots: dict[str, list[tuple[int, LabelValue]]] = {}
+        for record, value in labels:
+            slots.setdefault(record.slot, []).append((record.n, value))
+        return sum(add_labels(self._state, slot, items, source=source) for slot, items in slots.items())
+
+    def close(self) -> None:
+        """End recording in all slots. A second call does nothing."""
+        while self._models:
+            self._models.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_device(config: Path | str | None = None) -> Device:
+    """Open this device.
+
+    Args:
+        config: One configuration file that replaces the search path; None follows EDGEPROV_CONFIG
+            and the folders of config.py.
+
+    Raises:
+        ConfigError: The configuration is wrong.
+        StateNewer: The state was written by a newer version.
+        StoreError: The state folder cannot be used.
+    """
+    environment = None if config is None else {"EDGEPROV_CONFIG": str(config)}
+    return Device(Context(load_config(environment)))
+
+
+def record_id(text: str, slot: str) -> RecordId:
+    """Read ``N`` or ``SLOT:N``.
+
+    Raises:
+        UsageError: Neither.
+    """
+    name, _, number = text.rpartition(":")
+    if not number.isdigit():
+        raise UsageError(f"{text[:80]!r} is not a record", advice="Give N or SLOT:N, as `edgeprov infer` printed it.")
+    return RecordId(name or slot, int(number))
+
+
+__all__ = ["Device", "Model", "RecordId", "Result", "open_device", "record_id"]

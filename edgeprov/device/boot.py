@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Model-out, step 2: the boot check, and the switch of a slot's model.
+
+For each slot: manifest bytes against the pinned digest, publisher's signature, floor, every blob
+against its digest; then one event into the TPM, then the stamp that lets an application load the
+model. A slot whose model fails gets a ``refused`` event, and the previous model returns if that one
+passes. What this module imports is on the boot path: no oras, no numpy (tests/lean).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov import journal
+from edgeprov.device.context import Context, timestamp
+from edgeprov.device.measure import measure, save_verdict
+from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
+from edgeprov.device.weights import StoredModel, find_model, list_models, verify_blobs
+from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
+from edgeprov.formats.digest import Digest
+from edgeprov.store.state import Active, State
+
+if TYPE_CHECKING:
+    from edgeprov.tpm.device import Tpm
+
+SWITCH_LOCK: Final = "switch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The result of one slot: ``error`` is None when the model may run."""
+
+    slot: str
+    model: Digest
+    kit: StoredModel | None = None
+    error: EdgeprovError | None = None
+    returned_from: Digest | None = None
+
+
+def boot_check(context: Context) -> list[Verdict]:
+    """Check, measure and stamp the active model of every slot.
+
+    Works on a read-only state folder. A slot without a model is left out.
+
+    Raises:
+        TpmError: The TPM failed: nothing may run, because nothing could be measured.
+        StoreError: State or run folder cannot be used.
+    """
+    state = _open_state(context)
+    verdicts = []
+    with context.tpm() as tpm:
+        floor = tpm.floor()
+        for active in active_models(context, state):
+            verdict = _check_slot(context, state, tpm, floor, active)
+            verdicts.append(verdict)
+    return verdicts
+
+
+def active_models(context: Context, state: State | None) -> list[Active]:
+    """The active model of each slot. On a fresh device a single model in the image is the default slot's."""
+    slots = dict.fromkeys((*context.config.device.slots, *(state.slots() if state else ())))
+    found = [active for slot in slots if state is not None and (active := state.active(slot)) is not None]
+    if not found:
+        baked = [model for model in list_models(context, None) if model.source == "image"]
+        if len(baked) == 1:
+            slot = context.config.device.slots[0]
+            found = [Active(slot=slot, model=baked[0].manifest.digest, previous=None, info={"source": "image"})]
+    return found
+
+
+def activate(context: Context, digest: Digest, slot: str) -> Verdict:
+    """Make a stored model the active one of a slot: verify, switch, measure, stamp.
+
+    The caller has tried it in a child process before (selftest.verify_model_runs).
+
+    Raises:
+        UsageError: The slot is not configured.
+        NotStored: The model is not here.
+        VerificationError: It does not pass; the previous model stays active.
+        TpmError: The TPM failed.
+    """
+    if slot not in context.config.device.slots:
+        raise UsageError(
+            f"slot {slot!r} is not configured", advice=f"Configured: {', '.join(context.config.device.slots)}."
+        )
+    state = context.state()
+    with state.lock(SWITCH_LOCK), context.tpm() as tpm:
+        try:
+            model = verify_model(context, state, digest, tpm.floor())
+        except (VerificationError, FormatError) as error:
+            measure(context, tpm, "refused", slot, digest)
+            journal.event(
+                "model-refused",
+                f"slot {slot}: model {digest} refused: {error.message}",
+                priority=journal.ERROR,
+                model_digest=digest,
+                slot=slot,
+            )
+            # The refusal is in the log after the running model's activation: measure that one again.
+            if (current := state.active(slot)) is not None:
+                measure(context, tpm, "activate", slot, current.model)
+            raise
+        current = state.active(slot)
+        previous = current.model if current and current.model != digest else current.previous if current else None
+        state.set_active(
+            Active(slot=slot, model=digest, previous=previous, info={"activated_at": timestamp(time.time_ns())})
+        )
+        measure(context, tpm, "activate", slot, digest)
+        save_verdict(context, slot, _stamp(model, "verified"))
+    journal.event("model-activated", f"slot {slot}: model {digest} active", model_digest=digest, slot=slot)
+    return Verdict(slot=slot, model=digest, kit=model)
+
+
+def verify_model(context: Context, state: State | None, digest: Digest, floor: int) -> StoredModel:
+    """Everything about a stored model that can be checked without running it.
+
+    Raises:
+        NotStored: Not here.
+        VerificationError: Digest, signature, policy or floor.
+        FormatError: No model kit.
+    """
+    model = find_model(context, state, digest)
+    verify_publisher(context, model.manifest, load_signatures(model.layout, digest))
+    verify_floor(model.kit, floor)
+    verify_blobs(model)
+    return model
+
+
+def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> Verdict:
+    try:
+        model = verify_model(context, state, active.model, floor)
+    except (VerificationError, FormatError, NotStored) as error:
+        measure(context, tpm, "refused", active.slot, active.model)
+        save_verdict(context, active.slot, {"model": str(active.model), "verdict": "refused", "error": error.message})
+        journal.event(
+            "model-refused",
+            f"slot {active.slot}: model {active.model} refused: {error.message}",
+            priority=journal.ERROR,
+            model_digest=active.model,
+            slot=active.slot,
+        )
+        returned = _return_to_previous(context, state, tpm, floor, active)
+        return returned or Verdict(slot=active.slot, model=active.model, error=error)
+    measure(context, tpm, "activate", active.slot, active.model)
+    save_verdict(context, active.slot, _stamp(model, "verified"))
+    journal.event(
+        "boot-checked",
+        f"slot {active.slot}: model {active.model} verified",
+        model_digest=active.model,
+        slot=active.slot,
+    )
+    return Verdict(slot=active.slot, model=active.model, kit=model)
+
+
+def _return_to_previous(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> Verdict | None:
+    if active.previous is None or state is None:
+        return None
+    try:
+        model = verify_model(context, state, active.previous, floor)
+    except (VerificationError, FormatError, NotStored):
+        return None
+    measure(context, tpm, "activate", active.slot, active.previous)
+    save_verdict(context, active.slot, _stamp(model, "verified"))
+    try:
+        context.state().set_active(
+            Active(slot=active.slot, model=active.previous, previous=None, info={"returned_from": str(active.model)})
+        )
+    except StoreError:
+        pass  # read-only state: the same return happens at the next boot
+    journal.event(
+        "model-returned",
+        f"slot {active.slot}: returned to model {active.previous}",
+        priority=journal.WARNING,
+        model_digest=active.previous,
+        slot=active.slot,
+    )
+    return Verdict(slot=active.slot, model=active.previous, kit=model, returned_from=active.model)
+
+
+def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:
+    return {
+        "model": str(model.manifest.digest),
+        "verdict": verdict,
+        "name": model.kit.name,
+        "version": model.kit.version,
+        "security_version": model.kit.security_version,
+        "source": model.source,
+        "checked_at": timestamp(time.time_ns()),
+    }
+
+
+def _open_state(context: Context) -> State | None:
+    try:
+        return context.state(write=False)
+    except NotStored:
+        return None  # first boot of an image: there may still be a model baked in

@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every device flow needs: configuration, state, models, trust policy, TPM, clock and boot id.
+
+Everything is opened when first asked for, so that a flow pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgeprov.config import Config, load_config
+from edgeprov.errors import ConfigError, StoreError
+from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import load_bytes, make_dirs, translate
+from edgeprov.store.state import State
+
+if TYPE_CHECKING:
+    from edgeprov.tpm.device import Tpm
+    from edgeprov.verify.policy import TrustPolicy
+
+_KERNEL_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_CLOCK_BEFORE_2000: Final = 946_684_800  # a clock that says so was never set
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One device's view of the world. Cheap to make; holds no open file."""
+
+    config: Config
+
+    @property
+    def serial(self) -> str:
+        """The device id.
+
+        Raises:
+            ConfigError: Not configured.
+        """
+        if not self.config.device.serial:
+            raise ConfigError("device.serial is not set", advice="Set it in /etc/edgeprov/edgeprov.toml.d/.")
+        return self.config.device.serial
+
+    @property
+    def urn(self) -> str:
+        """The device's URN, as kits and certificates name it."""
+        return DEVICE_URN_PREFIX + self.serial
+
+    @property
+    def state_dir(self) -> Path:
+        """Where this device keeps what must survive a power cut."""
+        return self.config.device.state_dir
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this boot's stamp and event log are; a tmpfs on a real device."""
+        return self.config.device.run_dir
+
+    def make_run_dir(self) -> Path:
+        """The run folder, made when missing.
+
+        Raises:
+            StoreError: It cannot be made.
+        """
+        make_dirs(self.run_dir, 0o755)
+        return self.run_dir
+
+    def state(self, *, write: bool = True) -> State:
+        """Open the state folder; the first writer creates it.
+
+        Raises:
+            StateNewer: Written by a newer version.
+            StoreError: Missing, or not writable.
+        """
+        return State.open(self.state_dir, write=write)
+
+    def policy(self) -> TrustPolicy:
+        """Read trust.d; an empty or missing folder gives a policy that denies everything.
+
+        Raises:
+            ConfigError: A file cannot be read or is malformed.
+        """
+        from edgeprov.verify.policy import parse_policy
+
+        return parse_policy(self.trust_files())
+
+    def trust_files(self) -> dict[str, bytes]:
+        """The files of trust.d by name.
+
+        Raises:
+            ConfigError: A file cannot be read.
+        """
+        folder = self.config.trust.dir
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+            return {path.name: load_bytes(path, max_bytes=LIMITS.trust_file_bytes, what=str(path)) for path in paths}
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from error
+        except StoreError as error:
+            raise ConfigError(error.message) from error
+
+    @contextmanager
+    def tpm(self) -> Iterator[Tpm]:
+        """Open the TPM for the body.
+
+        Raises:
+            TpmUnavailable: There is none, or it does not answer.
+        """
+        from edgeprov.tpm.device import TpmSettings, open_tpm
+
+        settings = self.config.tpm
+        make_dirs(self.state_dir / "tpm", 0o700)
+        self.make_run_dir()
+        with open_tpm(
+            TpmSettings(
+                tcti=settings.tcti,
+                state_dir=self.state_dir / "tpm",
+                pcr=settings.pcr,
+                lock_path=self.run_dir / "tpm.lock",
+            )
+        ) as tpm:
+            yield tpm
+
+    def boot_id(self) -> str:
+        """The id of this boot: the kernel's, or that of a simulated boot.
+
+        ``boot-id`` in the run folder stands in for the kernel's where a reboot is simulated
+        (`edgeprov simulator reboot`); on a real device the folder is a tmpfs and has no such file.
+
+        Raises:
+            StoreError: The kernel does not tell.
+        """
+        for path in (self.run_dir / "boot-id", _KERNEL_BOOT_ID):
+            try:
+                return path.read_text(encoding="ascii").strip()
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{path}: cannot be read") from error
+        raise StoreError(f"{_KERNEL_BOOT_ID}: missing; is /proc mounted?")
+
+    def now(self) -> datetime:
+        """The wall clock, but never before the floor that the image's maker set: for checking certificates.
+
+        A device without a battery-backed clock starts in 1970, where every certificate is "not yet valid".
+        """
+        return max(datetime.now(UTC), self.config.trust.time_floor)
+
+    def clock_doubts(self) -> tuple[str, ...]:
+        """Why the wall clock cannot be right; empty when nothing speaks against it."""
+        now = time.time()
+        if now < _CLOCK_BEFORE_2000:
+            return (f"the clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}: it was never set",)
+        if datetime.now(UTC) < self.config.trust.time_floor:
+            return (f"the clock says {datetime.now(UTC):%Y-%m-%d}, before {self.config.trust.time_floor:%Y-%m-%d}",)
+        return ()
+
+
+def load_context() -> Context:
+    """The context of the configuration that applies to this process.
+
+    Raises:
+        ConfigError: A configuration file is wrong.
+    """
+    return Context(load_config())
+
+
+def timestamp(moment_ns: int) -> str:
+    """RFC 3339 in UTC with seconds, from nanoseconds since 1970; what lies outside the calendar is clamped."""
+    seconds = min(max(moment_ns // 1_000_000_000, 0), 253_402_300_799)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this process may still write on the file system of ``path``.
+
+    Raises:
+        StoreError: The file system does not tell.
+    """
+    try:
+        info = os.statvfs(path)
+    except OSError as error:
+        raise translate(error, f"free space of {path}") from error
+    return info.f_bavail * info.f_frsize

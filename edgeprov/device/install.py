@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Model-out, step 1: fetch a model kit by digest, and store it only if everything about it is right.
+
+Order is the point: digest of the manifest, publisher's signature, floor, disk space; only then is a
+layer fetched, each digest-checked while it streams to disk. The archive is walked and the model tried
+in a child process before anything names it. Until the last step nothing of this is visible, and the
+model that runs keeps running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov import journal
+from edgeprov.device.context import Context, free_bytes
+from edgeprov.device.remotes import open_registry
+from edgeprov.device.series import remember_model
+from edgeprov.device.selftest import verify_model_runs
+from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
+from edgeprov.device.weights import StoredModel, load_model, verify_archives
+from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreFull, UsageError
+from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import OCI_INDEX
+from edgeprov.formats.modelkit import ModelKit, parse_modelkit
+from edgeprov.limits import LIMITS, MIB
+from edgeprov.registry.reference import Reference, parse_reference
+from edgeprov.verify.signature import SignatureArtifact
+
+if TYPE_CHECKING:
+    from edgeprov.registry.base import Registry
+    from edgeprov.store.state import State
+
+# Left free on the data partition: the spool must be able to grow while a model is being stored.
+_SPACE_MARGIN: Final = 4 * MIB
+
+INSTALL_LOCK: Final = "install"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What install_model stored. ``trial`` is the answer of the trial run; ``fetched`` counts bytes."""
+
+    model: StoredModel
+    signer: str
+    trial: dict[str, Any]
+    fetched: int
+
+
+def parse_model_reference(text: str) -> tuple[Reference, Digest]:
+    """Read ``REF@sha256:...``.
+
+    Raises:
+        UsageError: No digest. A tag can be moved by whoever may write to the registry.
+    """
+    reference = parse_reference(text)
+    if reference.digest is None:
+        named = f"the tag {reference.tag!r}" if reference.tag else "no digest"
+        raise UsageError(
+            f"{text}: {named} does not pin a model",
+            advice="Name it by digest, REF@sha256:..., as `edgeprov-fleet publish` printed it.",
+        )
+    return reference, reference.digest
+
+
+def install_model(context: Context, text: str, *, progress: Callable[[int], None] = lambda _bytes: None) -> Installed:
+    """Fetch, verify, try and store a model kit; activation is a step of its own (boot.activate).
+
+    Args:
+        context: The device.
+        text: ``host[:port]/path@sha256:...`` or ``oci:DIR//path@sha256:...``.
+        progress: Called with the number of bytes of each chunk that arrived.
+
+    Raises:
+        UsageError: A tag, or no reference at all.
+        VerificationError: Digest, signature, signer, policy or floor.
+        FormatError: No model kit, or a malformed or hostile archive or model file.
+        StoreFull: Not enough space; nothing was fetched.
+        RegistryError: The registry failed.
+        ModelRuntimeError: The trial run failed.
+    """
+    reference, digest = parse_model_reference(text)
+    registry = open_registry(reference.registry_name, context.config.registry)
+    manifest = registry.fetch_manifest(reference.repo, digest)
+    signatures = _fetch_signatures(registry, reference.repo, manifest)
+    identity = verify_publisher(context, manifest, signatures)
+    config = b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes))
+    manifest.config.verify(config, "kit config")
+    kit = parse_modelkit(manifest, config)
+    with context.tpm() as tpm:
+        verify_floor(kit, tpm.floor())
+    state = context.state()
+    with state.lock(INSTALL_LOCK):
+        fetched = _store(state, registry, reference.repo, manifest, config, signatures, progress)
+        try:
+            model = load_model(state.layout, digest, "state")
+            verify_archives(model)
+            trial = verify_model_runs(model, context.config.runtime)
+        except EdgeprovError as error:
+            _forget(state, manifest, signatures)
+            journal.event(
+                "model-refused", f"model {digest} refused: {error.message}", priority=journal.ERROR, model_digest=digest
+            )
+            raise
+        remember_model(state, manifest)
+    journal.event("model-installed", f"model {digest} installed", model_digest=digest, signer=identity.san)
+    return Installed(model=model, signer=identity.san, trial=trial, fetched=fetched)
+
+
+def remove_model(context: Context, digest: Digest) -> int:
+    """Remove an installed model with its signatures.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        UsageError: A slot runs it, or may have to return to it.
+        NotStored: It is not in the state (models in the image cannot be removed).
+    """
+    state = context.state()
+    with state.lock(INSTALL_LOCK):
+        if not state.layout.has_manifest(digest):
+            raise NotStored(f"model {digest} is not in the state folder")
+        if digest in state.pinned():
+            raise UsageError(
+                f"model {digest} is active or the one to return to", advice="Activate another model first."
+            )
+        remember_model(state, state.layout.load_manifest(digest))
+        state.layout.remove_manifest(digest, with_referrers=True)
+        if classic_tag(digest) in state.layout.refs():
+            state.layout.remove_ref(classic_tag(digest))
+        freed = state.layout.collect_garbage(state.pinned())
+    journal.event("model-removed", f"model {digest} removed", model_digest=digest)
+    return freed
+
+
+def _fetch_signatures(registry: Registry, repo: str, manifest: Manifest) -> list[SignatureArtifact]:
+    found = []
+    for descriptor in registry.list_referrers(repo, manifest.digest)[: LIMITS.signatures_per_artifact]:
+        # Data kits refer to their model too: only what can hold a signature is fetched.
+        if descriptor.media_type != OCI_INDEX and descriptor.size <= LIMITS.signature_blob_bytes:
+            found.append(registry.fetch_manifest(repo, descriptor.digest))
+    classic = registry.head_manifest(repo, classic_tag(manifest.digest))
+    if classic is not None:
+        found.append(registry.fetch_manifest(repo, classic.digest))
+    return list(
+        read_signatures(found, lambda blob: b"".join(_bounded(registry, repo, blob, LIMITS.signature_blob_bytes)))
+    )
+
+
+def _store(
+    state: State,
+    registry: Registry,
+    repo: str,
+    manifest: Manifest,
+    config: bytes,
+    signatures: list[SignatureArtifact],
+    progress: Callable[[int], None],
+) -> int:
+    layout = state.layout
+    missing = [layer for layer in manifest.layers if layout.blob_size(layer.digest) != layer.size]
+    _verify_space(state, manifest.layers, missing)
+    fetched = 0
+
+    def counted(layer: Descriptor) -> Iterator[bytes]:
+        nonlocal fetched
+        for chunk in registry.fetch_blob(repo, layer):
+            fetched += len(chunk)
+            progress(len(chunk))
+            yield chunk
+
+    with layout.batch():
+        for layer in manifest.layers:
+            if layer.size > LIMITS.layer_bytes:
+                raise LimitError(f"layer {layer.digest} has {layer.size} bytes, more than {LIMITS.layer_bytes}")
+            layout.save_blob_stream(counted(layer), layer)
+        layout.save_blob(config, manifest.config.media_type)
+        layout.save_manifest(manifest)
+        for signature in signatures:
+            _save_signature(state, registry, repo, signature, manifest)
+    return fetched
+
+
+def _save_signature(state: State, registry: Registry, repo: str, signature: SignatureArtifact, model: Manifest) -> None:
+    for blob in signature.manifest.blobs:
+        if not state.layout.has_blob(blob.digest):
+            data = b"".join(_bounded(registry, repo, blob, LIMITS.signature_blob_bytes))
+            state.layout.save_blob(data, blob.media_type)
+    classic = signature.manifest.subject is None
+    state.layout.save_manifest(signature.manifest, ref=classic_tag(model.digest) if classic else None)
+
+
+def _verify_space(state: State, layers: tuple[Descriptor, ...], missing: list[Descriptor]) -> None:
+    needed = sum(layer.size for layer in missing) + _SPACE_MARGIN
+    free = free_bytes(state.root)
+    if missing and needed > free:
+        total = sum(layer.size for layer in layers)
+        raise StoreFull(
+            f"the model needs {needed} bytes ({total} in layers), {free} are free; nothing was fetched",
+            advice="Free space with `edgeprov upload` or `edgeprov model remove`.",
+        )
+
+
+def _forget(state: State, manifest: Manifest, signatures: list[SignatureArtifact]) -> None:
+    # A model that was stored before (a repeated install) may be active: then it stays.
+    if manifest.digest in state.pinned():
+        return
+    with state.layout.batch():
+        for signature in signatures:
+            state.layout.remove_manifest(signature.manifest.digest)
+        state.layout.remove_manifest(manifest.digest)
+    state.layout.collect_garbage(state.pinned())
+
+
+def _bounded(registry: Registry, repo: str, blob: Descriptor, maximum: int) -> Iterator[bytes]:
+    if blob.size > maximum:
+        raise LimitError(f"blob {blob.digest} has {blob.size} bytes, more than {maximum}")
+    yield from registry.fetch_blob(repo, blob)

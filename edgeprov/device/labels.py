@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ground truth for records, even weeks later: which model made the labelled record decides its kit.
+
+Labels are durable when add_labels returns. A label log may hold labels of several models; each model
+gets its own kit, and what is done is noted, so a crash between two kits repeats nothing.
+
+Spec: FORMAT.md section "Label".
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeprov.device.series import load_numbers
+from edgeprov.errors import UsageError
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.record import Label, encode_label, parse_label
+from edgeprov.formats.segment import parse_segment_header
+from edgeprov.store.spool import LABEL, SegmentInfo, read_segment
+from edgeprov.store.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LabelValue = bool | int | float | str | bytes | list[Any] | None
+
+
+class NumberMap:
+    """Which model made record ``n`` of a slot, from the spool and from what was freed."""
+
+    def __init__(self, state: State, slot: str) -> None:
+        """Read headers and intervals once.
+
+        Raises:
+            StoreError: The state cannot be read.
+        """
+        ranges = list(load_numbers(state, slot))
+        for info in state.spool(slot).segments():
+            segment = read_segment(info.path)
+            if segment.header:
+                # An open segment's end moves: whatever was numbered in it is its model's.
+                last = info.first + info.records - 1 if info.records is not None else 2**63
+                ranges.append((info.first, last, parse_segment_header(segment.header).model))
+        self._ranges = sorted(ranges, key=lambda item: item[:2])
+        self._firsts = [first for first, _, _ in self._ranges]
+
+    def model(self, n: int) -> Digest | None:
+        """The model, or None when this slot has no such record."""
+        index = bisect.bisect_right(self._firsts, n) - 1
+        if index < 0 or n > self._ranges[index][1]:
+            return None
+        return self._ranges[index][2]
+
+
+def add_labels(state: State, slot: str, labels: Iterable[tuple[int, LabelValue]], *, source: str) -> int:
+    """Append ground truth; all numbers are checked before the first is written.
+
+    Args:
+        state: State folder, opened for writing.
+        slot: Slot of the records.
+        labels: Record number and value.
+        source: Who says so, for instance ``pathology`` or an operator's id.
+
+    Returns:
+        How many were added.
+
+    Raises:
+        UsageError: A number that no record of this slot has.
+        FormatError: A value that a label cannot hold.
+        StoreError: The disk failed.
+    """
+    numbers = NumberMap(state, slot)
+    now_ns = max(time.time_ns(), 0)
+    rows = []
+    for n, value in labels:
+        if numbers.model(n) is None:
+            raise UsageError(f"slot {slot} has no record {n}", advice="Use the number that the inference returned.")
+        held = tuple(value) if isinstance(value, list) else value
+        rows.append(encode_label(Label(n=n, value=held, source=source, labelled_at_ns=now_ns)))
+    return state.labels(slot).append(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLabels:
+    """The closed label logs of a slot, by model."""
+
+    state: State
+    slot: str
+    logs: tuple[SegmentInfo, ...]
+    model_of: Callable[[int], Digest | None]
+
+    def names(self) -> list[str]:
+        """File names of the logs."""
+        return [info.path.name for info in self.logs]
+
+    def rows(self, model: Digest) -> Iterator[bytes]:
+        """Canonical rows of one model's labels that are in no kit yet."""
+        done = self._done()
+        for info in self.logs:
+            if str(model) in done.get(info.path.name, ()):
+                continue
+            for kind, payload in read_segment(info.path).rows():
+                if kind == LABEL and self.model_of(parse_label(payload).n) == model:
+                    yield payload
+
+    def models(self) -> list[Digest]:
+        """Models that have labels in no kit yet, in order of appearance."""
+        done = self._done()
+        found: dict[Digest, None] = {}
+        for info in self.logs:
+            for kind, payload in read_segment(info.path).rows():
+                model = self.model_of(parse_label(payload).n) if kind == LABEL else None
+                if model is not None and str(model) not in done.get(info.path.name, ()):
+                    found[model] = None
+        return list(found)
+
+    def done(self, model: Digest, names: Sequence[str]) -> None:
+        """Note that the model's labels in these logs are in a kit."""
+        document = self._done()
+        for name in names:
+            document[name] = sorted({*document.get(name, ()), str(model)})
+        kept = {info.path.name for info in self.state.labels(self.slot).segments()}
+        self.state.save_document(self._document, {name: models for name, models in document.items() if name in kept})
+
+    def is_done(self, info: SegmentInfo) -> bool:
+        """Whether every label of the log is in a kit."""
+        done = {parse_digest(text) for text in self._done().get(info.path.name, ())}
+        for kind, payload in read_segment(info.path).rows():
+            model = self.model_of(parse_label(payload).n) if kind == LABEL else None
+            if model is not None and model not in done:
+                return False
+        return True
+
+    @property
+    def _document(self) -> str:
+        return f"labels-{self.slot}"
+
+    def _done(self) -> dict[str, list[str]]:
+        return dict(self.state.load_document(self._document) or {})
+
+
+def model_labels(state: State, slot: str) -> SlotLabels:
+    """The slot's closed label logs.
+
+    Raises:
+        StoreError: The state cannot be read.
+    """
+    logs = tuple(info for info in state.labels(slot).segments() if info.closed)
+    return SlotLabels(state, slot, logs, NumberMap(state, slot).model)
+
+
+def label_models(state: State, slot: str) -> list[Digest]:
+    """Models of the slot with labels that wait to be sealed."""
+    return model_labels(state, slot).models()

@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What happened in this boot: the event log behind the model PCR, and the stamp of the boot check.
+
+Both live in the run folder, which ends with the boot as the PCR does. An event is written and synced
+before the PCR is extended: after a crash in between, the log's last entry may be unmatched, never
+more than one, and it is dropped here. A log that cannot be reconciled is never "repaired" into one
+that fits: the device says that it needs a reboot.
+
+Spec: FORMAT.md sections "Event log" and "PCR".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov import journal
+from edgeprov.errors import FormatError, ModelNotReady, NotStored, StoreError, TpmError
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.eventlog import (
+    PCR_START,
+    Event,
+    EventType,
+    active_model,
+    encode_event,
+    parse_event_log,
+    replay,
+)
+from edgeprov.formats.jsonx import encode_json, parse_json_object
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import load_bytes, save_bytes, translate
+
+if TYPE_CHECKING:
+    from edgeprov.device.context import Context
+    from edgeprov.tpm.device import Tpm
+
+_LOG: Final = "events.log"
+_STAMP: Final = "boot.json"
+_STAMP_VERSION: Final = 1
+
+
+def load_event_log(context: Context) -> bytes:
+    """The raw log of this boot; empty before the first measurement.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        return load_bytes(context.run_dir / _LOG, max_bytes=LIMITS.event_log_bytes, what="event log")
+    except NotStored:
+        return b""
+
+
+def measure(context: Context, tpm: Tpm, kind: EventType, slot: str, model: Digest) -> None:
+    """Log one event and extend the model PCR with it.
+
+    Args:
+        context: The device.
+        tpm: An open TPM.
+        kind: ``activate`` before the weights are used, or ``refused``.
+        slot: The slot.
+        model: Manifest digest of the model.
+
+    Raises:
+        TpmError: The TPM refused, or the PCR holds what no log explains.
+        StoreError: The log cannot be written.
+    """
+    context.make_run_dir()
+    with tpm.group():
+        events = _reconcile(context, tpm)
+        if len(events) >= LIMITS.event_log_entries:
+            raise TpmError(f"more than {LIMITS.event_log_entries} model changes in one boot", advice="Reboot.")
+        event = Event(number=len(events), pcr=context.config.tpm.pcr, type=kind, slot=slot, model=model)
+        _append(context.run_dir / _LOG, encode_event(event))
+        tpm.pcr_event(event.data)
+
+
+def current_log(context: Context, tpm: Tpm) -> bytes:
+    """The raw event log of this boot, which replays to the PCR's value; empty before the first event.
+
+    Raises:
+        TpmError: The TPM does not answer, or the PCR holds what no log explains.
+    """
+    return b"".join(encode_event(event) for event in _reconcile(context, tpm))
+
+
+def verify_measured(context: Context, tpm: Tpm, slot: str, model: Digest) -> bytes:
+    """Check that in this boot the TPM measured ``model`` as the last activation of ``slot``.
+
+    Returns:
+        The raw event log, which replays to the PCR's value.
+
+    Raises:
+        ModelNotReady: It did not: the boot check has not run, or another model was activated.
+        TpmError: The TPM does not answer, or the PCR holds what no log explains.
+    """
+    events = _reconcile(context, tpm)
+    if active_model(events, slot) != model:
+        raise ModelNotReady(
+            f"slot {slot}: the TPM has not measured {model} as its active model in this boot",
+            advice="Run `edgeprov boot-check`, then load the model again.",
+        )
+    return b"".join(encode_event(event) for event in events)
+
+
+def load_stamp(context: Context) -> dict[str, Any]:
+    """Verdicts of this boot by slot; empty when there was no boot check since the boot.
+
+    Raises:
+        StoreError: The stamp cannot be read.
+    """
+    try:
+        raw = load_bytes(context.run_dir / _STAMP, max_bytes=LIMITS.config_bytes, what="boot stamp")
+        stamp = parse_json_object(raw, "boot stamp")
+    except (NotStored, FormatError):
+        return {}  # a damaged stamp is worth as much as none: the check runs again
+    slots = stamp.get("slots")
+    if stamp.get("v") != _STAMP_VERSION or stamp.get("boot_id") != context.boot_id() or not isinstance(slots, dict):
+        return {}
+    return slots
+
+
+def save_verdict(context: Context, slot: str, verdict: Mapping[str, Any]) -> None:
+    """Replace one slot's verdict in the stamp of this boot.
+
+    Raises:
+        StoreError: The stamp cannot be written.
+    """
+    slots = {**load_stamp(context), slot: dict(verdict)}
+    stamp = {"v": _STAMP_VERSION, "boot_id": context.boot_id(), "slots": slots}
+    save_bytes(context.make_run_dir() / _STAMP, encode_json(stamp), mode=0o644)
+
+
+def verified_model(context: Context, slot: str) -> Digest:
+    """The model that passed this boot's check in ``slot``.
+
+    Raises:
+        ModelNotReady: None did; the message tells why.
+    """
+    verdict = load_stamp(context).get(slot)
+    if not isinstance(verdict, dict):
+        raise ModelNotReady(f"slot {slot}: no model has passed the boot check since this boot")
+    if verdict.get("verdict") != "verified":
+        raise ModelNotReady(f"slot {slot}: the boot check refused the model: {verdict.get('error', 'unknown reason')}")
+    return parse_digest(str(verdict.get("model")))
+
+
+def _reconcile(context: Context, tpm: Tpm) -> tuple[Event, ...]:
+    path = context.run_dir / _LOG
+    raw = load_event_log(context)
+    value = tpm.read_pcr()
+    try:
+        events = parse_event_log(raw)
+    except FormatError:
+        events = _whole_entries(raw)
+    if replay(events) == value and len(raw) == sum(len(encode_event(event)) for event in events):
+        return events
+    for kept in (events, events[:-1]):
+        if replay(kept) == value:
+            _rewrite(path, kept)
+            return kept
+    if value == PCR_START:
+        # The TPM was reset and this folder was not: a simulated TPM that ended, or a /run that
+        # is no tmpfs. What was measured before says nothing about this boot.
+        journal.event("quarantined", "event log of an earlier boot set aside", priority=journal.WARNING)
+        _rewrite(path, ())
+        return ()
+    raise TpmError(
+        f"PCR {context.config.tpm.pcr} holds measurements that the event log does not explain",
+        advice="Reboot; if it stays so, another program uses this PCR: choose another with tpm.pcr.",
+    )
+
+
+def _whole_entries(raw: bytes) -> tuple[Event, ...]:
+    # A power cut may leave a half entry at the end; an entry without its line end never counted.
+    end = raw.rfind(b"\n") + 1
+    try:
+        return parse_event_log(raw[:end])
+    except FormatError as error:
+        raise StoreError(f"event log of this boot is damaged: {error.message}", advice="Reboot.") from error
+
+
+def _rewrite(path: Path, events: tuple[Event, ...]) -> None:
+    save_bytes(path, b"".join(encode_event(event) for event in events), mode=0o644)
+
+
+def _append(path: Path, data: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(28, "No space left on device")
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise translate(error, "event log") from error

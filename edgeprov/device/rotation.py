@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""How `edgeprov seal` asks a running recorder to close its segment: one connection to a Unix socket.
+
+The recorder's thread sleeps until a connection comes or the segment's time is up. The answer is the
+end of the connection: by then the old segment is closed and the next one open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edgeprov.errors import StoreError
+
+if TYPE_CHECKING:
+    from edgeprov.device.context import Context
+
+_WAIT_S: Final = 30.0
+_LONGEST_SLEEP_S: Final = 60.0
+
+
+class _Rotate(Protocol):
+    def __call__(self, *, forced: bool) -> None: ...
+
+
+class RotationServer:
+    """The thread that starts new segments; one per recorder."""
+
+    def __init__(self, context: Context, slot: str, rotate: _Rotate, due_in_s: Callable[[], float]) -> None:
+        """Listen at the slot's socket.
+
+        Raises:
+            StoreError: The socket cannot be made in the run folder.
+        """
+        self._rotate = rotate
+        self._due_in_s = due_in_s
+        self._path = socket_path(context, slot)
+        self._wake, self._woken = socket.socketpair()
+        self._socket = _listen(self._path, context.make_run_dir())
+        self._thread = threading.Thread(target=self._serve, name=f"edgeprov-{slot}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and remove the socket."""
+        if self._thread.is_alive():
+            self._wake.send(b"x")
+            self._thread.join()
+        self._wake.close()
+        self._woken.close()
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _serve(self) -> None:
+        import selectors
+
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while True:
+                ready = selector.select(min(max(self._due_in_s(), 0.05), _LONGEST_SLEEP_S))
+                if any(key.fileobj is self._woken for key, _ in ready):
+                    return
+                if ready:
+                    with contextlib.suppress(OSError):
+                        client, _ = self._socket.accept()
+                        with client:
+                            self._rotate(forced=True)
+                else:
+                    self._rotate(forced=False)
+
+
+def request_rotation(context: Context, slot: str) -> bool:
+    """Ask the slot's recorder to close its segment, and wait until it did.
+
+    Returns:
+        False when no recorder runs.
+
+    Raises:
+        StoreError: The recorder does not answer.
+    """
+    path = socket_path(context, slot)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_WAIT_S)
+        try:
+            _at(path, client.connect)
+            while client.recv(64):
+                pass
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except ConnectionResetError:
+            return False  # it ended just now; its segment was closed
+        except OSError as error:
+            raise StoreError(
+                f"the recorder of slot {slot} does not answer", advice="Stop the application, then seal again."
+            ) from error
+    return True
+
+
+def socket_path(context: Context, slot: str) -> Path:
+    """Where the recorder of a slot listens."""
+    return context.run_dir / f"recorder-{slot}.sock"
+
+
+def _listen(path: Path, folder: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The writer lock of the slot is ours, so a socket that is here belongs to a dead process.
+        path.unlink(missing_ok=True)
+        _at(path, server.bind)
+        path.chmod(0o660)
+        server.listen(4)
+    except OSError as error:
+        server.close()
+        raise StoreError(f"{path}: cannot listen: {error.strerror or error}", advice=f"Check {folder}.") from error
+    return server
+
+
+def _at(path: Path, use: Callable[[str], None]) -> None:
+    # sun_path has 108 bytes: through /proc/self/fd the folder's own length does not count.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        use(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)

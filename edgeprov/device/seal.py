@@ -1,0 +1,434 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data-in, step 2: closed segments and labels become signed data kits in the outbox.
+
+Order is the invariant: layers, intent, TPM counter, manifest, evidence, signatures, head of the
+series (the commit point), outbox entry; only then is the spool freed. A crash before the head leaves
+a number that a signed tombstone accounts for at the next start, and the records stay in the spool; a
+crash after it is finished from the intent. One kit at a time, in constant memory.
+
+Spec: FORMAT.md sections "Data kit", "Series" and "Tombstone".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov import journal
+from edgeprov.device.context import Context, timestamp
+from edgeprov.device.discard import discarded_ranges, forget_discarded, note_discarded
+from edgeprov.device.identity import counter_base
+from edgeprov.device.labels import label_models, model_labels
+from edgeprov.device.parts import Contents, build_parts
+from edgeprov.device.rotation import request_rotation
+from edgeprov.device.series import (
+    INTENT,
+    Head,
+    add_numbers,
+    load_head,
+    model_descriptor,
+    save_head,
+)
+from edgeprov.device.signing import Signature, Signer, save_signatures
+from edgeprov.errors import StoreBusy, StoreCorrupt
+from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
+from edgeprov.formats.tombstone import Reason
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.limits import LIMITS
+from edgeprov.store.spool import RECORD, SegmentInfo, read_segment
+from edgeprov.store.state import OutboxEntry, State
+
+if TYPE_CHECKING:
+    from edgeprov.tpm.device import Tpm
+
+SEAL_LOCK: Final = "seal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What goes into one kit: closed segments of one model and slot, and labels of that model."""
+
+    slot: str
+    model: Digest
+    segments: tuple[SegmentInfo, ...] = ()
+    labels: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """One artifact that is now in the outbox."""
+
+    entry: OutboxEntry
+    contents: Contents | None = None
+
+
+def seal(
+    context: Context, *, due_only: bool = False, progress: Callable[[Sealed], None] = lambda _sealed: None
+) -> list[Sealed]:
+    """Seal what waits in the spools of all slots.
+
+    Args:
+        context: The device.
+        due_only: Only when age, count or bytes of the ``seal`` settings are reached, and not within
+            ``min_kit_interval_s`` of the last kit. Otherwise running recorders close their segments
+            first and everything is sealed.
+        progress: Called after each artifact.
+
+    Returns:
+        Kits and tombstones, in order of their numbers.
+
+    Raises:
+        IdentityError: No keys or no certificate yet; the records stay in the spool.
+        TpmError: The TPM failed; the records stay in the spool.
+        StoreBusy: Another process is sealing.
+        StoreFull: No space for the kit; the records stay in the spool.
+    """
+    state = context.state()
+    with state.lock(SEAL_LOCK), context.tpm() as tpm:
+        sealer = _Sealer(context, state, tpm, progress)
+        sealer.recover()
+        if due_only and sealer.too_early():
+            return sealer.done
+        for slot in state.slots():
+            if not due_only and not request_rotation(context, slot):
+                _recover_spool(state, slot)
+            elif due_only:
+                _recover_spool(state, slot)
+            sealer.seal_slot(slot, due_only=due_only)
+        return sealer.done
+
+
+def waiting(state: State, slot: str) -> tuple[int, int]:
+    """Records and bytes of a slot that are in no kit yet; the open segment's rows are counted by reading it."""
+    records = size = 0
+    for info in state.spool(slot).segments():
+        size += info.size_bytes
+        records += info.records if info.records is not None else _count(info)
+    return records, size
+
+
+class _Sealer:
+    def __init__(self, context: Context, state: State, tpm: Tpm, progress: Callable[[Sealed], None]) -> None:
+        self._context = context
+        self._state = state
+        self._tpm = tpm
+        self._signer = Signer(context, state, tpm)
+        self._progress = progress
+        self.done: list[Sealed] = []
+
+    # -- after a crash --------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Finish what was committed, and account for numbers that were used up without a kit."""
+        intent = self._state.load_document(INTENT)
+        head = load_head(self._state)
+        known = head.seq if head else counter_base(self._state)
+        if intent and head and head.seq > int(intent["base"]):
+            self._finish(intent, head)
+            intent = None
+        counter = self._tpm.read_counter()
+        if counter > known:
+            slot, model = self._anything(intent)
+            if model is not None:
+                self._tombstone(slot, model, "crash", (), seq=counter)
+        if intent:
+            self._state.remove_document(INTENT)
+
+    def _anything(self, intent: Mapping[str, Any] | None) -> tuple[str, Digest | None]:
+        if intent:
+            return str(intent["slot"]), parse_digest(str(intent["model"]))
+        for slot in self._state.slots():
+            if (active := self._state.active(slot)) is not None:
+                return slot, active.model
+        return "", None
+
+    def _finish(self, intent: Mapping[str, Any], head: Head) -> None:
+        # The kit is complete and its number is taken. Unless it was already sent and freed, it
+        # belongs into the outbox.
+        entry = _load_entry(head)
+        if self._state.layout.has_manifest(entry.digest):
+            self._state.save_outbox(entry)
+        self._free(intent)
+        self._state.remove_document(INTENT)
+
+    def _free(self, intent: Mapping[str, Any]) -> None:
+        slot, model = str(intent["slot"]), parse_digest(str(intent["model"]))
+        spool, labels = self._state.spool(slot), self._state.labels(slot)
+        names = set(intent["segments"])
+        add_numbers(self._state, slot, ((first, last, model) for first, last in intent["numbers"]))
+        for info in spool.segments():
+            if info.path.name in names:
+                spool.free(info)
+        if intent["labels"]:
+            model_labels(self._state, slot).done(model, intent["labels"])
+        for info in labels.segments():
+            if info.path.name in intent["labels"] and model_labels(self._state, slot).is_done(info):
+                labels.free(info)
+        if intent["discarded"]:
+            forget_discarded(self._state, slot, model, intent["discarded"])
+
+    # -- kits -----------------------------------------------------------------------------------
+
+    def too_early(self) -> bool:
+        """Whether the last kit is younger than min_kit_interval_s, by the TPM's own clock."""
+        head = load_head(self._state)
+        if head is None:
+            return False
+        elapsed_ms = self._tpm.clock().clock_ms - head.tpm_clock_ms
+        return 0 <= elapsed_ms < self._context.config.seal.min_kit_interval_s * 1000
+
+    def seal_slot(self, slot: str, *, due_only: bool) -> None:
+        """All work of one slot: tombstones of what was discarded, then kits."""
+        for model, ranges in discarded_ranges(self._state, slot).items():
+            self._tombstone(slot, model, "discarded", ranges)
+        self._state.labels(slot).rotate()
+        for work in self._plan(slot, due_only=due_only):
+            self._kit(work)
+
+    def _plan(self, slot: str, *, due_only: bool) -> list[Work]:
+        known = [
+            (info, parse_segment_header(read_segment(info.path).header))
+            for info in self._state.spool(slot).segments()
+            if info.closed
+        ]
+        labelled = label_models(self._state, slot)
+        if due_only and not self._due(known, bool(labelled)):
+            return []
+        plan = list(self._group(slot, known))
+        # Labels travel with the newest kit of their model, or in one of their own.
+        for model in labelled:
+            index = next((i for i in reversed(range(len(plan))) if plan[i].model == model), None)
+            if index is None:
+                plan.append(Work(slot=slot, model=model, labels=True))
+            else:
+                plan[index] = replace(plan[index], labels=True)
+        return plan
+
+    def _group(self, slot: str, closed: Sequence[tuple[SegmentInfo, SegmentHeader]]) -> Iterator[Work]:
+        settings = self._context.config.seal
+        group: list[SegmentInfo] = []
+        model: Digest | None = None
+        records = size = 0
+        for info, header in closed:
+            count = info.records or 0
+            full = records + count > settings.max_records or size + info.size_bytes > settings.max_bytes
+            if group and model is not None and (header.model != model or full or len(group) >= LIMITS.kit_segments):
+                yield Work(slot=slot, model=model, segments=tuple(group))
+                group, records, size = [], 0, 0
+            model = header.model
+            group.append(info)
+            records += count
+            size += info.size_bytes
+        if group and model is not None:
+            yield Work(slot=slot, model=model, segments=tuple(group))
+
+    def _due(self, closed: Sequence[tuple[SegmentInfo, SegmentHeader]], labelled: bool) -> bool:  # noqa: FBT001
+        settings = self._context.config.seal
+        if not closed:
+            return labelled
+        age_ns = time.time_ns() - closed[0][1].opened_at_ns
+        return (
+            not 0 <= age_ns < settings.max_age_s * 1_000_000_000  # a clock that went back tells no age
+            or sum(info.records or 0 for info, _ in closed) >= settings.max_records
+            or sum(info.size_bytes for info, _ in closed) >= settings.max_bytes
+        )
+
+    def _kit(self, work: Work) -> None:
+        state, layout = self._state, self._state.layout
+        labels = model_labels(state, work.slot)
+        label_rows = labels.rows(work.model) if work.labels else iter(())
+        # Within the batch no garbage collection can take the blobs that nothing names yet.
+        with layout.batch():
+            try:
+                paths = [info.path for info in work.segments]
+                contents = build_parts(layout, paths, label_rows, self._context.config.seal.part_bytes)
+            except StoreCorrupt:
+                self._set_aside(work)
+                return
+            intent = {
+                "slot": work.slot,
+                "model": str(work.model),
+                "segments": [info.path.name for info in work.segments],
+                "numbers": [[info.first, info.first + (info.records or 0) - 1] for info in work.segments],
+                "labels": labels.names() if work.labels else [],
+                "discarded": [],
+            }
+            entry = self._sign_kit(work, contents, intent)
+        self._commit(entry, intent)
+        sealed = Sealed(entry=entry, contents=contents)
+        self.done.append(sealed)
+        self._progress(sealed)
+        journal.event(
+            "kit-sealed",
+            f"slot {work.slot}: kit {entry.seq} with {contents.records} records sealed",
+            slot=work.slot,
+            model_digest=work.model,
+            kit_digest=entry.digest,
+            seq=entry.seq,
+        )
+
+    def _sign_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> OutboxEntry:
+        subject = model_descriptor(self._state, work.model)
+        with self._tpm.group():
+            seq = self._next_number(intent)
+            head = load_head(self._state)
+            now_ns = time.time_ns()
+            manifest, config = build_datakit(
+                model=subject,
+                device=self._context.urn,
+                slot=work.slot,
+                seq=seq,
+                prev=head.digest if head else None,
+                records=contents.records,
+                labels=contents.labels,
+                first=contents.first,
+                last=contents.last,
+                recorded_first_ns=contents.recorded_first_ns,
+                recorded_last_ns=contents.recorded_last_ns,
+                merkle=contents.merkle,
+                parts=contents.parts,
+                created=timestamp(now_ns),
+            )
+            signatures = self._signer.sign_kit(
+                manifest, model=work.model, slot=work.slot, seq=seq, started_ns=contents.recorded_first_ns
+            )
+        self._state.layout.save_blob(config, manifest.config.media_type)
+        details = {
+            "records": contents.records,
+            "labels": contents.labels,
+            "first": contents.first,
+            "last": contents.last,
+            "bytes": sum(blob.size for blob in manifest.blobs),
+        }
+        return self._save("kit", work.slot, work.model, seq, manifest, signatures, now_ns, details)
+
+    def _tombstone(
+        self,
+        slot: str,
+        model: Digest,
+        reason: Reason,
+        discarded: Sequence[tuple[int, int]],
+        *,
+        seq: int | None = None,
+    ) -> None:
+        intent: dict[str, Any] = {
+            "slot": slot,
+            "model": str(model),
+            "segments": [],
+            "numbers": [],
+            "labels": [],
+            "discarded": [list(item) for item in discarded],
+        }
+        subject = model_descriptor(self._state, model)
+        with self._state.layout.batch():
+            with self._tpm.group():
+                number = self._next_number(intent) if seq is None else seq
+                intent.setdefault("base", number - 1)
+                head = load_head(self._state)
+                now_ns = time.time_ns()
+                manifest, layer = build_tombstone(
+                    model=subject,
+                    device=self._context.urn,
+                    slot=slot,
+                    seq=number,
+                    prev=head.digest if head else None,
+                    reason=reason,
+                    discarded=discarded,
+                    at=timestamp(now_ns),
+                )
+                signatures = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
+            self._state.layout.save_blob(layer, manifest.layers[0].media_type)
+            self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
+            details = {"reason": reason, "records": 0, "labels": 0, "bytes": sum(b.size for b in manifest.blobs)}
+            entry = self._save("tombstone", slot, model, number, manifest, signatures, now_ns, details)
+        self._commit(entry, intent)
+        sealed = Sealed(entry=entry)
+        self.done.append(sealed)
+        self._progress(sealed)
+        journal.event(
+            "tombstone-signed",
+            f"slot {slot}: number {number} is a tombstone: {reason}",
+            priority=journal.WARNING,
+            slot=slot,
+            model_digest=model,
+            seq=number,
+        )
+
+    def _next_number(self, intent: dict[str, Any]) -> int:
+        intent["base"] = self._tpm.read_counter()
+        self._state.save_document(INTENT, intent)
+        return self._tpm.increment_counter()
+
+    def _save(
+        self,
+        kind: str,
+        slot: str,
+        model: Digest,
+        seq: int,
+        manifest: Manifest,
+        signatures: list[Signature],
+        now_ns: int,
+        details: Mapping[str, Any],
+    ) -> OutboxEntry:
+        tag = kit_tag(self._context.serial, seq, manifest.digest)
+        self._state.layout.save_manifest(manifest, ref=tag)
+        save_signatures(self._state.layout, signatures)
+        repo = self._context.config.registry.data_template.format(
+            model=model.hex, month=timestamp(now_ns)[:7].replace("-", ""), device=self._context.serial
+        )
+        info = {
+            **details,
+            "slot": slot,
+            "model": str(model),
+            "created": timestamp(now_ns),
+            "signatures": [str(signature.manifest.digest) for signature in signatures],
+        }
+        return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)
+
+    def _commit(self, entry: OutboxEntry, intent: Mapping[str, Any]) -> None:
+        clock_ms = self._tpm.clock().clock_ms
+        document = {"kind": entry.kind, "repo": entry.repo, "tag": entry.tag, "info": dict(entry.info)}
+        save_head(self._state, Head(seq=entry.seq, digest=entry.digest, tpm_clock_ms=clock_ms, entry=document))
+        self._state.save_outbox(entry)
+        self._free(intent)
+        self._state.remove_document(INTENT)
+
+    def _set_aside(self, work: Work) -> None:
+        """Move rotten segments to quarantine; the next seal signs a tombstone for their numbers."""
+        for info in work.segments:
+            try:
+                for _ in read_segment(info.path).rows():
+                    pass
+            except StoreCorrupt as error:
+                note_discarded(self._state, work.slot, work.model, info.first, (info.next_n or info.first + 1) - 1)
+                self._state.quarantine(info.path, error.message)
+                journal.event("quarantined", error.message, priority=journal.ERROR, slot=work.slot)
+
+
+def _load_entry(head: Head) -> OutboxEntry:
+    return OutboxEntry(
+        kind=str(head.entry["kind"]),
+        digest=head.digest,
+        seq=head.seq,
+        repo=str(head.entry["repo"]),
+        tag=str(head.entry["tag"]),
+        state="sealed",
+        info=dict(head.entry["info"]),
+    )
+
+
+def _recover_spool(state: State, slot: str) -> None:
+    try:
+        state.spool(slot).recover()
+    except StoreBusy:
+        pass  # a recorder runs; it closes its segments itself
+
+
+def _count(info: SegmentInfo) -> int:
+    return sum(kind == RECORD for kind, _ in read_segment(info.path).frames())
