@@ -60,6 +60,14 @@ class Limits:
     event_log_entries: int = 4_096
     device_record_bytes: int = 256 * KIB
 
+    # -- TPM ------------------------------------------------------------------------------------
+    tpm_command_s: float = 30.0  # slowest chips sign in 0.2 s; a loaded host of a simulator is slower
+    tpm_keygen_s: float = 120.0  # an RSA primary on an old chip
+    tpm_busy_s: float = 20.0  # how long a busy TPM, or the lock around it, is waited for
+    tpm_response_bytes: int = 4 * KIB  # TPM_PT_MAX_RESPONSE_SIZE of all known chips
+    tpm_floor_steps: int = 1_000  # one NV increment each
+    tpm_document_bytes: int = 64 * KIB
+
     # -- network --------------------------------------------------------------------------------
     error_body_bytes: int = 64 * KIB
     list_pages: int = 10_000

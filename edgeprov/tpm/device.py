@@ -1,0 +1,406 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The TPM of a device, as the flows see it.
+
+Import this module only where a TPM is used: it loads tpm2-pytss (0.2 s, 35 MB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
+from edgeprov.formats.tpmt import Attestation, PublicArea
+from edgeprov.tpm import enrol, quote, simulator
+from edgeprov.tpm.counter import Floor, KitCounter
+from edgeprov.tpm.esys import Connection, tss
+from edgeprov.tpm.keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
+from edgeprov.tpm.link import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
+from edgeprov.tpm.quote import Clock
+
+__all__ = ["Clock", "Identity", "Tpm", "TpmSettings", "open_tpm"]
+
+_PT_MANUFACTURER: Final = 0x105
+_PT_VENDOR_STRINGS: Final = range(0x106, 0x10A)
+# TCG Vendor ID Registry. Chips of their own; everything unknown counts as firmware at best.
+_CHIP_MAKERS: Final = frozenset(("ATML", "GOOG", "IFX", "NSM", "NTC", "NTZ", "STM", "WEC"))
+_SOFTWARE: Final = frozenset(("IBM", "VMW"))  # libtpms (swtpm, every QEMU guest), VMware
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpmSettings:
+    """Which TPM, and what this device keeps about it.
+
+    Attributes:
+        tcti: ``auto`` (the kernel's resource manager, else a simulator), ``device:PATH``,
+            ``swtpm:path=SOCKET``, ``simulator:DIR`` (background swtpm of a simulated device), or
+            ``private:DIR`` (a swtpm of this process alone).
+        state_dir: Folder of the identity; also the simulator's with ``auto``.
+        pcr: The model PCR.
+        lock_path: Lock file that all edgeprov processes of this device share.
+        allow_simulator: False makes ``auto`` fail on a machine without a TPM.
+        bus_protection: Encrypt enrolment secrets between the TPM and the processor.
+    """
+
+    tcti: str = "auto"
+    state_dir: Path
+    pcr: int = 14
+    lock_path: Path
+    allow_simulator: bool = True
+    bus_protection: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Public parts (TPMT_PUBLIC) of the device's keys, and the kit counter's value at creation."""
+
+    ak_public: bytes
+    sk_public: bytes
+    counter_value: int
+
+
+class Tpm:
+    """An open TPM. One thread at a time; close it, or use it as a context manager."""
+
+    def __init__(self, link: Link, settings: TpmSettings, *, shared: bool, simulated: bool) -> None:
+        """Use `open_tpm`."""
+        self._connection = Connection(link, lock_path=settings.lock_path, shared=shared)
+        self._settings = settings
+        self._simulated = simulated
+        self._keys = Keys(self._connection, settings.state_dir)
+        self._counter = KitCounter(self._connection)
+        self._floor = Floor(self._connection, settings.state_dir)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flush and disconnect. Never raises."""
+        self._keys.close()
+        self._connection.close()
+
+    def group(self) -> AbstractContextManager[None]:
+        """Keep other edgeprov processes off the TPM for the body; may be nested.
+
+        Raises:
+            TpmBusy: Another process keeps the lock.
+        """
+        return self._connection.group()
+
+    # -- what TPM this is -----------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Where the TPM is: a device node or a socket."""
+        return self._connection.name
+
+    @cached_property
+    def manufacturer(self) -> str:
+        """Maker's id and model, such as ``IFX SLB9672``.
+
+        Raises:
+            TpmError: The TPM does not answer.
+        """
+        numbers = (_PT_MANUFACTURER, *_PT_VENDOR_STRINGS)
+        words = [self._connection.tpm_property(number).to_bytes(4, "big") for number in numbers]
+        maker, rest = words[0], b"".join(words[1:])
+        return " ".join(part.replace(b"\0", b"").decode("ascii", "replace").strip() for part in (maker, rest)).strip()
+
+    @cached_property
+    def assurance(self) -> Literal["dev", "firmware", "hardware"]:
+        """What the keys are worth: ``hardware`` is a chip whose maker certified its EK.
+
+        A simulator, any software TPM and any TPM without an EK certificate are ``dev``. This is what
+        the device says of itself; the enroller decides by the certificate.
+
+        Raises:
+            TpmError: The TPM does not answer.
+        """
+        maker = self.manufacturer.partition(" ")[0]
+        if self._simulated or maker in _SOFTWARE or self.ek_certificate() is None:
+            return "dev"
+        return "hardware" if maker in _CHIP_MAKERS else "firmware"
+
+    def boot_id(self) -> str | None:
+        """The id of this simulated boot; None with a real TPM, where the kernel's holds."""
+        folder = _simulator_folder(self._settings)
+        return simulator.boot_id(folder) if self._simulated and folder is not None else None
+
+    # -- identity -------------------------------------------------------------------------------
+    def create_identity(self) -> Identity:
+        """Make AK, SK and the kit counter, or find them; a second call changes nothing.
+
+        Raises:
+            IdentityError: A stored identity is that of another TPM.
+            TpmError: The TPM refused.
+            StoreError: The identity cannot be written down.
+        """
+        with self.group():
+            ak, sk = self._keys.create(AK), self._keys.create(SK)
+            stored = load_identity(self._settings.state_dir)
+            if stored is None:
+                stored = StoredIdentity(ak=ak, sk=sk, counter_base=self._counter.ready(), simulated=self._simulated)
+                save_identity(self._settings.state_dir, stored)
+            elif (stored.ak.name, stored.sk.name) != (ak.name, sk.name):
+                raise IdentityError("this device's identity belongs to another TPM")
+            else:
+                self._counter.ready()
+        return _identity(stored)
+
+    def identity(self) -> Identity:
+        """The stored identity, not compared with the TPM.
+
+        Raises:
+            IdentityError: None was created.
+        """
+        return _identity(self._keys.identity)
+
+    @property
+    def public_key_spki(self) -> bytes:
+        """SubjectPublicKeyInfo of the SK in DER.
+
+        Raises:
+            IdentityError: None was created.
+        """
+        return self._keys.identity.sk.spki
+
+    @property
+    def ak_area(self) -> PublicArea:
+        """Public area of the AK.
+
+        Raises:
+            IdentityError: None was created.
+        """
+        return self._keys.identity.ak
+
+    # -- one activation, one kit ----------------------------------------------------------------
+    def pcr_event(self, data: bytes) -> None:
+        """Measure ``data`` into the model PCR.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        quote.pcr_event(self._connection, self._settings.pcr, data)
+
+    def read_pcr(self) -> bytes:
+        """The model PCR, 32 bytes.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return quote.read_pcr(self._connection, self._settings.pcr)
+
+    def quote(self, qualifying: bytes, *, pcrs: Sequence[int] | None = None) -> Attestation:
+        """The AK's statement of the model PCR (or of ``pcrs``), bound to 32 bytes.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        return quote.quote(self._connection, self._keys.handle(AK), pcrs or (self._settings.pcr,), qualifying)
+
+    def increment_counter(self) -> int:
+        """The number of the next kit; durable on return, never given again.
+
+        Raises:
+            IdentityError: No identity, or another TPM, whose counter is then left alone.
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            self._keys.handle(AK)
+            self._counter.define()
+            return self._counter.increment()
+
+    def read_counter(self) -> int:
+        """The number of the newest kit.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            self._keys.handle(AK)
+            return self._counter.ready()
+
+    def certify_counter(self, qualifying: bytes) -> Attestation:
+        """The AK's statement of the kit counter, bound to 32 bytes.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            ak = self._keys.handle(AK)
+            self._counter.ready()
+            return self._counter.certify(ak, qualifying)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """The SK's ECDSA signature of a SHA-256 digest, in DER.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        return quote.sign_digest(self._connection, self._keys.handle(SK), digest)
+
+    def clock(self) -> Clock:
+        """The TPM's clock and its counts of resets.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return quote.read_clock(self._connection)
+
+    def floor(self) -> int:
+        """The lowest securityVersion that may run; 0 when none was ever set.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return self._floor.read()
+
+    def raise_floor(self, to: int) -> None:
+        """Raise the floor for ever; a lower value changes nothing.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            self._floor.raise_to(to)
+
+    # -- enrolment ------------------------------------------------------------------------------
+    def certify_sk(self, qualifying: bytes) -> Attestation:
+        """The AK's statement that the SK is in this TPM, bound to 32 bytes.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        return quote.certify(self._connection, self._keys.handle(AK), self._keys.handle(SK), qualifying)
+
+    def sign_with_ak(self, data: bytes) -> bytes:
+        """The AK's signature of up to 1,024 bytes that are no attestation, in DER.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        return quote.sign_restricted(self._connection, self._keys.handle(AK), data)
+
+    def ek_certificate(self) -> bytes | None:
+        """The TPM maker's certificate of the EK in DER; None where the TPM has none.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return self._endorsement_key.certificate
+
+    def ek_public(self) -> bytes:
+        """TPMT_PUBLIC of the EK, for which a vendor makes the credential.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return self._endorsement_key.public
+
+    def activate_credential(self, blob: bytes, secret: bytes) -> bytes:
+        """Answer a vendor's credential: proves that EK and AK are in one TPM.
+
+        Args:
+            blob: TPM2B_ID_OBJECT without its length.
+            secret: TPM2B_ENCRYPTED_SECRET without its length.
+
+        Raises:
+            EnrolmentRefused: It was made for another TPM or another AK.
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            ak = self._keys.handle(AK)
+            protect = self._settings.bus_protection
+            return enrol.activate_credential(self._connection, self._endorsement_key, ak, blob, secret, protect=protect)
+
+    @cached_property
+    def _endorsement_key(self) -> enrol.EndorsementKey:
+        with self.group():
+            return enrol.find_endorsement_key(self._connection)
+
+    def start(self) -> None:
+        """TPM2_Startup(CLEAR), which does nothing when the firmware has done it."""
+        self._connection.run("start", lambda: self._connection.esys.startup(tss.TPM2_SU.CLEAR))
+
+
+def open_tpm(settings: TpmSettings) -> Tpm:
+    """Open the TPM that ``settings`` name. Nothing else is ever probed.
+
+    Raises:
+        TpmUnavailable: There is none, or it does not answer.
+        ConfigError: ``tcti`` is not one of the known forms.
+    """
+    link, shared, simulated = _open_link(settings)
+    try:
+        tpm = Tpm(link, settings, shared=shared, simulated=simulated)
+    except BaseException:
+        link.close()
+        raise
+    try:
+        if not shared:
+            tpm.start()
+    except BaseException:
+        tpm.close()
+        raise
+    return tpm
+
+
+def _open_link(settings: TpmSettings) -> tuple[Link, bool, bool]:
+    """The link, whether it is behind a resource manager, and whether it is a simulator of ours."""
+    form, _, rest = settings.tcti.partition(":")
+    if settings.tcti == "auto":
+        return _open_auto(settings)
+    if form == "device" and rest:
+        return DeviceLink(Path(rest)), Path(rest).name.startswith("tpmrm"), False
+    if form == "swtpm" and rest.startswith("path="):
+        return SocketLink(Path(rest.removeprefix("path="))), False, True
+    if form == "simulator" and rest:
+        return simulator.start(Path(rest)), False, True
+    if form == "private" and rest:
+        return simulator.PrivateSimulator(Path(rest)), False, True
+    raise ConfigError(
+        f"tpm.tcti: {settings.tcti!r} is not known",
+        advice="Use auto, device:/dev/tpmrm0, swtpm:path=SOCKET or simulator:DIR.",
+    )
+
+
+def _open_auto(settings: TpmSettings) -> tuple[Link, bool, bool]:
+    if RESOURCE_MANAGER.exists():
+        return DeviceLink(), True, False
+    stored = load_identity(settings.state_dir)
+    if stored is not None and not stored.simulated:
+        raise TpmUnavailable(
+            f"{RESOURCE_MANAGER} is gone, and this device was enrolled with it",
+            advice="Check the firmware set-up and the kernel log; a simulator never replaces an enrolled TPM.",
+        )
+    if not settings.allow_simulator:
+        raise TpmUnavailable(f"this machine has no TPM at {RESOURCE_MANAGER}, and the simulator is not allowed")
+    return simulator.start(settings.state_dir), False, True
+
+
+def _simulator_folder(settings: TpmSettings) -> Path | None:
+    form, _, rest = settings.tcti.partition(":")
+    if form == "auto":
+        return settings.state_dir
+    return Path(rest) if form == "simulator" else None
+
+
+def _identity(stored: StoredIdentity) -> Identity:
+    return Identity(ak_public=stored.ak.raw, sk_public=stored.sk.raw, counter_value=stored.counter_base)
