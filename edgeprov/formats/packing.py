@@ -234,6 +234,8 @@ def _measure(window: memoryview) -> int:
 
 
 def _sorted(value: Any, depth: int) -> Any:
+    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
+        raise FormatError("extension types are not used")
     if isinstance(value, Mapping):
         _check_depth(depth)
         if not all(isinstance(key, str) for key in value):
@@ -243,8 +245,6 @@ def _sorted(value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple):
         _check_depth(depth)
         return [_sorted(item, depth + 1) for item in value]
-    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
-        raise FormatError("extension types are not used")
     return value
 
 

@@ -14,7 +14,7 @@ Spec: POSIX.1-2017 pax, "ustar Interchange Format"; FORMAT.md section "Layer arc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,15 +99,18 @@ def tar_suffix(size: int) -> bytes:
     return tar_padding(size) + END
 
 
-def encode_tar(files: Mapping[str, bytes], *, modes: Mapping[str, int] | None = None) -> bytes:
+def encode_tar(
+    files: Mapping[str, bytes], *, folders: Iterable[str] = (), modes: Mapping[str, int] | None = None
+) -> bytes:
     """A whole layer in memory, entries in the order of kit's lexical walk.
 
     Args:
         files: Content by path; parent directories are added.
+        folders: Directories that hold no file: kit keeps those too.
         modes: Permission bits by path, where they are not 0644 (files) or 0755 (directories).
     """
     modes = modes or {}
-    entries: dict[tuple[str, ...], bytes | None] = {}
+    entries: dict[tuple[str, ...], bytes | None] = {tuple(path.split("/")): None for path in folders}
     for path, content in files.items():
         parts = tuple(path.split("/"))
         entries.update({parts[:depth]: None for depth in range(1, len(parts)) if parts[:depth] not in entries})

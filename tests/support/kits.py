@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Values of the data-kit formats for tests: a header, rows, parts and a whole kit, all deterministic."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprov.formats import merkle
+from edgeprov.formats.columns import encode_block
+from edgeprov.formats.datakit import (
+    EVIDENCE_NAME,
+    EVIDENCE_PATH,
+    PART_LAYER,
+    Part,
+    SegmentEvidence,
+    build_datakit,
+    encode_evidence,
+    encode_part_header,
+    part_name,
+    part_path,
+)
+from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.digest import Digest, digest_of
+from edgeprov.formats.manifest import Manifest, parse_manifest
+from edgeprov.formats.mediatypes import OCI_MANIFEST
+from edgeprov.formats.record import Label, encode_label, encode_record
+from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header, device_urn
+from edgeprov.formats.tarball import tar_prefix, tar_suffix
+from edgeprov.formats.tpmt import Attestation
+
+KITS = Path(__file__).parents[1] / "data" / "kits"
+MODEL = describe(b'{"schemaVersion":2}', OCI_MANIFEST)
+START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
+
+
+def golden_kit(name: str) -> tuple[Manifest, bytes, dict[Digest, bytes]]:
+    """Manifest, config and blobs of a kit that the real kit packed."""
+    folder = KITS / name
+    digest = json.loads((folder / "index.json").read_bytes())["manifests"][0]["digest"].removeprefix("sha256:")
+    blobs = {Digest(path.name): path.read_bytes() for path in (folder / "blobs" / "sha256").iterdir()}
+    manifest = parse_manifest(blobs[Digest(digest)], expected=Digest(digest))
+    return manifest, blobs[manifest.config.digest], blobs
+
+
+def segment_header(**changes: Any) -> SegmentHeader:
+    values: dict[str, Any] = {
+        "model": MODEL.digest,
+        "slot": "default",
+        "device": device_urn("dev042"),
+        "boot_id": "5c0bde9e-3a0f-4f3b-9f21-2f4f7e1f7a10",
+        "first": 1,
+        "prev": None,
+        "skipped": 0,
+        "opened_at_ns": START_NS,
+        "opened_mono_ns": 12_000_000_000,
+        "reset_count": 7,
+        "restart_count": 0,
+        "tpm_clock_ms": 12_345,
+        "inputs": [Tensor(name="x", shape=(1, 30), dtype="int8", scale=(0.05,), zero_point=(-3,))],
+        "outputs": [Tensor(name="y", shape=(1, 3), dtype="int8", scale=(0.00390625,), zero_point=(-128,))],
+        "runtime": RuntimeInfo(name="tflite-runtime", version="2.14.0", threads=1, delegate=""),
+        "params": {},
+        "input_key": bytes(range(32)),
+    }
+    return build_segment_header(**(values | changes))
+
+
+def record_rows(count: int, *, first: int = 1, seed: int = 1, digests: bool = True) -> list[bytes]:
+    rng = random.Random(seed)
+    return [
+        encode_record(
+            first + i,
+            START_NS + i * 1_000_000_007 + rng.randrange(1000),
+            13_000_000_000 + i * 1_000_000_000 + rng.randrange(1000),
+            15_000 + rng.randrange(500),
+            (rng.randbytes(3),),
+            rng.randbytes(32) if digests else None,
+        )
+        for i in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class WholeKit:
+    manifest: Manifest
+    config: bytes
+    layers: tuple[bytes, ...]
+    plain: tuple[bytes, ...]
+    rows: list[bytes]
+
+
+def part_layer(path: str, data: bytes) -> bytes:
+    return tar_prefix(path, len(data)) + data + tar_suffix(len(data))
+
+
+def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) -> WholeKit:
+    """A data kit whose parts are not compressed (compression is the store's business)."""
+    header = segment_header(model=model.digest)
+    rows = record_rows(records)
+    head = encode_part_header("records", [header.raw])
+    plain, parts, layers = [], [], []
+
+    def add(kind: Any, name: str, path: str, data: bytes) -> None:
+        layer = part_layer(path, data)
+        plain.append(data)
+        layers.append(layer)
+        parts.append(Part(kind=kind, name=name, path=path, layer=describe(layer, PART_LAYER)))
+
+    for number, start in enumerate(range(0, records, 1024), 1):
+        data = head + encode_block(rows[start : start + 1024], 0, header)
+        add("records", part_name("records", number), part_path("records", number), data)
+    if labels:
+        data = encode_part_header("labels", []) + b"".join(
+            encode_label(Label(n=n + 1, value=bool(n % 2), source="biopsy", labelled_at_ns=START_NS))
+            for n in range(labels)
+        )
+        add("labels", part_name("labels", 1), part_path("labels", 1), data)
+    evidence = SegmentEvidence(header=header.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"")
+    add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([evidence]))
+    manifest, config = build_datakit(
+        model=model,
+        device=header.device,
+        slot="default",
+        seq=41,
+        prev=digest_of(b"previous"),
+        records=records,
+        labels=labels,
+        first=1 if records else None,
+        last=records or None,
+        recorded_first_ns=START_NS if records else None,
+        recorded_last_ns=START_NS + records * 10**9 if records else None,
+        merkle=merkle.root(rows),
+        parts=parts,
+        created="2026-01-15T10:00:00.000Z",
+    )
+    return WholeKit(manifest, config, tuple(layers), tuple(plain), rows)

@@ -1,0 +1,310 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data kits, their parts, evidence, tombstones and tags."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgeprov.errors import DigestMismatch, FormatError, LimitError
+from edgeprov.formats import merkle
+from edgeprov.formats.columns import encode_block
+from edgeprov.formats.datakit import (
+    Part,
+    SegmentEvidence,
+    build_datakit,
+    build_tombstone,
+    encode_evidence,
+    encode_part_header,
+    format_time,
+    kit_tag,
+    parse_datakit,
+    parse_datakit_annotations,
+    parse_evidence,
+    parse_kit_tag,
+    parse_part,
+    parse_tombstone,
+)
+from edgeprov.formats.descriptor import describe
+from edgeprov.formats.digest import digest_of
+from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.manifest import Manifest, parse_manifest
+from edgeprov.formats.packing import pack, unpack
+from edgeprov.formats.record import encode_input
+from edgeprov.formats.tarball import iter_tar
+from edgeprov.formats.tpmt import Attestation
+from edgeprov.limits import LIMITS
+from tests.support.kits import MODEL, data_kit, record_rows, segment_header
+
+KIT = data_kit()
+
+
+def test_a_kit_comes_back() -> None:
+    kit = parse_datakit(KIT.manifest, KIT.config)
+    assert (kit.model, kit.device, kit.slot, kit.seq) == (MODEL.digest, "urn:edgeprov:device:dev042", "default", 41)
+    assert (kit.records, kit.labels, kit.first, kit.last) == (1500, 2, 1, 1500)
+    assert kit.prev == digest_of(b"previous")
+    assert kit.recorded_first == "2026-01-01T00:00:00.000Z"
+    assert [part.kind for part in kit.parts] == ["records", "records", "labels", "evidence"]
+    assert kit.merkle == merkle.root(KIT.rows)
+
+
+def test_its_records_are_in_its_parts() -> None:
+    rows = []
+    for layer in KIT.layers[:2]:
+        files = {m.path: b"".join(content) for m, content in iter_tar(io.BytesIO(layer).read) if not m.is_dir}
+        (plain,) = files.values()
+        rows += [row for block in parse_part(plain).blocks for row in block.rows()]
+    assert rows == KIT.rows
+
+
+def test_what_a_query_reads_is_under_a_kilobyte_and_enough() -> None:
+    annotations = KIT.manifest.annotations
+    assert sum(len(key) + len(value) for key, value in annotations.items()) <= LIMITS.kit_annotation_bytes
+    summary = parse_datakit_annotations(annotations, MODEL.digest)
+    kit = parse_datakit(KIT.manifest, KIT.config)
+    assert (summary.seq, summary.records, summary.merkle) == (kit.seq, kit.records, kit.merkle)
+
+
+def test_a_kit_of_late_labels_holds_no_record() -> None:
+    late = data_kit(records=0, labels=3)
+    kit = parse_datakit(late.manifest, late.config)
+    assert (kit.records, kit.labels, kit.first, kit.last, kit.recorded_first) == (0, 3, None, None, None)
+    assert kit.merkle == merkle.EMPTY_ROOT
+
+
+def rebuilt(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> tuple[Manifest, bytes]:
+    manifest, config = json.loads(KIT.manifest.raw), json.loads(KIT.config)
+    change(manifest, config)
+    raw = encode_json(config)
+    if manifest["config"]["digest"] == str(KIT.manifest.config.digest):
+        manifest["config"].update(digest=str(digest_of(raw)), size=len(raw))
+    return parse_manifest(encode_json(manifest)), raw
+
+
+def annotate(key: str, value: str | None) -> Callable[[dict[str, Any], dict[str, Any]], object]:
+    def change(manifest: dict[str, Any], _config: dict[str, Any]) -> None:
+        if value is None:
+            del manifest["annotations"]["dev.edgeprov." + key]
+        else:
+            manifest["annotations"]["dev.edgeprov." + key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        annotate("model", None), annotate("model", str(digest_of(b"other"))), annotate("device", "dev042"), annotate("device", None),
+        annotate("slot", "A"), annotate("slot", None), annotate("seq", "041"), annotate("seq", "-1"), annotate("seq", "99999999999"), annotate("seq", None), annotate("seq", "\u0664"),
+        annotate("prev", ""), annotate("prev", None), annotate("records", "x"), annotate("records", "0"), annotate("records", "1501"), annotate("records", "100000001"),
+        annotate("labels", "0"), annotate("labels", None), annotate("labels", "1e3"), annotate("first", None), annotate("last", "10"), annotate("first", "9999"),
+        annotate("recorded.first", "yesterday"), annotate("recorded.last", "2026-13-01T00:00:00Z"), annotate("recorded.last", "2026-01-01T00:00:00+02:00"),
+        annotate("merkle", "sha256:00"), annotate("merkle", None),
+        lambda m, _: m["annotations"].pop("org.opencontainers.image.created"),
+        lambda m, _: m.pop("subject"), lambda m, _: m["subject"].update(digest=str(digest_of(b"other"))),
+        lambda m, _: m.pop("artifactType"), lambda m, _: m.update(artifactType="application/x"), lambda m, _: m["config"].update(mediaType="application/json"),
+        lambda m, _: m["layers"].pop(), lambda m, _: m["layers"].reverse(), lambda m, _: m["layers"].append(m["layers"][0]), lambda m, _: m["layers"].clear(),
+        lambda m, _: m["layers"][0].update(mediaType="application/vnd.kitops.modelkit.dataset.v1.tar+gzip"),
+        lambda m, _: m["layers"][0].update(mediaType="application/vnd.kitops.modelkit.model.v1.tar"),
+        lambda m, _: m["layers"][0].update(size=5 * 1024 * 1024),
+        lambda _, c: c["datasets"][0].pop("digest"), lambda _, c: c["datasets"][0].update(diffId=str(digest_of(b"x"))), lambda _, c: c["datasets"].reverse(),
+        lambda _, c: c["datasets"][0].update(path="../x"), lambda _, c: c["datasets"][0].update(path="records/000002.msgpack.zst"), lambda _, c: c["datasets"][0].update(name="records-000009"),
+        lambda _, c: c["datasets"][0].update(path="other/file", name="other"), lambda _, c: c.pop("datasets"), lambda _, c: c.update(model={"path": "m"}), lambda _, c: c.pop("manifestVersion"),
+        lambda _, c: c.update(datasets=c["datasets"][::-1]),
+    ],
+)  # fmt: skip
+def test_a_kit_that_contradicts_itself_is_refused(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+    manifest, config = rebuilt(change)
+    with pytest.raises(FormatError):
+        parse_datakit(manifest, config)
+
+
+def test_parts_come_in_one_order() -> None:
+    def swap(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        for items in (manifest["layers"], config["datasets"]):
+            items[0], items[2] = items[2], items[0]
+
+    def gap(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        for items in (manifest["layers"], config["datasets"]):
+            del items[0]
+
+    for change in (swap, gap):
+        with pytest.raises(FormatError):
+            parse_datakit(*rebuilt(change))
+
+
+def test_another_config_is_refused() -> None:
+    for config in (KIT.config + b" ", KIT.config[:-1] + b" ", b""):
+        with pytest.raises(DigestMismatch):
+            parse_datakit(KIT.manifest, config)
+
+
+def test_a_kit_without_records_may_not_speak_of_them() -> None:
+    late = data_kit(records=0, labels=1)
+    for key, value in (("first", "1"), ("recorded.last", "2026-01-01T00:00:00Z"), ("merkle", str(digest_of(b"x")))):
+        with pytest.raises(FormatError):
+            parse_datakit_annotations({**late.manifest.annotations, "dev.edgeprov." + key: value}, MODEL.digest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"parts": []}, {"device": "dev1"}, {"seq": -1}, {"records": 0}, {"labels": 1}, {"created": "now"}, {"created": "2026-01-01T00:00:00"}, {"merkle": b"x"}, {"slot": "x" * 2000}],
+)  # fmt: skip
+def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> None:
+    kit = parse_datakit(data_kit(labels=0).manifest, data_kit(labels=0).config)
+    values: dict[str, Any] = {
+        "model": MODEL, "device": kit.device, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
+        "last": kit.last, "recorded_first_ns": 1, "recorded_last_ns": 2, "merkle": kit.merkle, "parts": kit.parts, "created": kit.created,
+    }  # fmt: skip
+    build_datakit(**values)
+    with pytest.raises(FormatError):
+        build_datakit(**(values | changes))
+
+
+HEADER = segment_header()
+HEAD = encode_part_header("records", [HEADER.raw])
+
+
+def test_a_part_of_inputs_comes_back() -> None:
+    plain = encode_part_header("inputs", []) + encode_input(1, (b"a",)) + encode_input(2, (b"b",))
+    part = parse_part(plain)
+    assert [(item.n, bytes(item.inputs[0])) for item in part.inputs] == [(1, b"a"), (2, b"b")]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        b"", HEAD[:-1], pack(["edgeprov.part", 2, "records", []]), pack(["other", 1, "records", []]), pack(["edgeprov.part", 1, "other", []]),
+        pack(["edgeprov.part", 1, "records", [b"x"]]), pack(["edgeprov.part", 1, "records"]), pack(["edgeprov.part", 1, "records", ["x"]]),
+        HEAD + b"\x01", HEAD + encode_block(record_rows(3), 0, HEADER)[:-1], HEAD + encode_block(record_rows(3), 1, HEADER),
+        HEAD + encode_block(record_rows(3), 0, HEADER) * 2,  # numbers used twice
+        HEAD + encode_block(record_rows(3, first=9), 0, HEADER) + encode_block(record_rows(3), 0, HEADER),
+        encode_part_header("records", [segment_header(first=5).raw]) + encode_block(record_rows(3), 0, HEADER),
+        encode_part_header("labels", []) + b"\x01", encode_part_header("labels", []) + pack([1, "x" * 70_000, "s", 1]),
+        encode_part_header("inputs", []) + b"\x92\x01\x91\xa1a", encode_part_header("inputs", []) + b"\x92\x01",
+    ],
+)  # fmt: skip
+def test_what_is_no_part_is_refused(plain: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_part(plain)
+
+
+def test_a_part_has_a_bound() -> None:
+    with pytest.raises(LimitError):
+        parse_part(bytes(LIMITS.part_plain_bytes + 1))
+
+
+def test_evidence_comes_back() -> None:
+    segments = (
+        SegmentEvidence(header=HEADER.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"\x1e{}\n"),
+        SegmentEvidence(header=HEADER.raw, quote=None, log=b""),
+    )
+    assert parse_evidence(encode_evidence(segments)) == segments
+
+
+GOOD_SEGMENT: dict[str, Any] = {"header": b"h", "quote": {"attest": b"a", "signature": b"s"}, "log": b""}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        5, {}, {"v": 2, "segments": []}, {"v": 1}, {"v": 1, "segments": {}}, {"v": 1, "segments": [5]}, {"v": 1, "segments": [], "x": 1},
+        *({"v": 1, "segments": [GOOD_SEGMENT | change]} for change in (
+            {"header": "h"}, {"log": None}, {"quote": 5}, {"quote": {}}, {"quote": {"attest": b"a"}}, {"quote": {"attest": "a", "signature": b"s"}},
+            {"quote": {"attest": b"a" * 5000, "signature": b"s"}}, {"header": b"h" * 70_000}, {"log": b"x" * 300_000}, {"extra": 1},
+        )),
+    ],
+)  # fmt: skip
+def test_what_is_no_evidence_is_refused(value: object) -> None:
+    with pytest.raises(FormatError):
+        parse_evidence(pack(value))
+    assert unpack(pack({"v": 1, "segments": [GOOD_SEGMENT]}), max_bytes=999, what="x")
+
+
+def tombstone(**changes: Any) -> tuple[Manifest, bytes]:
+    values: dict[str, Any] = {
+        "model": MODEL, "device": "urn:edgeprov:device:dev042", "slot": "default", "seq": 5, "prev": None, "reason": "crash", "at": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    return build_tombstone(**(values | changes))
+
+
+def test_a_tombstone_comes_back() -> None:
+    manifest, layer = tombstone(reason="discarded", discarded=[(1, 5), (9, 9)], prev=digest_of(b"p"))
+    stone = parse_tombstone(manifest, layer)
+    assert (stone.seq, stone.reason, stone.discarded, stone.prev) == (5, "discarded", ((1, 5), (9, 9)), digest_of(b"p"))
+    assert stone.manifest is manifest
+    assert parse_tombstone(*tombstone()).prev is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"reason": "other"}, {"device": "x"}, {"slot": ""}, {"seq": -1}, {"discarded": [(5, 1)]}, {"discarded": [(1, 5), (5, 6)]}, {"discarded": [(1,)]}, {"discarded": [(-1, 0)]}, {"discarded": [("1", 2)]}],
+)  # fmt: skip
+def test_what_is_no_tombstone_is_not_built(changes: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        tombstone(**changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("artifactType"), lambda m: m.pop("subject"), lambda m: m["subject"].update(digest=str(digest_of(b"x"))), lambda m: m["layers"].clear(),
+        lambda m: m["layers"][0].update(mediaType="application/json"), *(annotate(key, None) for key in ("device", "slot", "model", "seq", "prev", "reason")), annotate("seq", "6"),
+    ],
+)  # fmt: skip
+def test_a_tombstone_that_contradicts_itself_is_refused(change: Callable[..., object]) -> None:
+    manifest, layer = tombstone()
+    obj = json.loads(manifest.raw)
+    change(obj) if change.__code__.co_argcount == 1 else change(obj, {})
+    with pytest.raises(FormatError):
+        parse_tombstone(parse_manifest(encode_json(obj)), layer)
+
+
+def test_another_layer_is_refused() -> None:
+    manifest, layer = tombstone()
+    with pytest.raises(DigestMismatch):
+        parse_tombstone(manifest, layer + b" ")
+    extra = encode_json(json.loads(layer) | {"extra": 1})
+    obj = json.loads(manifest.raw)
+    obj["layers"] = [
+        {"mediaType": obj["layers"][0]["mediaType"], "digest": str(describe(extra, "").digest), "size": len(extra)}
+    ]
+    with pytest.raises(FormatError):
+        parse_tombstone(parse_manifest(encode_json(obj)), extra)
+
+
+def test_tags() -> None:
+    tag = kit_tag("dev_04-2", 41, digest_of(b"x"))
+    assert tag == f"dev_04-2.0000000041.{digest_of(b'x').hex[:16]}"
+    parsed = parse_kit_tag(tag)
+    assert parsed is not None
+    assert (parsed.device, parsed.seq, parsed.prefix) == ("dev_04-2", 41, digest_of(b"x").hex[:16])
+    for other in (
+        "latest",
+        "sha256-" + "0" * 64,
+        tag + "0",
+        "a.b." + tag,
+        tag.upper(),
+        "x." + "1" * 11 + "." + "0" * 16,
+    ):
+        assert parse_kit_tag(other) is None
+    for serial, seq in (("a.b", 1), ("a", 10**10), ("a", -1)):
+        with pytest.raises(FormatError):
+            kit_tag(serial, seq, digest_of(b"x"))
+
+
+def test_times() -> None:
+    assert format_time(0) == "1970-01-01T00:00:00.000Z"
+    assert format_time(1_767_225_600_123_999_999) == "2026-01-01T00:00:00.123Z"
+    assert format_time(2**63 - 1) == "2262-04-11T23:47:16.854Z"
+
+
+def test_a_part_that_is_no_part_of_a_kit() -> None:
+    part = parse_datakit(KIT.manifest, KIT.config).parts[0]
+    assert isinstance(part, Part)
