@@ -29,9 +29,9 @@ from typing import Final, Self
 
 from edgeprov.errors import LimitError, NotStored, StoreError, StoreFull
 
-Hook = Callable[[str, str, bytes | str | int | None], None]
-"""Called as ``hook(operation, path, argument)`` with the operations create, write (bytes), truncate
-(new size), allocate (new size), sync, rename (target), remove, mkdir, rmdir and sync_dir."""
+Hook = Callable[[str, str, bytes | str | int | None, int], None]
+"""Called as ``hook(operation, path, argument, offset)`` with the operations create, write (bytes, at
+offset), truncate (new size), allocate (new size), sync, rename (target), remove, mkdir and sync_dir."""
 
 hook: Hook | None = None
 
@@ -67,9 +67,9 @@ def translated(what: str | Path) -> Iterator[None]:
         raise translate(error, str(what)) from error
 
 
-def _tell(operation: str, path: str | Path, argument: bytes | str | int | None = None) -> None:
+def _tell(operation: str, path: str | Path, argument: bytes | str | int | None = None, offset: int = 0) -> None:
     if hook is not None:
-        hook(operation, str(path), argument)
+        hook(operation, str(path), argument, offset)
 
 
 class DurableFile:
@@ -112,7 +112,7 @@ class DurableFile:
         """
         with translated(self.path):
             if hook is not None:
-                _tell("write", self.path, bytes(data))
+                _tell("write", self.path, bytes(data), self.size)
             done = os.pwrite(self._fd, data, self.size)
             if done < len(data):  # a nearly full disk: the next call says why
                 rest = memoryview(data)

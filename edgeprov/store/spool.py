@@ -181,6 +181,7 @@ class SlotSpool:
         known = head
         infos = list(self.segments())
         newest: Segment | None = None
+        empty: list[Path] = []
         for number, info in enumerate(infos):
             segment = read_segment(info.path)
             if not segment.header:
@@ -193,7 +194,15 @@ class SlotSpool:
             if info.next_n is None:
                 last = number == len(infos) - 1
                 bound = known.reserved if last else infos[number + 1].first
-                info = self._close(segment, bound)  # noqa: PLW2901
+                records = sum(kind == RECORD for kind, _ in segment.frames())
+                next_n = max(bound, segment.first + records)
+                if not records:
+                    # No kit will ever hold its header, so the next segment must not point to it.
+                    head = Head(reserved=next_n, next=next_n, ended=head.ended, prev=head.prev)
+                    empty.append(info.path)
+                    continue
+                _cut_and_end(segment, records, next_n, self._quarantine)
+                info = load_segment_info(info.path)  # noqa: PLW2901
             if info.next_n is not None and info.records is not None and info.next_n >= head.next:
                 head = Head(
                     reserved=info.next_n, next=info.next_n, ended=info.first + info.records,
@@ -206,13 +215,11 @@ class SlotSpool:
             head = Head(reserved=floor, next=floor, ended=head.ended, prev=head.prev)
         if head != known:
             self._save_head(head.reserved, head.next, head.ended, head.prev)
+        for path in empty:  # after their numbers are known as used
+            remove(path)
+        if empty:
+            sync_dir(self.folder)
         return head
-
-    def _close(self, segment: Segment, bound: int) -> SegmentInfo:
-        records = sum(kind == RECORD for kind, _ in segment.frames())
-        next_n = max(bound, segment.first + records)
-        _cut_and_end(segment, records, next_n, self._quarantine)
-        return load_segment_info(segment.path)
 
     def _load_head(self) -> Head | None:
         path = self.folder / "head.json"

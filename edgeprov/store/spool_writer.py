@@ -124,6 +124,7 @@ class SpoolWriter:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._first = position.next
+        self._before = (position.next, self._ended, position.prev)  # head.json while a segment is open
         self.next_n = position.next
         self.synced_n = position.next
         self.segment_records = 0
@@ -166,10 +167,13 @@ class SpoolWriter:
             frames = encode_frame(HEADER, header) + (encode_frame(EVIDENCE, evidence) if evidence else b"")
             self._verify_quota(len(frames))
             # Numbers first: should the power fail behind this line, they are skipped, never used again.
+            before = (self.next_n, self._ended, self._prev)
             reserved = self.next_n + RESERVED_NUMBERS
-            self._save_head(reserved, self.next_n, self._ended, self._prev)
+            self._save_head(reserved, *before)
             self._reserved = reserved
             path = self._folder / f"{self.next_n:020d}.seg"
+            if path.exists():
+                raise StoreError(f"segment {path.name} is there already")
             file = open_temporary(self._folder)
             try:
                 file.write(frames)
@@ -186,6 +190,7 @@ class SpoolWriter:
             self._room = 0
             self._allocated = file.size + _END_BYTES
             self._first = self.next_n
+            self._before = before
             self.segment_records = 0
             self._prev = sha256(header).digest()
             self._ended = self.next_n
@@ -216,7 +221,10 @@ class SpoolWriter:
             self._commit(len(frame), records=0)
 
     def close_segment(self) -> Path | None:
-        """End the segment durably, so that it can be sealed; None when none is open.
+        """End the segment durably, so that it can be sealed.
+
+        Returns:
+            Its file; None when none is open, or when it has no record: then it goes without a trace.
 
         Raises:
             StoreError: The disk failed; recovery will close the segment at the next start.
@@ -225,6 +233,9 @@ class SpoolWriter:
             self._verify_usable()
             file = self._file
             if file is None:
+                return None
+            if not self.segment_records:
+                self._drop_segment(file)
                 return None
             self._flush()
             records = self.next_n - self._first
@@ -346,6 +357,19 @@ class SpoolWriter:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _drop_segment(self, file: DurableFile) -> None:
+        # Nothing was recorded: the next segment has the same first number and the same predecessor.
+        next_n, self._ended, self._prev = self._before
+        with suppress(StoreFull):
+            self._save_head(next_n, *self._before)
+        self._file = None
+        self._buffer.clear()
+        self._unsynced = False
+        self._room = 0
+        file.close()
+        remove(file.path)
+        sync_dir(self._folder)
+
     def _verify_usable(self) -> None:
         if self._failed is not None:
             raise StoreError(f"this writer failed before: {self._failed.message}", advice=self._failed.advice)
@@ -365,7 +389,7 @@ class SpoolWriter:
             raise UsageError("no segment is open")
         if self.next_n >= self._reserved:
             reserved = self.next_n + RESERVED_NUMBERS
-            self._save_head(reserved, self._first, self._ended, self._prev)
+            self._save_head(reserved, *self._before)
             self._reserved = reserved
         used = file.size + len(self._buffer)
         needed = used + size + _END_BYTES

@@ -22,7 +22,7 @@ def fail_at() -> Callable[..., AbstractContextManager[list[str]]]:
     def injected(number: int, code: int = errno.EIO, only: str = "") -> Iterator[list[str]]:
         seen: list[str] = []
 
-        def hook(operation: str, path: str, _: object) -> None:
+        def hook(operation: str, path: str, *_: object) -> None:
             if only and operation != only:
                 return
             seen.append(operation)

@@ -184,7 +184,7 @@ def test_closed_segments_are_freed_and_their_numbers_stay_used(spool: SlotSpool)
 # -- crashes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("appended", [0, 1, 5])
+@pytest.mark.parametrize("appended", [1, 5])
 def test_a_killed_writer_skips_what_it_had_reserved(spool: SlotSpool, appended: int) -> None:
     writer = spool.open_writer(sync="seal")
     writer.open_segment(b"h")
@@ -199,6 +199,37 @@ def test_a_killed_writer_skips_what_it_had_reserved(spool: SlotSpool, appended: 
     assert records(spool) == [b"r"] * appended
     assert spool.recover() == position, "recovery is idempotent"
     assert spool.open_writer().position == position
+
+
+@pytest.mark.parametrize("how", ["close", "close_segment", "kill", "kill while closing"])
+def test_a_segment_without_records_leaves_no_trace_in_the_chain(spool: SlotSpool, how: str, fail_at) -> None:
+    with spool.open_writer(sync="seal") as writer:
+        writer.open_segment(b"full")
+        writer.append_record(b"r")
+    writer = spool.open_writer(sync="seal")
+    before = writer.position
+    writer.open_segment(b"empty", b"evidence")
+    if how == "close_segment":
+        assert writer.close_segment() is None
+        assert writer.position == before
+        writer.close()
+    elif how == "close":
+        writer.close()
+    elif how == "kill":
+        die(writer)
+    else:
+        with fail_at(0, only="remove"), pytest.raises(StoreError):
+            writer.close()
+    position = spool.recover()
+    assert position.prev == hashlib.sha256(b"full").digest()
+    assert position.next - position.skipped == 2
+    assert position.next == (2 + RESERVED_NUMBERS if how == "kill" else 2)
+    assert len(spool.segments()) == 1
+    with spool.open_writer(sync="seal") as writer:
+        assert writer.position == position
+        writer.open_segment(b"third")
+        assert writer.append_record(b"r") == position.next
+    assert spool.recover().prev == hashlib.sha256(b"third").digest()
 
 
 def test_a_reservation_without_its_segment_is_not_skipped(spool: SlotSpool, fail_at) -> None:
@@ -261,8 +292,9 @@ def test_any_tail_is_cut_to_a_prefix_that_holds_all_that_was_synced(tmp_path_fac
     for row in rows[synced:]:
         writer.append_record(row)
     writer._flush()
+    written = writer.segment_bytes
     die(writer)
-    raw = path.read_bytes().rstrip(b"\0")
+    raw = path.read_bytes()[:written]
     path.write_bytes(raw[: max(safe, len(raw) - cut)] + noise)
     position = spool.recover()
     found = records(spool)
@@ -388,7 +420,7 @@ class fail_everything:
     def __enter__(self) -> None:
         from edgeprov.store import atomic
 
-        def hook(operation: str, path: str, _: object) -> None:
+        def hook(operation: str, path: str, *_: object) -> None:
             if operation == self.operation:
                 self.left -= 1
                 if self.left < 0:
