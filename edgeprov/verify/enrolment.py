@@ -112,6 +112,7 @@ def verify_device_record(
 
     Raises:
         SignatureInvalid, SubjectMismatch, SignerUntrusted: Nobody trusted vouches for the record.
+        DigestMismatch: The layer is not the one that the manifest names.
         EvidenceInvalid: Step 1: what the record holds does not fit together.
         PolicyDenied: Assurance not accepted, or on the deny list.
     """

@@ -153,7 +153,7 @@ def _build(
     start,
     end,
     extra,
-):  # noqa: PLR0913
+):
     seed = f"{subject.rfc4514_string()} {start} {end} {san} {eku}".encode()
     serial = int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") | 1
     builder = (

@@ -46,7 +46,9 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def bundle(world: World, material: dict, signature: bytes, *, statement: bytes | None = None, model=None) -> SignatureArtifact:
+def bundle(
+    world: World, material: dict, signature: bytes, *, statement: bytes | None = None, model=None
+) -> SignatureArtifact:
     """A bundle with any material, as other tools may write it."""
     model = model or world.model
     statement = statement or encode_model_statement(model.digest)
@@ -75,7 +77,9 @@ def pem(key) -> bytes:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def simple(world: World, key, *, digest: str | None = None, kind: str = "cosign container image signature", extra=None) -> SignatureArtifact:
+def simple(
+    world: World, key, *, digest: str | None = None, kind: str = "cosign container image signature", extra=None
+) -> SignatureArtifact:
     """What cosign v2 puts under the tag sha256-....sig."""
     payload = json.dumps(
         {
@@ -188,7 +192,9 @@ def test_unsigned(world: World):
 
 @pytest.mark.parametrize("files", [{}, {"policy.toml": b""}, {"policy.toml": b"[publisher]\nidentities = []\n"}])
 def test_empty_policy_denies(world: World, files):
-    refused(SignerUntrusted, "leads to no publisher trust anchor", world, world.sign_model(), policy=parse_policy(files))
+    refused(
+        SignerUntrusted, "leads to no publisher trust anchor", world, world.sign_model(), policy=parse_policy(files)
+    )
     refused(SignerUntrusted, "fits no publisher key", world, simple(world, soft_key("k")), policy=parse_policy(files))
 
 
@@ -268,7 +274,10 @@ def test_not_valid_yet_or_ca_expired(world: World):
         ({"usage_critical": False}, "digitalSignature"),
         ({"ca": True}, "is a CA"),
         ({"usage": pki.key_usage(digital_signature=True, key_cert_sign=True)}, "may sign certificates"),
-        ({"extra": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)]}, "unknown critical"),
+        (
+            {"extra": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)]},
+            "unknown critical",
+        ),
     ],
 )
 def test_wrong_certificate_shape(world: World, options, match):
@@ -357,10 +366,14 @@ def test_notation_algorithm_that_is_not_the_keys(world: World):
     document = json.loads(good.blob)
     header = json.loads(base64.urlsafe_b64decode(document["protected"] + "=="))
     for algorithm in ("ES384", "HS256", "none"):
-        document["protected"] = base64.urlsafe_b64encode(json.dumps(header | {"alg": algorithm}).encode()).rstrip(b"=").decode()
+        document["protected"] = (
+            base64.urlsafe_b64encode(json.dumps(header | {"alg": algorithm}).encode()).rstrip(b"=").decode()
+        )
         blob = json.dumps(document).encode()
         manifest = build_manifest(
-            config=good.manifest.config, layers=[describe(blob, "application/jose+json")], subject=world.model.descriptor
+            config=good.manifest.config,
+            layers=[describe(blob, "application/jose+json")],
+            subject=world.model.descriptor,
         )
         refused(SignatureInvalid, algorithm, world, SignatureArtifact(manifest=manifest, blob=blob))
 
@@ -374,4 +387,3 @@ def test_device_kit_signature_by_notation_is_verified_for_its_own_purpose(world:
         verify_notation_signature(sealed.manifest, sealed.signatures, anchors, pki.NOW, "enroller")
     with pytest.raises(SignatureInvalid):
         verify_notation_signature(sealed.manifest, [], anchors, pki.NOW, "device")
-

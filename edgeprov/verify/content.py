@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Does a kit hold what its manifest says? Parts against the judged segments, counts, numbers and Merkle root.
+
+The layers' digests bind every byte of the parts to the manifest; this check binds what the bytes mean:
+a record belongs to a segment that the TPM vouches for, and the root that proofs lead to is the root
+of these records.
+
+Spec: FORMAT.md "Data kit", invariants of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeprov.errors import DigestMismatch, SubjectMismatch
+from edgeprov.formats.datakit import DataKit, PartContents, SegmentEvidence
+from edgeprov.formats.merkle import MerkleBuilder
+from edgeprov.formats.segment import parse_segment_header
+
+
+class ContentCheck:
+    """Takes the parts of one kit in order, in constant memory; ``finish`` gives the verdict."""
+
+    def __init__(self, kit: DataKit, segments: Sequence[SegmentEvidence], *, merkle: bool = True) -> None:
+        """Begin a kit.
+
+        Args:
+            kit: Parsed, with verified manifest digest.
+            segments: Of its evidence part, the same that verify_kit judged.
+            merkle: Recompute the root; costs about as much as decoding.
+        """
+        self._kit = kit
+        self._merkle = MerkleBuilder() if merkle else None
+        self._records = self._labels = 0
+        self._last = -1
+        # A record's number lies from its segment's first number up to the next segment's.
+        headers = [parse_segment_header(segment.header) for segment in segments]
+        ends = [header.first for header in headers[1:]] + [2**64]
+        self._range = {header.raw: (header.first, end) for header, end in zip(headers, ends, strict=False)}
+
+    def add(self, part: PartContents) -> None:
+        """Check one part.
+
+        Raises:
+            SubjectMismatch: A segment that the evidence does not hold, or a number outside of its segment.
+        """
+        for header in part.headers:
+            if header.raw not in self._range:
+                raise SubjectMismatch("a part names a segment for which the kit holds no evidence")
+        for block in part.blocks:
+            numbers = block.numbers()
+            first, end = self._range[block.header.raw]
+            if numbers[0] <= self._last or numbers[0] < first or numbers[-1] >= end:
+                raise SubjectMismatch(f"records {numbers[0]} to {numbers[-1]} lie outside of their segment")
+            if self._records == 0 and numbers[0] != self._kit.first:
+                raise SubjectMismatch(f"the first record is {numbers[0]}, the manifest says {self._kit.first}")
+            self._last = numbers[-1]
+            self._records += block.count
+            if self._merkle is not None:
+                self._merkle.add_all(block.rows())
+        self._labels += len(part.labels)
+
+    def finish(self) -> None:
+        """After the last part.
+
+        Raises:
+            SubjectMismatch: Counts or last number are not what the manifest says.
+            DigestMismatch: The Merkle root is another.
+        """
+        kit = self._kit
+        if (self._records, self._labels) != (kit.records, kit.labels):
+            raise SubjectMismatch(
+                f"the kit holds {self._records} records and {self._labels} labels, "
+                f"its manifest says {kit.records} and {kit.labels}"
+            )
+        if kit.records and self._last != kit.last:
+            raise SubjectMismatch(f"the last record is {self._last}, the manifest says {kit.last}")
+        if self._merkle is not None and self._merkle.root() != kit.merkle:
+            raise DigestMismatch("the records do not lead to the Merkle root of the manifest")

@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Step 1, and what the factory checks before it signs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from cryptography.x509 import ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from edgeprov.errors import (
+    DigestMismatch,
+    EnrolmentRefused,
+    EvidenceInvalid,
+    PolicyDenied,
+    SignerUntrusted,
+    SubjectMismatch,
+)
+from edgeprov.formats import tpmt
+from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying, parse_device_record
+from edgeprov.formats.manifest import parse_manifest
+from edgeprov.formats.tpmt import Attestation, parse_public
+from edgeprov.verify.enrolment import verify_device_record, verify_ek_certificate, verify_tpm_keys
+from tests.support import pki
+from tests.support.softtpm import SoftTpm, public_area, soft_key
+
+NONCE = bytes(32)
+EK_USAGE = ObjectIdentifier("2.23.133.8.1")
+
+
+def judged(world, unit, **record_changes):
+    """Step 1 on a record with other fields, signed all the same by the enroller."""
+    record = replace(unit.record, **record_changes)
+    manifest, blob = build_device_record(record)
+    return verify_device_record(manifest, blob, [world.vouch(manifest, record)], world.policy, pki.NOW)
+
+
+def test_honest_record(world, unit):
+    verified = unit.verified()
+    assert verified.device == "urn:edgeprov:device:unit-0001"
+    assert verified.enroller.san == "urn:edgeprov:enroller:line1"
+    assert parse_device_record(unit.record_blob) == unit.record
+
+
+def test_software_key_certified_as_sk(world, unit):
+    """TPM2_LoadExternal lets a software key be certified; its attributes betray it."""
+    tpm = SoftTpm("soft")
+    area = public_area(tpm.sk, 0x40440)
+    certify = tpm.certify_sk(enrol_qualifying(NONCE), public=area)
+    with pytest.raises(EnrolmentRefused, match="do not show that the TPM made it"):
+        verify_tpm_keys(parse_public(tpm.ak_public), parse_public(area), certify, NONCE)
+    with pytest.raises(EvidenceInvalid, match="do not show that the TPM made it") as caught:
+        judged(world, unit, sk=parse_public(public_area(unit.tpm.sk, 0x40440)))
+    assert caught.value.step == 1
+
+
+@pytest.mark.parametrize(
+    "missing", [tpmt.RESTRICTED, tpmt.FIXED_TPM, tpmt.FIXED_PARENT, tpmt.SENSITIVE_DATA_ORIGIN, tpmt.SIGN]
+)
+def test_ak_that_is_not_restricted_or_not_of_a_tpm(world, unit, missing):
+    area = public_area(unit.tpm.ak, tpmt.AK_ATTRIBUTES & ~missing)
+    with pytest.raises(EvidenceInvalid, match="lack restricted, sign or TPM origin"):
+        judged(world, unit, ak=parse_public(area))
+
+
+def test_ak_or_sk_that_decrypts_and_restricted_sk(world, unit):
+    for key, attributes in (("ak", tpmt.AK_ATTRIBUTES), ("sk", tpmt.SK_ATTRIBUTES)):
+        area = public_area(getattr(unit.tpm, key), attributes | tpmt.DECRYPT)
+        with pytest.raises(EvidenceInvalid, match="decrypt"):
+            judged(world, unit, **{key: parse_public(area)})
+    with pytest.raises(EvidenceInvalid, match="is restricted"):
+        judged(world, unit, sk=parse_public(public_area(unit.tpm.sk, tpmt.AK_ATTRIBUTES)))
+
+
+def test_replayed_certification(world, unit):
+    """Of an earlier enrolment: made for another nonce."""
+    with pytest.raises(EvidenceInvalid, match="was made for"):
+        judged(world, unit, nonce=bytes(32))
+    with pytest.raises(EvidenceInvalid, match="was made for"):
+        judged(world, unit, certify=unit.tpm.certify_sk(unit.record.nonce))  # without the label
+
+
+def test_certification_of_another_key_or_by_another_ak(world, unit):
+    other = SoftTpm("other")
+    qualifying = enrol_qualifying(unit.record.nonce)
+    with pytest.raises(EvidenceInvalid, match="certified another key"):
+        judged(world, unit, certify=unit.tpm.certify_sk(qualifying, public=other.sk_public))
+    with pytest.raises(EvidenceInvalid, match="another signer"):
+        judged(world, unit, certify=other.certify_sk(qualifying))
+    with pytest.raises(EvidenceInvalid, match="does not fit"):
+        forged = unit.tpm.sign_attest(unit.tpm.certify_sk(qualifying).attest, key=soft_key("x"))
+        judged(world, unit, certify=forged)
+
+
+def test_quote_or_nothing_in_the_place_of_the_certification(world, unit):
+    quote = unit.tpm.quote(enrol_qualifying(unit.record.nonce))
+    with pytest.raises(EvidenceInvalid, match="type 0x8018, not 0x8017"):
+        judged(world, unit, certify=quote)
+    with pytest.raises(EvidenceInvalid, match="cut short"):
+        judged(world, unit, certify=Attestation(attest=b"", signature=b""))
+
+
+def test_certificate_of_another_key_or_for_another_serial(world, unit):
+    other = SoftTpm("other")
+    theirs = pki.device_certificate(world.device_root, "unit-0001", other.sk)
+    with pytest.raises(EvidenceInvalid, match="holds another key"):
+        judged(world, unit, certificates=theirs.certificate_chain)
+    second = pki.device_certificate(world.device_root, "unit-0009", unit.tpm.sk)
+    with pytest.raises(EvidenceInvalid, match="names urn:edgeprov:device:unit-0009"):
+        judged(world, unit, certificates=second.certificate_chain)
+    with pytest.raises(EvidenceInvalid, match="no certificate"):
+        judged(world, unit, certificates=())
+
+
+def test_certificate_of_another_ca_or_expired(world, unit):
+    foreign = pki.device_certificate(pki.root("Foreign"), "unit-0001", unit.tpm.sk)
+    with pytest.raises(SignerUntrusted, match="no device trust anchor"):
+        judged(world, unit, certificates=foreign.certificate_chain)
+    expired = pki.device_certificate(world.device_root, "unit-0001", unit.tpm.sk, end=pki.START.replace(year=2025))
+    with pytest.raises(SignerUntrusted, match="has expired"):
+        judged(world, unit, certificates=expired.certificate_chain)
+
+
+def test_record_that_no_enroller_signed(world, unit):
+    with pytest.raises(SignerUntrusted, match="does not name an enroller"):
+        signature = world.vouch(unit.record_manifest, unit.record, signer=unit.tpm)  # the device vouches for itself
+        verify_device_record(unit.record_manifest, unit.record_blob, [signature], world.policy, pki.NOW)
+    with pytest.raises(SignerUntrusted, match="no enroller trust anchor"):
+        foreign = pki.enroller_certificate(pki.root("Foreign"))
+        signature = world.vouch(unit.record_manifest, unit.record, signer=foreign)
+        verify_device_record(unit.record_manifest, unit.record_blob, [signature], world.policy, pki.NOW)
+
+
+def test_enroller_that_the_policy_does_not_list_or_denies(world, unit):
+    nobody = replace(world.policy, enrollers=())
+    with pytest.raises(SignerUntrusted, match="not among the enrollers"):
+        unit.verified(nobody)
+    serial = f"{world.enroller.certificate.serial_number:x}"
+    with pytest.raises(PolicyDenied, match="deny list"):
+        unit.verified(replace(world.policy, deny=frozenset({serial})))
+
+
+def test_signature_of_another_record(world, unit):
+    other = world.enrol("unit-0002")
+    with pytest.raises(SubjectMismatch, match="hangs on another artifact"):
+        verify_device_record(unit.record_manifest, unit.record_blob, other.record_signatures, world.policy, pki.NOW)
+
+
+def test_changed_record(world, unit):
+    changed = unit.record_blob.replace(b'"counter_base":100', b'"counter_base":105')
+    with pytest.raises(DigestMismatch, match="device record has digest"):
+        verify_device_record(unit.record_manifest, changed, unit.record_signatures, world.policy, pki.NOW)
+    raw = unit.record_manifest.raw.replace(b"unit-0001", b"unit-0009")
+    with pytest.raises(SubjectMismatch):
+        verify_device_record(parse_manifest(raw), unit.record_blob, unit.record_signatures, world.policy, pki.NOW)
+
+
+def test_assurance_is_never_silently_equal(world, unit):
+    with pytest.raises(PolicyDenied, match="accepts: dev"):
+        judged(world, unit, assurance="hardware")
+    policy = replace(world.policy, assurance=frozenset({"dev", "hardware", "firmware"}))
+    record = replace(unit.record, assurance="hardware")
+    manifest, blob = build_device_record(record)
+    with pytest.raises(EvidenceInvalid, match="without a proof by the endorsement key"):
+        verify_device_record(manifest, blob, [world.vouch(manifest, record)], policy, pki.NOW)
+
+
+def test_ek_certificate(world):
+    maker = pki.root("TPM Maker Root")
+    middle = maker.issue(pki.name("TPM Maker CA"), ca=True)
+    ek = middle.issue(pki.name("unknown"), usage=pki.key_usage(key_agreement=True), eku=[EK_USAGE])
+    policy = replace(world.policy, ek_anchors=(maker.der,))
+    assert verify_ek_certificate(ek.der, [middle.der], policy, pki.NOW).subject
+    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+        verify_ek_certificate(ek.der, [], policy, pki.NOW)
+    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+        verify_ek_certificate(ek.der, [middle.der], world.policy, pki.NOW)
+    forged = pki.root("TPM Maker Root", seed="forger").issue(pki.name("unknown"), eku=[EK_USAGE])
+    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+        verify_ek_certificate(forged.der, [], policy, pki.NOW)
+    signer = middle.issue(pki.name("signer"), eku=[ExtendedKeyUsageOID.CODE_SIGNING])
+    with pytest.raises(EnrolmentRefused, match="not for an endorsement key"):
+        verify_ek_certificate(signer.der, [middle.der], policy, pki.NOW)
+    with pytest.raises(EnrolmentRefused, match="not an X.509 certificate"):
+        verify_ek_certificate(b"\x30\x00", [], policy, pki.NOW)

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The trust folder: what it may hold, and that nothing in it is guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprov.errors import ConfigError, PolicyDenied, SignerUntrusted
+from edgeprov.verify.policy import TrustPolicy, parse_policy
+from tests.support import pki
+
+
+def test_default_denies_everything(unit, world):
+    policy = TrustPolicy()
+    assert parse_policy({}) == policy
+    with pytest.raises(PolicyDenied, match="accepts: none"):
+        policy.verify_assurance("hardware", "x")
+    with pytest.raises(SignerUntrusted):
+        unit.verified(policy)
+
+
+def test_full_policy(world):
+    toml = b"""
+deny = ["00:AB:cd", "sha256:%s"]
+[publisher]
+identities = ["https://acme.example/*", "ci@acme.example"]
+[device]
+assurance = ["hardware", "firmware"]
+enrollers = ["urn:edgeprov:enroller:line1"]
+firmware = [1, 2]
+pcr = 8
+boot_pcrs = { 4 = "%s" }
+[timestamp]
+required = true
+""" % (b"A" * 64, b"0f" * 32)
+    files = {
+        "policy.toml": toml,
+        "tsa-1.pem": world.device_root.pem,
+        "ek-maker.pem": world.publisher_root.pem,
+        "README": b"?",
+    }
+    policy = parse_policy(files)
+    assert policy.deny == {"abcd", "a" * 64}
+    assert policy.boot_pcrs == ((4, b"\x0f" * 32),)
+    assert (policy.pcr, policy.timestamp_required, policy.firmware) == (8, True, {1, 2})
+    assert policy.timestamp_anchors == (world.device_root.der,)
+    assert policy.ek_anchors == (world.publisher_root.der,)
+    policy.verify_assurance("firmware", "x")
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        b"[publisher]\nidentity = []",
+        b"[devices]",
+        b"unknown = 1",
+        b"[publisher]\nidentities = 'all'",
+        b"[publisher]\nidentities = [5]",
+        b"[publisher]\nidentities = ['']",
+        b"publisher = 5",
+        b"[device]\nassurance = ['perfect']",
+        b"[device]\nfirmware = ['1']",
+        b"[device]\nfirmware = [true]",
+        b"[device]\npcr = 23",
+        b"[device]\npcr = 16",
+        b"[device]\npcr = -1",
+        b"[device]\nboot_pcrs = { 4 = 'zz' }",
+        b"[device]\nboot_pcrs = { 4 = '00' }",
+        b"[device]\nboot_pcrs = { 14 = '%s' }" % (b"00" * 32),
+        b"[device]\nboot_pcrs = []",
+        b"deny = ['xyz']",
+        b"deny = 'abc'",
+        b"[timestamp]\nrequired = 1",
+        b"\xff",
+        b"[",
+    ],
+)
+def test_policy_refuses(toml):
+    with pytest.raises(ConfigError, match="policy.toml"):
+        parse_policy({"policy.toml": toml})
+
+
+def test_anchor_files_refuse(world):
+    for name, data in {
+        "publisher.pem": b"",
+        "device.pem": b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        "publisher-2.pem": world.publisher.pem,  # a leaf is no anchor
+        "publisher-3.pem": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "publisher-4.pem": b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n",
+        "device-5.pem": b"x" * (1 << 20) + world.device_root.pem,
+    }.items():
+        with pytest.raises(ConfigError, match=name.partition(".")[0]):
+            parse_policy({name: data})
+
+
+def test_files_of_other_roles_are_not_mixed(world):
+    policy = parse_policy({"publisher.pem": world.publisher_root.pem, "device.pem": world.device_root.pem})
+    assert policy.publisher_anchors == (world.publisher_root.der,)
+    assert policy.device_anchors == (world.device_root.der,)
+    assert policy.publisher_keys == ()
+
+
+def test_bundle_of_several_anchors_in_one_file(world):
+    other = pki.root("Second Root")
+    policy = parse_policy({"device.pem": b"# both\n" + world.device_root.pem + other.pem})
+    assert policy.device_anchors == (world.device_root.der, other.der)
