@@ -39,7 +39,7 @@ class Limits:
     part_plain_bytes: int = 64 * MIB  # a part after decompression
     block_rows: int = 1_024
     record_bytes: int = 16 * MIB  # one record's outputs
-    input_bytes: int = 64 * MIB  # one captured input
+    input_bytes: int = 32 * MIB  # one tensor; one captured input tensor
     segment_header_bytes: int = 64 * KIB
     kit_records: int = 100_000_000
     kit_segments: int = 10_000

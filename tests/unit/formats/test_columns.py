@@ -163,7 +163,7 @@ def test_nothing_may_follow_a_block_and_keys_are_in_order() -> None:
     obj = unpack(data, max_bytes=100_000, what="block")
     import msgpack
 
-    backwards = msgpack.packb(dict(reversed(sorted(obj.items()))), use_bin_type=True)
+    backwards = msgpack.packb(dict(sorted(obj.items(), reverse=True)), use_bin_type=True)
     with pytest.raises(FormatError):
         decode_block(backwards, [HEADER])
 
