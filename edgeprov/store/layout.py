@@ -98,9 +98,10 @@ class Layout:
         if not isinstance(version, str) or not version.startswith("1."):
             raise FormatError(f"{root}: OCI layout version {str(version)[:20]!r} is not 1.x")
         layout = cls(root, read_only=read_only)
-        if not read_only and layout._ingest.is_dir():
-            sweep(layout._ingest)
+        if not read_only:
             sweep(root)
+            if layout._ingest.is_dir():
+                sweep(layout._ingest)
         return layout
 
     # -- blobs ------------------------------------------------------------------------------------

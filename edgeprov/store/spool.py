@@ -364,6 +364,7 @@ def _cut_and_end(segment: Segment, records: int, next_n: int, quarantine: Quaran
         _keep_tail(segment, quarantine)
     with DurableFile(segment.path, create=False) as file:
         file.truncate(segment.valid_bytes)
+        file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
         file.write(encode_end(records, next_n))
         file.sync()
 

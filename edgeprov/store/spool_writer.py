@@ -240,6 +240,8 @@ class SpoolWriter:
             self._flush()
             records = self.next_n - self._first
             try:
+                if self._unsynced:
+                    file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
                 file.write(encode_end(records, self.next_n))
                 file.truncate(file.size)
                 file.sync()

@@ -115,6 +115,10 @@ class State:
         for folder in (root, *(root / name for name in _FOLDERS)):
             make_dirs(folder)
             sweep(folder)
+        with translated(root):
+            spools = [path for pattern in ("*", "*/labels") for path in (root / "spool").glob(pattern) if path.is_dir()]
+        for folder in spools:
+            sweep(folder)
         return state
 
     def lock(self, name: str, *, wait: bool = False) -> AbstractContextManager[None]:
