@@ -113,9 +113,50 @@ def certificate_spki(der: bytes) -> bytes:
     return _spki(_load(der))
 
 
-def device_of(identity: Identity) -> str:
-    """The device URN of an identity that verify_chain accepted for the purpose ``device``."""
-    return identity.san
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateFacts:
+    """What a trust file of another tool must say of a certificate."""
+
+    der: bytes = field(repr=False)
+    pem: bytes = field(repr=False)
+    subject: str
+    organization: str
+    common_name: str
+    not_before: dt.datetime
+    self_issued: bool
+
+
+def certificate_facts(der: bytes) -> CertificateFacts:
+    """Read a certificate for export; judges nothing."""
+    certificate = _load(der)
+
+    def first(oid: ObjectIdentifier) -> str:
+        values = certificate.subject.get_attributes_for_oid(oid)
+        return str(values[0].value) if values else ""
+
+    return CertificateFacts(
+        der=der,
+        pem=certificate.public_bytes(Encoding.PEM),
+        subject=certificate.subject.rfc4514_string(),
+        organization=first(NameOID.ORGANIZATION_NAME),
+        common_name=first(NameOID.COMMON_NAME),
+        not_before=_not_before(certificate),
+        self_issued=certificate.subject == certificate.issuer,
+    )
+
+
+def anchor_chain(der: bytes, anchors: Sequence[bytes]) -> tuple[bytes, ...]:
+    """An anchor and the anchors above it, up to the topmost that is at hand."""
+    chain = [der]
+    while (
+        above := next((item for item in anchors if item not in chain and _is_issuer(chain[-1], item)), None)
+    ) is not None:
+        chain.append(above)
+    return tuple(chain)
+
+
+def _is_issuer(der: bytes, issuer: bytes) -> bool:
+    return _issued_by(_load(der), _load(issuer))
 
 
 def verify_chain(

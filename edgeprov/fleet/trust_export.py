@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an auditor needs to check kits and models with cosign and notation alone, made from a trust folder.
+
+Devices and publishers are exported apart, because they are different trust roots: a tool that trusts
+both would accept a device's signature on a model. The folder is itself a trust folder for
+``edgeprov-fleet check-proof --trust``.
+
+Spec: sigstore protobuf-specs, sigstore_trustroot.proto v0.1; Notary Project trust-store-trust-policy.md 1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from edgeprov.errors import UsageError
+from edgeprov.formats.b64 import b64
+from edgeprov.formats.jsonx import JsonObject, encode_json
+from edgeprov.verify.certificates import anchor_chain, certificate_facts
+from edgeprov.verify.policy import TrustPolicy, parse_policy
+
+COMMANDS_FILE: Final = "COMMANDS.txt"
+DENY_FILE: Final = "deny.txt"
+_ROOT_TYPE = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+
+
+def export_trust(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """All files to write, by path relative to the output folder.
+
+    Args:
+        files: The trust folder: file name to content.
+
+    Raises:
+        ConfigError: The trust folder is malformed.
+        UsageError: It trusts no device, so there is nothing to export.
+    """
+    policy = parse_policy(files)
+    if not policy.device_anchors:
+        raise UsageError("the trust folder holds no device anchor", advice="Name a folder with device*.pem in it.")
+    result = {name: data for name, data in files.items() if name == "policy.toml" or name.endswith(".pem")}
+    roles = {"devices": policy.device_anchors}
+    if policy.publisher_anchors:
+        roles["publishers"] = policy.publisher_anchors
+    for role, anchors in roles.items():
+        result[f"cosign/{role}.trusted_root.json"] = trusted_root(anchors, policy.timestamp_anchors)
+        identities = _notation_identities(policy) if role == "publishers" else ("*",)
+        result |= {
+            f"notation-{role}/notation/{name}": data
+            for name, data in notation_config(role, anchors, policy.timestamp_anchors, identities).items()
+        }
+    result[DENY_FILE] = "".join(f"{name}\n" for name in sorted(policy.deny)).encode()
+    result[COMMANDS_FILE] = _commands(policy).encode()
+    return result
+
+
+def trusted_root(anchors: Sequence[bytes], timestamp_anchors: Sequence[bytes]) -> bytes:
+    """A sigstore trusted_root.json for a private CA without transparency log: one entry per issuing CA."""
+    return encode_json(
+        {
+            "mediaType": _ROOT_TYPE,
+            "tlogs": [],
+            "ctlogs": [],
+            "certificateAuthorities": [_authority(item, anchors) for item in anchors],
+            "timestampAuthorities": [_authority(item, timestamp_anchors) for item in timestamp_anchors],
+        }
+    )
+
+
+def notation_config(
+    role: str, anchors: Sequence[bytes], timestamp_anchors: Sequence[bytes], identities: Sequence[str]
+) -> dict[str, bytes]:
+    """The files of a notation configuration folder: trust policy and trust store."""
+    store = f"edgeprov-{role}"
+    verification: JsonObject = {"level": "strict"}
+    stores = [f"ca:{store}"]
+    files = {
+        f"truststore/x509/ca/{store}/{number}.pem": certificate_facts(item).pem for number, item in enumerate(anchors, 1)
+    }
+    if timestamp_anchors:
+        stores.append(f"tsa:{store}")
+        # A device certificate without end needs no timestamp; one that has expired does.
+        verification["verifyTimestamp"] = "afterCertExpiry"
+        files |= {
+            f"truststore/x509/tsa/{store}/{number}.pem": certificate_facts(item).pem
+            for number, item in enumerate(timestamp_anchors, 1)
+        }
+    policy = {
+        "version": "1.0",
+        "trustPolicies": [
+            {
+                "name": store,
+                "registryScopes": ["*"],
+                "signatureVerification": verification,
+                "trustStores": stores,
+                "trustedIdentities": list(identities),
+            }
+        ],
+    }
+    return files | {"trustpolicy.json": encode_json(policy)}
+
+
+def _authority(der: bytes, anchors: Sequence[bytes]) -> JsonObject:
+    facts = certificate_facts(der)
+    return {
+        "subject": {"organization": facts.organization, "commonName": facts.common_name},
+        "uri": "",
+        "certChain": {"certificates": [{"rawBytes": b64(item)} for item in anchor_chain(der, anchors)]},
+        "validFor": {"start": facts.not_before.strftime("%Y-%m-%dT%H:%M:%SZ")},
+    }
+
+
+def _notation_identities(policy: TrustPolicy) -> tuple[str, ...]:
+    subjects = tuple(item for item in policy.publisher_identities if item.startswith("x509.subject:"))
+    return subjects or ("*",)  # notation knows no SAN: names of that kind are checked by cosign and by us only
+
+
+def _commands(policy: TrustPolicy) -> str:
+    """The commands, one per line; a test runs them as they stand here."""
+    flags = "--insecure-ignore-sct --insecure-ignore-tlog" + (" --use-signed-timestamps" if policy.timestamp_required else "")
+    device = "--certificate-identity-regexp '^urn:edgeprov:device:' --certificate-oidc-issuer-regexp '.*'"
+    lines = [
+        "# Run in this folder. KIT and MODEL are references by digest, HOST/REPO@sha256:...",
+        "# cosign v2.6 and v3; the two --insecure flags say that there is no public log, which is so by design.",
+        "# Never rely on 'cosign verify --local-image': it hashes nothing.",
+        "",
+        "# a data kit: signed by an enrolled device, and what it states",
+        f'cosign verify --trusted-root cosign/devices.trusted_root.json {device} {flags} "$KIT"',
+        "cosign verify-attestation --type slsaprovenance1 --trusted-root cosign/devices.trusted_root.json "
+        f'{device} {flags} "$KIT"',
+        'XDG_CONFIG_HOME="$PWD/notation-devices" notation verify "$KIT"',
+        "",
+        "# a data kit on a stick: its manifest (BLOB) and the bundle that hangs on it (BUNDLE), no registry",
+        "cosign verify-blob-attestation --type slsaprovenance1 --trusted-root cosign/devices.trusted_root.json "
+        f'{device} {flags} --bundle "$BUNDLE" "$BLOB"',
+    ]
+    if policy.publisher_anchors and policy.publisher_identities:
+        names = "|".join(_identity_regexp(item) for item in policy.publisher_identities)
+        publisher = f"--certificate-identity-regexp '{names}' --certificate-oidc-issuer-regexp '.*'"
+        lines += [
+            "",
+            "# a model: signed by its publisher, and not by a device",
+            f'cosign verify --trusted-root cosign/publishers.trusted_root.json {publisher} {flags} "$MODEL"',
+            'XDG_CONFIG_HOME="$PWD/notation-publishers" notation verify "$MODEL"',
+        ]
+    lines += [
+        "",
+        "# one result, without any registry",
+        'edgeprov-fleet check-proof "$PROOF" --trust .',
+        "",
+        f"# {DENY_FILE}: certificate serial numbers and keys (SHA-256) that no longer count. cosign and notation do not",
+        "# read it: compare it with the certificate in the bundle, or use edgeprov-fleet verify.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _identity_regexp(pattern: str) -> str:
+    if pattern.startswith("x509.subject:"):
+        return ".*"
+    body, star = (pattern[:-1], True) if pattern.endswith("*") else (pattern, False)
+    quoted = "".join(char if char.isalnum() or char in ":/@_-" else "\\" + char for char in body)
+    return f"^{quoted}" + ("" if star else "$")
