@@ -248,6 +248,14 @@ class RegistryError(EdgeprovError):
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0040"
     default_advice = "Check the link and the registry's name; what waits in the outbox stays there."
 
+    def __init__(
+        self, message: str, *, advice: str | None = None, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        """Keep the HTTP status and how many seconds the server asked to wait, where there are any."""
+        super().__init__(message, advice=advice)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
 
 class RegistryDenied(RegistryError):
     """The registry refused the credentials or the operation."""

@@ -1,0 +1,372 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI distribution protocol over some HTTP transport: what to ask, and what to believe of the answer.
+
+Every answer is bounded in size, checked for the status and type that it must have, and compared with
+the digest that was asked for. Nothing is retried here: that is the caller's policy.
+
+Spec: OCI distribution-spec 1.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Final, Protocol
+from urllib.parse import quote, urljoin, urlsplit
+
+from edgeprov.errors import (
+    DigestMismatch,
+    FormatError,
+    RegistryDenied,
+    RegistryError,
+    RegistryNotFound,
+    RegistryProtocolError,
+)
+from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
+from edgeprov.formats.jsonx import parse_json_object
+from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
+from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
+from edgeprov.limits import LIMITS
+from edgeprov.registry.base import fallback_tag
+
+CHUNK_BYTES: Final = 64 * 1024
+_ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"
+_NO_REFERRERS_API: Final = frozenset((400, 404, 405, 501))
+_RETRY: Final = frozenset((408, 425, 429))
+_LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
+_CODE = re.compile(r"[A-Z_]{1,64}")
+
+
+class Answer(Protocol):
+    """An HTTP answer whose body has not been read yet."""
+
+    status: int
+    headers: Mapping[str, str]  # names in any case
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """The body in pieces of at most ``size`` bytes. Raises RegistryError when the line is cut."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class Transport(Protocol):
+    """Sends one request; authentication, time-outs and allowed hosts are its business."""
+
+    def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | BinaryIO | None = None
+    ) -> Answer:
+        """One request.
+
+        Raises:
+            RegistryError: No answer.
+            RegistryDenied: The address leads to a host that is not allowed.
+        """
+
+
+class DistributionClient:
+    """The registry Protocol over a Transport.
+
+    Attributes:
+        name: ``host[:port]``.
+    """
+
+    def __init__(self, name: str, base_url: str, transport: Transport) -> None:
+        """Nothing is contacted yet."""
+        self.name = name
+        self._base = base_url
+        self._transport = transport
+
+    # -- blobs ------------------------------------------------------------------------------------
+
+    def head_blob(self, repo: str, digest: Digest) -> int | None:
+        """See Registry.head_blob."""
+        answer = self._send("HEAD", f"{repo}/blobs/{digest}", missing=True)
+        if answer is None:
+            return None
+        self._body(answer, 0)
+        return _length(answer, f"{repo}: blob {digest}")
+
+    def fetch_blob(self, repo: str, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """See Registry.fetch_blob."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        answer = self._send("GET", f"{repo}/blobs/{descriptor.digest}", headers=headers)
+        assert answer is not None  # noqa: S101 - missing=False raises instead
+        try:
+            skip = offset if offset and answer.status == 200 else 0
+            _refuse_encoding(answer)
+            yield from _verified(answer.chunks(CHUNK_BYTES), descriptor, offset - skip, skip)
+        finally:
+            answer.close()
+
+    def push_blob(self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO) -> bool:
+        """See Registry.push_blob."""
+        if isinstance(data, bytes):
+            descriptor.verify(data, "blob to push")
+        if self.head_blob(repo, descriptor.digest) == descriptor.size:
+            return False
+        started = self._send("POST", f"{repo}/blobs/uploads/", headers={"Content-Length": "0"}, expected=(202,))
+        assert started is not None  # noqa: S101
+        location = urljoin(self._url(f"{repo}/blobs/uploads/"), _header(started, "Location", "upload session"))
+        started.close()
+        joint = "&" if urlsplit(location).query else "?"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+        target = f"{location}{joint}digest={quote(str(descriptor.digest), safe='')}"
+        finished = self._send("PUT", target, headers=headers, data=data, expected=(201,))
+        assert finished is not None  # noqa: S101
+        finished.close()
+        return True
+
+    # -- manifests --------------------------------------------------------------------------------
+
+    def head_manifest(self, repo: str, reference: str) -> Descriptor | None:
+        """See Registry.head_manifest."""
+        answer = self._send("HEAD", f"{repo}/manifests/{reference}", headers={"Accept": _ACCEPT}, missing=True)
+        if answer is None:
+            return None
+        self._body(answer, 0)
+        named = answer.headers.get("Docker-Content-Digest")
+        if named is None:  # the header is optional: then only the bytes can tell
+            raw = self._manifest_bytes(repo, reference)
+            return Descriptor(media_type=_media_type(answer), digest=digest_of(raw), size=len(raw))
+        return Descriptor(
+            media_type=_media_type(answer),
+            digest=self._digest_header(named),
+            size=_length(answer, f"{repo}: manifest {reference}"),
+        )
+
+    def fetch_manifest(self, repo: str, reference: str | Digest) -> Manifest:
+        """See Registry.fetch_manifest."""
+        raw = self._manifest_bytes(repo, str(reference))
+        return parse_manifest(raw, expected=reference if isinstance(reference, Digest) else None)
+
+    def push_manifest(self, repo: str, manifest: Manifest, *, tag: str | None = None) -> bool:
+        """See Registry.push_manifest."""
+        answer = self._put_manifest(repo, manifest.raw, OCI_MANIFEST, tag or str(manifest.digest))
+        indexed = answer.headers.get("OCI-Subject", "")
+        return manifest.subject is not None and indexed == str(manifest.subject.digest)
+
+    def fetch_index(self, repo: str, reference: str | Digest) -> Index:
+        """See Registry.fetch_index."""
+        raw = self._manifest_bytes(repo, str(reference))
+        return parse_index(raw, expected=reference if isinstance(reference, Digest) else None)
+
+    def push_index(self, repo: str, raw: bytes, *, tag: str | None = None) -> None:
+        """See Registry.push_index."""
+        self._put_manifest(repo, raw, OCI_INDEX, tag or str(digest_of(raw)))
+
+    # -- lists ------------------------------------------------------------------------------------
+
+    def list_tags(self, repo: str) -> tuple[str, ...]:
+        """See Registry.list_tags."""
+        tags: dict[str, None] = {}
+        for page in self._pages(f"{repo}/tags/list", missing=True):
+            tags.update(dict.fromkeys(_strings(page, "tags")))
+        return tuple(tags)
+
+    def list_referrers(self, repo: str, digest: Digest, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        """See Registry.list_referrers."""
+        query = f"?artifactType={quote(artifact_type, safe='')}" if artifact_type else ""
+        found: dict[Digest, Descriptor] = {}
+        try:
+            for raw in self._raw_pages(f"{repo}/referrers/{digest}{query}"):
+                for item in parse_index(raw, max_bytes=LIMITS.index_bytes).manifests:
+                    found[item.digest] = item
+        except RegistryError as error:
+            if error.status not in _NO_REFERRERS_API:
+                raise
+            try:
+                found = {item.digest: item for item in self.fetch_index(repo, fallback_tag(digest)).manifests}
+            except RegistryNotFound:
+                return ()
+        return tuple(item for item in found.values() if artifact_type in (None, item.artifact_type))
+
+    def list_repositories(self) -> tuple[str, ...]:
+        """See Registry.list_repositories."""
+        names: dict[str, None] = {}
+        for page in self._pages("_catalog?n=1000"):
+            names.update(dict.fromkeys(_strings(page, "repositories")))
+        return tuple(names)
+
+    # -- one request ------------------------------------------------------------------------------
+
+    def _url(self, path: str) -> str:
+        return f"{self._base}/v2/{path}"
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | BinaryIO | None = None,
+        expected: tuple[int, ...] = (200, 206),
+        missing: bool = False,
+    ) -> Answer | None:
+        url = path if "://" in path else self._url(path)
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        answer = self._transport.send(method, url, headers=sent, data=data)
+        if answer.status in expected:
+            return answer
+        if missing and answer.status == 404:
+            self._body(answer, LIMITS.error_body_bytes)
+            return None
+        raise self._failure(answer, method, url)
+
+    def _failure(self, answer: Answer, method: str, url: str) -> RegistryError | DigestMismatch:
+        code = self._error_code(answer)
+        parts = urlsplit(url)  # without the query: upload addresses carry signed state
+        what = f"{self.name}: {method} {parts.path} answered {answer.status}{f' {code}' if code else ''}"
+        status = answer.status
+        if status in (401, 403):
+            return RegistryDenied(what, status=status)
+        if status == 404:
+            return RegistryNotFound(what, status=status)
+        if code == "DIGEST_INVALID":
+            return DigestMismatch(what, advice="The blob changed on its way or on disk; check the local copy.")
+        if status in _RETRY or status >= 500:
+            return RegistryError(what, status=status, retry_after_s=_retry_after(answer))
+        return RegistryProtocolError(what, status=status)
+
+    def _error_code(self, answer: Answer) -> str:
+        try:
+            body = parse_json_object(self._body(answer, LIMITS.error_body_bytes), "error body")
+            code = str(body["errors"][0]["code"])
+        except (FormatError, RegistryError, LookupError, TypeError):
+            return ""
+        return code if _CODE.fullmatch(code) else ""
+
+    def _body(self, answer: Answer, max_bytes: int) -> bytes:
+        """The whole body, at most ``max_bytes``; the connection is given back."""
+        try:
+            body = bytearray()
+            if max_bytes:
+                _refuse_encoding(answer)
+                for chunk in answer.chunks(CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > max_bytes:
+                        raise RegistryProtocolError(f"{self.name}: an answer is longer than {max_bytes} bytes")
+            return bytes(body)
+        finally:
+            answer.close()
+
+    def _manifest_bytes(self, repo: str, reference: str) -> bytes:
+        answer = self._send("GET", f"{repo}/manifests/{reference}", headers={"Accept": _ACCEPT})
+        assert answer is not None  # noqa: S101
+        raw = self._body(answer, LIMITS.manifest_bytes)
+        if reference.startswith("sha256:"):
+            verify_digest(raw, parse_digest(reference), f"{repo}: manifest")
+        elif named := answer.headers.get("Docker-Content-Digest"):
+            verify_digest(raw, self._digest_header(named), f"{repo}: manifest {reference}")
+        return raw
+
+    def _put_manifest(self, repo: str, raw: bytes, media_type: str, reference: str) -> Answer:
+        answer = self._send(
+            "PUT", f"{repo}/manifests/{reference}", headers={"Content-Type": media_type}, data=raw, expected=(201,)
+        )
+        assert answer is not None  # noqa: S101
+        self._body(answer, LIMITS.error_body_bytes)
+        named = answer.headers.get("Docker-Content-Digest")
+        if named is not None and self._digest_header(named) != digest_of(raw):
+            raise DigestMismatch(f"{self.name}: {repo} stored another manifest than was sent")
+        return answer
+
+    def _digest_header(self, text: str) -> Digest:
+        try:
+            return parse_digest(text)
+        except FormatError as error:
+            raise RegistryProtocolError(f"{self.name}: Docker-Content-Digest is {text[:80]!r}") from error
+
+    def _pages(self, path: str, *, missing: bool = False) -> Iterator[Mapping[str, Any]]:
+        for raw in self._raw_pages(path, missing=missing):
+            try:
+                yield parse_json_object(raw, "list", max_bytes=LIMITS.index_bytes)
+            except FormatError as error:
+                raise RegistryProtocolError(f"{self.name}: {path} is not a list: {error.message}") from error
+
+    def _raw_pages(self, path: str, *, missing: bool = False) -> Iterator[bytes]:
+        url = self._url(path)
+        seen: set[str] = set()
+        total = 0
+        while True:
+            answer = self._send("GET", url, missing=missing)
+            if answer is None:
+                return
+            raw = self._body(answer, LIMITS.index_bytes)
+            total += len(raw)
+            yield raw
+            link = _LINK.search(answer.headers.get("Link", ""))
+            if link is None:
+                return
+            seen.add(url)
+            url = urljoin(url, link.group(1))
+            if url in seen or len(seen) >= LIMITS.list_pages or total > 4 * LIMITS.index_bytes:
+                raise RegistryProtocolError(f"{self.name}: the list {path} does not end")
+
+
+def _verified(chunks: Iterator[bytes], descriptor: Descriptor, start: int, skip: int) -> Iterator[bytes]:
+    """Pass chunks on while they fit; the last one only after size and digest did (when read from 0)."""
+    hasher = hashlib.sha256()
+    count = start
+    held = b""
+    for chunk in chunks:
+        count += len(chunk)
+        if count > descriptor.size:
+            raise DigestMismatch(f"blob {descriptor.digest} is longer than {descriptor.size} bytes")
+        hasher.update(chunk)
+        kept = chunk[skip:]
+        skip = max(0, skip - len(chunk))
+        if kept:
+            if held:
+                yield held
+            held = kept
+    if count != descriptor.size:
+        # A cut line looks like this too, and is worth another try.
+        raise RegistryError(f"blob {descriptor.digest} ended after {count} of {descriptor.size} bytes")
+    if start == 0 and hasher.hexdigest() != descriptor.digest.hex:
+        raise DigestMismatch(f"a registry sent other bytes as blob {descriptor.digest}")
+    if held:
+        yield held
+
+
+def _refuse_encoding(answer: Answer) -> None:
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise RegistryProtocolError("the answer is encoded although that was not asked for")
+
+
+def _header(answer: Answer, name: str, what: str) -> str:
+    value = answer.headers.get(name)
+    if not value:
+        raise RegistryProtocolError(f"{what}: the answer has no {name}")
+    return value
+
+
+def _length(answer: Answer, what: str) -> int:
+    text = _header(answer, "Content-Length", what)
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise RegistryProtocolError(f"{what}: Content-Length is {text[:40]!r}")
+    return int(text)
+
+
+def _media_type(answer: Answer) -> str:
+    return answer.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
+
+
+def _retry_after(answer: Answer) -> float | None:
+    text = answer.headers.get("Retry-After", "")
+    # The date form needs a right clock, which a device may lack: only seconds count.
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+
+
+def _strings(page: Mapping[str, Any], key: str) -> list[str]:
+    items = page.get(key)
+    if items is None:
+        return []
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise RegistryProtocolError(f"the list has no {key}")
+    if len(items) > LIMITS.list_entries:
+        raise RegistryProtocolError(f"the list has {len(items)} {key}")
+    return items
