@@ -52,18 +52,19 @@ EVENTS: Final[Mapping[str, str]] = {
 """Event name to MESSAGE_ID. An id is never changed or reused."""
 
 
-def event(name: str, message: str, *, priority: int = INFO, **values: object) -> None:
+def event(name: str, message: str, *, priority: int = INFO, to_stderr: bool = True, **values: object) -> None:
     """Write one event.
 
     Args:
         name: A key of EVENTS.
         message: One line for a person.
         priority: syslog priority, 3 (error) to 7 (debug).
+        to_stderr: False where the command itself tells it to its user: without a journal, once is enough.
         values: Further fields; ``model_digest=...`` becomes ``EDGEPROV_MODEL_DIGEST``.
     """
     entry = {"MESSAGE": message, "PRIORITY": str(priority), "MESSAGE_ID": EVENTS[name], "EDGEPROV_EVENT": name}
     entry.update({f"EDGEPROV_{key.upper()}": str(value) for key, value in values.items()})
-    _send(entry, priority)
+    _send(entry, priority, to_stderr=to_stderr)
 
 
 def failure(error: EdgeprovError) -> None:

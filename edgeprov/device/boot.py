@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from edgeprov.device.trust import load_signatures, verify_floor, verify_publishe
 from edgeprov.device.weights import StoredModel, find_model, list_models, verify_blobs
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.mediatypes import A_SLOT
 from edgeprov.store.state import Active, State
 
 if TYPE_CHECKING:
@@ -61,15 +63,34 @@ def boot_check(context: Context) -> list[Verdict]:
 
 
 def active_models(context: Context, state: State | None) -> list[Active]:
-    """The active model of each slot. On a fresh device a single model in the image is the default slot's."""
+    """The active model of each slot.
+
+    A slot that was never switched runs the model of the image whose index entry names the slot; on
+    an image with a single model and no such mark, that one is the first slot's.
+    """
     slots = dict.fromkeys((*context.config.device.slots, *(state.slots() if state else ())))
-    found = [active for slot in slots if state is not None and (active := state.active(slot)) is not None]
-    if not found:
-        baked = [model for model in list_models(context, None) if model.source == "image"]
-        if len(baked) == 1:
-            slot = context.config.device.slots[0]
-            found = [Active(slot=slot, model=baked[0].manifest.digest, previous=None, info={"source": "image"})]
+    baked = _baked_models(context)
+    found = []
+    for slot in slots:
+        active = state.active(slot) if state is not None else None
+        if active is None and slot in baked:
+            active = Active(slot=slot, model=baked[slot], previous=None, info={"source": "image"})
+        if active is not None:
+            found.append(active)
     return found
+
+
+def _baked_models(context: Context) -> dict[str, Digest]:
+    models = {model.manifest.digest: model for model in list_models(context, None)}
+    marked = {
+        entry.annotations[A_SLOT]: entry.digest
+        for model in list(models.values())[:1]
+        for entry in model.layout.manifests()
+        if entry.digest in models and A_SLOT in entry.annotations
+    }
+    if not marked and len(models) == 1:
+        return {context.config.device.slots[0]: next(iter(models))}
+    return marked
 
 
 def activate(context: Context, digest: Digest, slot: str) -> Verdict:
@@ -97,6 +118,7 @@ def activate(context: Context, digest: Digest, slot: str) -> Verdict:
                 "model-refused",
                 f"slot {slot}: model {digest} refused: {error.message}",
                 priority=journal.ERROR,
+                to_stderr=False,
                 model_digest=digest,
                 slot=slot,
             )
@@ -140,6 +162,7 @@ def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, act
             "model-refused",
             f"slot {active.slot}: model {active.model} refused: {error.message}",
             priority=journal.ERROR,
+            to_stderr=False,
             model_digest=active.model,
             slot=active.slot,
         )
@@ -165,16 +188,15 @@ def _return_to_previous(context: Context, state: State | None, tpm: Tpm, floor: 
         return None
     measure(context, tpm, "activate", active.slot, active.previous)
     save_verdict(context, active.slot, _stamp(model, "verified"))
-    try:
+    with suppress(StoreError):  # read-only state: the same return happens at the next boot
         context.state().set_active(
             Active(slot=active.slot, model=active.previous, previous=None, info={"returned_from": str(active.model)})
         )
-    except StoreError:
-        pass  # read-only state: the same return happens at the next boot
     journal.event(
         "model-returned",
         f"slot {active.slot}: returned to model {active.previous}",
         priority=journal.WARNING,
+        to_stderr=False,
         model_digest=active.previous,
         slot=active.slot,
     )

@@ -59,6 +59,16 @@ class Context:
         return self.config.device.state_dir
 
     @property
+    def tpm_dir(self) -> Path:
+        """Public parts of the identity, and the simulator where there is no TPM."""
+        return self.state_dir / "tpm"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this device's TPM has been a simulator."""
+        return (self.tpm_dir / "simulator.boot").exists()
+
+    @property
     def run_dir(self) -> Path:
         """Where this boot's stamp and event log are; a tmpfs on a real device."""
         return self.config.device.run_dir
@@ -116,35 +126,35 @@ class Context:
         from edgeprov.tpm.device import TpmSettings, open_tpm
 
         settings = self.config.tpm
-        make_dirs(self.state_dir / "tpm", 0o700)
-        self.make_run_dir()
+        make_dirs(self.tpm_dir, 0o700)
         with open_tpm(
             TpmSettings(
                 tcti=settings.tcti,
-                state_dir=self.state_dir / "tpm",
+                state_dir=self.tpm_dir,
                 pcr=settings.pcr,
-                lock_path=self.run_dir / "tpm.lock",
+                lock_path=self.make_run_dir() / "tpm.lock",
+                allow_simulator=settings.allow_simulator,
+                bus_protection=settings.bus_protection,
             )
         ) as tpm:
             yield tpm
 
     def boot_id(self) -> str:
-        """The id of this boot: the kernel's, or that of a simulated boot.
-
-        ``boot-id`` in the run folder stands in for the kernel's where a reboot is simulated
-        (`edgeprov simulator reboot`); on a real device the folder is a tmpfs and has no such file.
+        """The id of this boot: the kernel's, or that of the simulated boot where the TPM is simulated.
 
         Raises:
             StoreError: The kernel does not tell.
         """
-        for path in (self.run_dir / "boot-id", _KERNEL_BOOT_ID):
-            try:
-                return path.read_text(encoding="ascii").strip()
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError) as error:
-                raise StoreError(f"{path}: cannot be read") from error
-        raise StoreError(f"{_KERNEL_BOOT_ID}: missing; is /proc mounted?")
+        if self.simulated:
+            from edgeprov.tpm.simulator import boot_id
+
+            # None: it is off, and no boot is going on. The kernel's id fits no stamp of a simulated boot.
+            if (simulated := boot_id(self.tpm_dir)) is not None:
+                return simulated
+        try:
+            return _KERNEL_BOOT_ID.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{_KERNEL_BOOT_ID}: cannot be read; is /proc mounted?") from error
 
     def now(self) -> datetime:
         """The wall clock, but never before the floor that the image's maker set: for checking certificates.

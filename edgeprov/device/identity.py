@@ -32,7 +32,7 @@ IDENTITY_TYPE: Final = "edgeprov.identity"
 CHALLENGE_TYPE: Final = "edgeprov.credential-challenge"
 RESPONSE_TYPE: Final = "edgeprov.credential-response"
 
-_KEYS: Final = "identity.json"
+_KEYS: Final = "device.json"  # identity.json is the TPM module's own
 _CERTIFICATES: Final = "certificates.json"
 _NONCE_BYTES: Final = 32
 _NONCE_LIMITS: Final = (8, 64)
@@ -98,7 +98,7 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
             "type": REQUEST_TYPE,
             "v": 1,
             "device": context.urn,
-            "csr": b64(create_csr(tpm, serial=context.serial, uri=context.urn)),
+            "csr": b64(create_csr(tpm, common_name=context.serial, uri=context.urn)),
             "ak": keys["ak"],
             "sk": keys["sk"],
             "nonce": nonce.hex(),

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeprov import journal
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.remotes import open_registry
-from edgeprov.device.series import remember_model
 from edgeprov.device.selftest import verify_model_runs
+from edgeprov.device.series import remember_model
 from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
 from edgeprov.device.weights import StoredModel, load_model, verify_archives
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreFull, UsageError
@@ -26,7 +26,7 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import OCI_INDEX
-from edgeprov.formats.modelkit import ModelKit, parse_modelkit
+from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.registry.reference import Reference, parse_reference
 from edgeprov.verify.signature import SignatureArtifact
@@ -103,7 +103,11 @@ def install_model(context: Context, text: str, *, progress: Callable[[int], None
         except EdgeprovError as error:
             _forget(state, manifest, signatures)
             journal.event(
-                "model-refused", f"model {digest} refused: {error.message}", priority=journal.ERROR, model_digest=digest
+                "model-refused",
+                f"model {digest} refused: {error.message}",
+                priority=journal.ERROR,
+                to_stderr=False,
+                model_digest=digest,
             )
             raise
         remember_model(state, manifest)
@@ -139,11 +143,12 @@ def remove_model(context: Context, digest: Digest) -> int:
 
 
 def _fetch_signatures(registry: Registry, repo: str, manifest: Manifest) -> list[SignatureArtifact]:
-    found = []
-    for descriptor in registry.list_referrers(repo, manifest.digest)[: LIMITS.signatures_per_artifact]:
-        # Data kits refer to their model too: only what can hold a signature is fetched.
-        if descriptor.media_type != OCI_INDEX and descriptor.size <= LIMITS.signature_blob_bytes:
-            found.append(registry.fetch_manifest(repo, descriptor.digest))
+    # Data kits refer to their model too: only what can hold a signature is fetched.
+    found = [
+        registry.fetch_manifest(repo, descriptor.digest)
+        for descriptor in registry.list_referrers(repo, manifest.digest)[: LIMITS.signatures_per_artifact]
+        if descriptor.media_type != OCI_INDEX and descriptor.size <= LIMITS.signature_blob_bytes
+    ]
     classic = registry.head_manifest(repo, classic_tag(manifest.digest))
     if classic is not None:
         found.append(registry.fetch_manifest(repo, classic.digest))

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 LAYOUT_PREFIX: Final = "oci:"
 
 
-def open_registry(name: str, config: RegistryConfig) -> Registry:
+def open_registry(name: str, config: RegistryConfig, *, create: bool = False) -> Registry:
     """Open the back end of ``host[:port]`` or ``oci:DIR``; nothing is contacted yet.
 
     Args:
         name: Without repository.
         config: Credentials, certificates and proxy, for a network host.
+        create: Make the folder of ``oci:DIR`` a layout when it is none.
 
     Raises:
         RegistryError: The folder is not an OCI layout and cannot become one.
@@ -34,7 +35,7 @@ def open_registry(name: str, config: RegistryConfig) -> Registry:
     if name.startswith(LAYOUT_PREFIX):
         from edgeprov.store.layout_registry import LayoutRegistry
 
-        return LayoutRegistry(Path(name.removeprefix(LAYOUT_PREFIX)))
+        return LayoutRegistry(Path(name.removeprefix(LAYOUT_PREFIX)), create=create)
     from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 
     settings = RegistrySettings(

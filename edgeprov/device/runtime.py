@@ -90,7 +90,7 @@ class Engine:
         return tuple(array if array.flags.c_contiguous else self._numpy.ascontiguousarray(array) for array in arrays)
 
     def quantise(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
-        """Turn float32 or float64 arrays into what the input tensors hold: round(x / scale) + zero point.
+        """Turn float32 or float64 arrays into what the input tensors hold: round(x / scale + zero point).
 
         Values beyond the tensor's range are clipped to it, as the converter does. Arrays that
         already have the tensor's dtype pass unchanged, as do all arrays of a float model.
@@ -182,7 +182,7 @@ class Engine:
             )
         scale, zero = self._factors(tensor, array.ndim)
         bounds = self._numpy.iinfo(port.dtype)
-        steps = self._numpy.rint(array / scale) + zero
+        steps = self._numpy.rint(array / scale + zero)
         return self._numpy.clip(steps, bounds.min, bounds.max).astype(port.dtype)
 
     def _factors(self, tensor: Tensor, rank: int) -> tuple[Any, Any]:
@@ -312,10 +312,10 @@ def _import(name: str) -> tuple[str, ModuleType]:
 
 def _numpy() -> Any:
     try:
-        import numpy
+        import numpy as np
     except ImportError as error:
         raise RuntimeMissing(f"numpy is missing: {error}") from error
-    return numpy
+    return np
 
 
 def _version(package: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,11 +36,11 @@ from edgeprov.device.series import (
 from edgeprov.device.signing import Signature, Signer, save_signatures
 from edgeprov.errors import StoreBusy, StoreCorrupt
 from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
-from edgeprov.formats.tombstone import Reason
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.tombstone import Reason
 from edgeprov.limits import LIMITS
 from edgeprov.store.spool import RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import OutboxEntry, State
@@ -96,9 +97,7 @@ def seal(
         if due_only and sealer.too_early():
             return sealer.done
         for slot in state.slots():
-            if not due_only and not request_rotation(context, slot):
-                _recover_spool(state, slot)
-            elif due_only:
+            if due_only or not request_rotation(context, slot):
                 _recover_spool(state, slot)
             sealer.seal_slot(slot, due_only=due_only)
         return sealer.done
@@ -424,10 +423,8 @@ def _load_entry(head: Head) -> OutboxEntry:
 
 
 def _recover_spool(state: State, slot: str) -> None:
-    try:
+    with suppress(StoreBusy):  # a recorder runs; it closes its segments itself
         state.spool(slot).recover()
-    except StoreBusy:
-        pass  # a recorder runs; it closes its segments itself
 
 
 def _count(info: SegmentInfo) -> int:

@@ -71,13 +71,9 @@ def read_signatures(
 
 def load_signatures(layout: Layout, model: Digest) -> list[SignatureArtifact]:
     """The stored signatures of a model. Damaged ones are passed over: another may still be good."""
-    manifests = []
-    for descriptor in layout.referrers(model):
-        if descriptor.media_type != OCI_INDEX:
-            manifests.append(layout.load_manifest(descriptor.digest))
-    for ref, descriptor in layout.refs().items():
-        if ref.endswith(classic_tag(model)):
-            manifests.append(layout.load_manifest(descriptor.digest))
+    wanted = [entry for entry in layout.referrers(model) if entry.media_type != OCI_INDEX]
+    wanted += [entry for ref, entry in layout.refs().items() if ref.endswith(classic_tag(model))]
+    manifests = [layout.load_manifest(entry.digest) for entry in wanted]
     found = read_signatures(
         manifests[: LIMITS.signatures_per_artifact],
         lambda blob: layout.load_blob(blob, max_bytes=LIMITS.signature_blob_bytes),
@@ -93,5 +89,5 @@ def load_signatures(layout: Layout, model: Digest) -> list[SignatureArtifact]:
 
 
 def classic_tag(model: Digest) -> str:
-    """cosign 2's tag for the signatures of a manifest."""
+    """The tag that cosign 2 gives to for the signatures of a manifest."""
     return f"sha256-{model.hex}.sig"

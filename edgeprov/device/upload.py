@@ -12,19 +12,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import BinaryIO, Final, cast
 
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.remotes import open_registry, split_name
 from edgeprov.device.seal import SEAL_LOCK
-from edgeprov.errors import EdgeprovError, RegistryConflict, RegistryError
+from edgeprov.errors import EdgeprovError, RegistryConflict, RegistryError, StoreBusy
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
+from edgeprov.registry.base import Registry, push_referrer
 from edgeprov.store.state import OutboxEntry, State
-
-if TYPE_CHECKING:
-    from edgeprov.registry.base import Registry
 
 UPLOAD_LOCK: Final = "upload"
 LAST_UPLOAD: Final = "upload"
@@ -56,7 +54,7 @@ def upload(context: Context, *, progress: Callable[[int], None] = lambda _bytes:
     state = context.state()
     result = Uploaded()
     with state.lock(UPLOAD_LOCK):
-        registry = open_registry(host, context.config.registry)
+        registry = open_registry(host, context.config.registry, create=True)
         for entry in state.outbox():
             try:
                 result.bytes_sent += push_artifact(state, registry, prefix + entry.repo, entry, progress)
@@ -69,6 +67,7 @@ def upload(context: Context, *, progress: Callable[[int], None] = lambda _bytes:
                     "upload-parked",
                     f"{entry.kind} {entry.seq}: {error.message}",
                     priority=journal.ERROR,
+                    to_stderr=False,
                     kit_digest=entry.digest,
                 )
                 continue
@@ -149,8 +148,6 @@ def collect_garbage(state: State) -> int:
     Raises:
         StoreError: The layout cannot be changed.
     """
-    from edgeprov.errors import StoreBusy
-
     try:
         with state.lock(SEAL_LOCK):
             return state.layout.collect_garbage(state.pinned())
@@ -165,7 +162,7 @@ def _push_blobs(
     for blob in manifest.blobs:
         if registry.head_blob(repo, blob.digest) != blob.size:
             with state.layout.open_blob(blob) as stream:
-                registry.push_blob(repo, blob, stream)
+                registry.push_blob(repo, blob, cast(BinaryIO, stream))
             sent += blob.size
         progress(blob.size)
     return sent
@@ -174,8 +171,6 @@ def _push_blobs(
 def _push_signature(
     state: State, registry: Registry, repo: str, signature: Manifest, progress: Callable[[int], None]
 ) -> int:
-    from edgeprov.registry.base import push_referrer
-
     sent = _push_blobs(state, registry, repo, signature, progress)
     push_referrer(registry, repo, signature)
     return sent + len(signature.raw)

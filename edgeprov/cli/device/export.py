@@ -20,7 +20,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
 
     context = load_context()
     with out.progress("exporting", 0) as bar:
-        entries = export(context, args.folder, progress=lambda count: bar.advance(count))
+        entries = export(context, args.folder, progress=bar.advance)
     for entry in entries:
         out.item("exported", f"{entry.kind} {entry.seq}  {entry.digest}", digest=str(entry.digest), seq=entry.seq)
     out.item("export", f"{len(entries)} artifacts in {args.folder}", count=len(entries), folder=str(args.folder))

@@ -49,7 +49,7 @@ def _install(args: argparse.Namespace, out: Output) -> None:
     context = load_context()
     slot = args.slot or context.config.device.slots[0]
     with out.progress("fetching", 0) as bar:
-        installed = install_model(context, args.reference, progress=lambda count: bar.advance(count))
+        installed = install_model(context, args.reference, progress=bar.advance)
     digest, kit = installed.model.manifest.digest, installed.model.kit
     if not args.no_activate:
         activate(context, digest, slot)
@@ -145,7 +145,7 @@ def _show(args: argparse.Namespace, out: Output) -> None:
         signer=signer.san,
         security_version=kit.security_version,
         source=model.source,
-        **trial,
+        trial=trial,
     )
     del state
 

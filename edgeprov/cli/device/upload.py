@@ -20,7 +20,7 @@ def run(_args: argparse.Namespace, out: Output) -> int:
 
     context = load_context()
     with out.progress("uploading", 0) as bar:
-        result = upload(context, progress=lambda count: bar.advance(count))
+        result = upload(context, progress=bar.advance)
     for entry in result.sent:
         out.item(
             "uploaded",
