@@ -36,6 +36,7 @@ _PID: Final = "simulator.pid"
 _LOG: Final = "simulator.log"
 _START_S: Final = 20.0
 _STOP_S: Final = 10.0
+_DYING_S: Final = 2.0
 _READ_CLOCK: Final = bytes.fromhex("80010000000a00000181")
 _SHUTDOWN: Final = bytes.fromhex("80010000000c000001450000")  # TPM2_Shutdown(CLEAR)
 _FLAGS: Final = ("--tpm2", "--flags", "not-need-init,startup-clear")
@@ -48,7 +49,7 @@ def start(folder: Path) -> SocketLink:
         TpmUnavailable: swtpm is not installed or does not start.
     """
     with _locked(folder):
-        if not _alive(folder):
+        if not _answers(folder):
             _spawn(folder)
     return SocketLink(folder / SOCKET)
 
@@ -244,6 +245,22 @@ def _alive(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return False
+
+
+def _answers(folder: Path) -> bool:
+    """False when it is off, also when it was killed a moment ago and is not quite gone yet."""
+    if not _alive(folder):
+        return False
+    try:
+        _ask(folder, _READ_CLOCK)
+    except TpmUnavailable:
+        deadline = time.monotonic() + _DYING_S
+        while _alive(folder):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+        return False
+    return True
 
 
 def _pid(folder: Path) -> int:

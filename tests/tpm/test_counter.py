@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers only rise: over power cuts, deletion, TPM2_Clear and a disk that was put back."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from edgeprov.errors import TpmError
+from edgeprov.formats.tpmt import COUNTER_INDEX
+from edgeprov.tpm import simulator
+from edgeprov.tpm.counter import FLOOR_FILE
+from edgeprov.tpm.device import Tpm
+from edgeprov.tpm.esys import tss
+from tests.tpm.conftest import SimulatedDevice
+
+
+def define_plain_index(tpm: Tpm, number: int) -> None:
+    raw = struct.pack(">IHIHH", number, 0x000B, (1 << 1) | (1 << 2) | (1 << 17) | (1 << 18) | (1 << 25), 0, 8)
+    public = tss.TPM2B_NV_PUBLIC.unmarshal(len(raw).to_bytes(2, "big") + raw)[0]
+    handle = tpm._connection.esys.nv_define_space(b"", public, tss.ESYS_TR.OWNER)
+    tpm._connection.esys.nv_write(handle, (5).to_bytes(8, "big"))
+
+
+def undefine(tpm: Tpm, number: int) -> None:
+    esys = tpm._connection.esys
+    esys.nv_undefine_space(esys.tr_from_tpmpublic(number), tss.ESYS_TR.OWNER)
+
+
+def test_each_kit_gets_the_next_number_over_power_cuts(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        base = tpm.create_identity().counter_value
+    given = []
+    for _ in range(3):
+        with device.open() as tpm:
+            given += [tpm.increment_counter(), tpm.increment_counter()]
+            simulator.stop(device.folder, power_cut=True)
+    assert given == [base + step for step in range(1, 7)]
+
+
+def test_a_deleted_counter_goes_on_above_its_last_value(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.create_identity()
+        last = [tpm.increment_counter() for _ in range(5)][-1]
+        undefine(tpm, COUNTER_INDEX)
+    with device.open() as tpm:
+        assert tpm.increment_counter() == last + 1
+
+
+def test_an_ordinary_index_in_place_of_the_counter_is_refused(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.create_identity()
+        undefine(tpm, COUNTER_INDEX)
+        define_plain_index(tpm, COUNTER_INDEX)
+    with device.open() as tpm:
+        for use in (tpm.increment_counter, tpm.read_counter, lambda: tpm.certify_counter(bytes(32)), tpm.create_identity):
+            with pytest.raises(TpmError, match="not by edgeprov"):
+                use()
+
+
+def test_kits_can_be_numbered_where_the_owner_password_is_set(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        base = tpm.create_identity().counter_value
+        tpm._connection.esys.hierarchy_change_auth(tss.ESYS_TR.OWNER, b"vendor secret")
+    device.reboot()
+    with device.open() as tpm:
+        assert tpm.increment_counter() == base + 1
+        tpm.certify_counter(bytes(32))
+
+
+def test_the_floor_starts_at_zero_and_only_rises(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        assert tpm.floor() == 0
+        assert tpm._connection.handles(0x01000000) == (), "asking defines nothing"
+        tpm.create_identity()
+        for _ in range(3):
+            tpm.increment_counter()
+        tpm.raise_floor(2)
+        tpm.raise_floor(1)
+        assert tpm.floor() == 2
+    device.reboot(power_cut=True)
+    with device.open() as tpm:
+        assert tpm.floor() == 2
+
+
+def test_the_floor_survives_a_disk_that_was_put_back(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.raise_floor(3)
+    (device.state / FLOOR_FILE).unlink()
+    with device.open() as tpm:
+        assert tpm.floor() == 3
+    (device.state / FLOOR_FILE).write_text("garbage")
+    with device.open() as tpm:
+        assert tpm.floor() == 3
+
+
+def test_the_floor_survives_a_tpm_clear_and_can_rise_on(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.raise_floor(3)
+        tpm._connection.esys.clear(tss.ESYS_TR.LOCKOUT)
+    with device.open() as tpm:
+        assert tpm.floor() == 3
+        tpm.raise_floor(3)
+        tpm.raise_floor(4)
+        assert tpm.floor() == 4
+    (device.state / FLOOR_FILE).unlink()
+    with device.open() as tpm:
+        assert tpm.floor() == 4, "the TPM knows it again"
+
+
+def test_a_floor_that_would_wear_out_the_tpm_is_refused(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        with pytest.raises(TpmError, match="steps at once"):
+            tpm.raise_floor(1_000_000)
+        assert tpm.floor() == 0
+
+
+def test_the_base_of_the_floor_cannot_be_written_again(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.raise_floor(2)
+        with pytest.raises(TpmError):
+            tpm._floor._base.write_once(99)
+        assert tpm.floor() == 2

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The vendor's credential round, with our software TPM2_MakeCredential against the real TPM2_ActivateCredential."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgeprov.errors import EnrolmentRefused, FormatError, IdentityError
+from edgeprov.fleet.credential import make_credential, parse_ek_public
+from edgeprov.formats.tpmt import parse_public
+from edgeprov.tpm import enrol
+from edgeprov.tpm.device import Tpm
+from edgeprov.tpm.enrol import TEMPLATES, EkTemplate, EndorsementKey
+from edgeprov.tpm.keys import create_primary
+from edgeprov.verify.certificates import certificate_spki
+from tests.tpm.conftest import SimulatedDevice
+
+SECRET = bytes(range(32))
+
+
+def with_key(tpm: Tpm, template: EkTemplate) -> None:
+    handle, public = create_primary(tpm._connection, template.public, "make its EK")
+    tpm._connection.flush(handle)
+    vars(tpm)["_endorsement_key"] = EndorsementKey(template, public, None)
+
+
+def challenge(tpm: Tpm, name: bytes) -> tuple[bytes, bytes]:
+    return make_credential(parse_ek_public(tpm.ek_public()), name, SECRET, secrets.token_bytes(64))
+
+
+@pytest.mark.parametrize("bus_protection", [False, True])
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda item: item.name)
+def test_the_tpm_opens_a_credential_for_each_standard_ek(device: SimulatedDevice, template: EkTemplate, bus_protection: bool) -> None:
+    with device.open(bus_protection=bus_protection) as tpm:
+        ak = parse_public(tpm.create_identity().ak_public)
+        with_key(tpm, template)
+        assert tpm.activate_credential(*challenge(tpm, ak.name)) == SECRET
+        assert tpm._connection.handles(0x80000000) == ()
+        assert tpm._connection.handles(0x02000000) == tpm._connection.handles(0x03000000) == ()
+
+
+def test_a_credential_for_another_ak_is_refused(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        sk = parse_public(tpm.create_identity().sk_public)
+        with pytest.raises(EnrolmentRefused):
+            tpm.activate_credential(*challenge(tpm, sk.name))
+        assert tpm._connection.handles(0x80000000) == ()
+
+
+def test_a_credential_for_another_tpm_is_refused(make_device: object) -> None:
+    first, second = make_device("a"), make_device("b")  # type: ignore[operator]
+    with first.open() as one, second.open() as two:
+        name = parse_public(one.create_identity().ak_public).name
+        two.create_identity()
+        with pytest.raises(EnrolmentRefused):
+            one.activate_credential(*challenge(two, name))
+
+
+@pytest.mark.parametrize("flip", [0, 5, 40, -1])
+def test_a_changed_credential_is_refused(device: SimulatedDevice, flip: int) -> None:
+    with device.open() as tpm:
+        ak = parse_public(tpm.create_identity().ak_public)
+        blob, secret = challenge(tpm, ak.name)
+        changed = bytearray(blob)
+        changed[flip] ^= 1
+        with pytest.raises(EnrolmentRefused):
+            tpm.activate_credential(bytes(changed), secret)
+        assert tpm.activate_credential(blob, secret) == SECRET, "and the right one still works"
+
+
+def test_no_identity_no_activation(device: SimulatedDevice) -> None:
+    with device.open() as tpm, pytest.raises(IdentityError):
+        tpm.activate_credential(b"\0\0", b"\0\0")
+
+
+def test_the_makers_certificate_is_found_and_fits_the_key(certified: SimulatedDevice, manufactured: tuple[Path, Path], tmp_path: Path) -> None:
+    with certified.open() as tpm:
+        ak = parse_public(tpm.create_identity().ak_public)
+        certificate = tpm.ek_certificate()
+        assert certificate is not None
+        assert parse_ek_public(tpm.ek_public()).spki == certificate_spki(certificate)
+        assert tpm.activate_credential(*challenge(tpm, ak.name)) == SECRET
+        assert tpm.assurance == "dev", "a software TPM stays one, whatever certificate it shows"
+    (tmp_path / "ek.der").write_bytes(certificate)
+    folder = manufactured[1]
+    verified = subprocess.run(
+        ["openssl", "verify", "-partial_chain", "-CAfile", str(folder / "issuercert.pem"), "-ignore_critical", str(tmp_path / "ek.der")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert verified.stdout.strip().endswith("OK"), verified.stderr
+
+
+def test_assurance_follows_the_maker(certified: SimulatedDevice, make_device: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, simulated, expected in (
+        ("IFX SLB9672", False, "hardware"),
+        ("STM ST33KTPM2X", False, "hardware"),
+        ("INTC Intel", False, "firmware"),
+        ("XYZ unheard of", False, "firmware"),
+        ("IBM SW   TPM", False, "dev"),
+        ("IFX SLB9672", True, "dev"),
+    ):
+        with certified.open() as tpm:
+            vars(tpm)["manufacturer"] = words
+            tpm._simulated = simulated
+            assert tpm.assurance == expected, words
+    plain = make_device("plain")  # type: ignore[operator]
+    with plain.open() as tpm:
+        vars(tpm)["manufacturer"] = "IFX SLB9672"
+        tpm._simulated = False
+        assert tpm.assurance == "dev", "no certificate, no claim"
+
+
+def test_a_certificate_of_another_key_is_not_taken(certified: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = EkTemplate("H-3", 0x01C00016, TEMPLATES[0].public, 0x000B, TEMPLATES[0].branches)
+    monkeypatch.setattr(enrol, "TEMPLATES", (wrong,))
+    with certified.open() as tpm:
+        assert tpm.ek_certificate() is None
+
+
+def test_a_signing_key_is_no_ek(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        made = tpm.create_identity()
+        ek = tpm.ek_public()
+    for raw in (made.ak_public, made.sk_public, ek[:-1], ek + b"\0", b"", ek[:4] + bytes(4) + ek[8:]):
+        with pytest.raises(FormatError):
+            parse_ek_public(raw)
