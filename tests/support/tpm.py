@@ -40,7 +40,9 @@ def make_with_ek_certificate(folder: Path) -> Path:
         f"statedir = {authority}\nsigningkey = {authority}/signkey.pem\n"
         f"issuercert = {authority}/issuercert.pem\ncertserial = {authority}/certserial\n"
     )
-    (folder.parent / "localca.options").write_text("--tpm-manufacturer id:00001014\n--tpm-model swtpm\n--tpm-version 2\n--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n")
+    (folder.parent / "localca.options").write_text(
+        "--tpm-manufacturer id:00001014\n--tpm-model swtpm\n--tpm-version 2\n--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n"
+    )
     (folder.parent / "setup.conf").write_text(
         f"create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {folder.parent}/localca.conf\n"
         f"create_certs_tool_options = {folder.parent}/localca.options\n"

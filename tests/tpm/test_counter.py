@@ -55,7 +55,12 @@ def test_an_ordinary_index_in_place_of_the_counter_is_refused(device: SimulatedD
         undefine(tpm, COUNTER_INDEX)
         define_plain_index(tpm, COUNTER_INDEX)
     with device.open() as tpm:
-        for use in (tpm.increment_counter, tpm.read_counter, lambda: tpm.certify_counter(bytes(32)), tpm.create_identity):
+        for use in (
+            tpm.increment_counter,
+            tpm.read_counter,
+            lambda: tpm.certify_counter(bytes(32)),
+            tpm.create_identity,
+        ):
             with pytest.raises(TpmError, match="not by edgeprov"):
                 use()
 

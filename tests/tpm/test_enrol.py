@@ -35,7 +35,9 @@ def challenge(tpm: Tpm, name: bytes) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("bus_protection", [False, True])
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda item: item.name)
-def test_the_tpm_opens_a_credential_for_each_standard_ek(device: SimulatedDevice, template: EkTemplate, bus_protection: bool) -> None:
+def test_the_tpm_opens_a_credential_for_each_standard_ek(
+    device: SimulatedDevice, template: EkTemplate, bus_protection: bool
+) -> None:
     with device.open(bus_protection=bus_protection) as tpm:
         ak = parse_public(tpm.create_identity().ak_public)
         with_key(tpm, template)
@@ -78,7 +80,9 @@ def test_no_identity_no_activation(device: SimulatedDevice) -> None:
         tpm.activate_credential(b"\0\0", b"\0\0")
 
 
-def test_the_makers_certificate_is_found_and_fits_the_key(certified: SimulatedDevice, manufactured: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_makers_certificate_is_found_and_fits_the_key(
+    certified: SimulatedDevice, manufactured: tuple[Path, Path], tmp_path: Path
+) -> None:
     with certified.open() as tpm:
         ak = parse_public(tpm.create_identity().ak_public)
         certificate = tpm.ek_certificate()
@@ -95,7 +99,9 @@ def test_the_makers_certificate_is_found_and_fits_the_key(certified: SimulatedDe
     assert verified.stdout.strip().endswith("OK"), verified.stderr
 
 
-def test_assurance_follows_the_maker(certified: SimulatedDevice, make_device: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assurance_follows_the_maker(
+    certified: SimulatedDevice, make_device: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for words, simulated, expected in (
         ("IFX SLB9672", False, "hardware"),
         ("STM ST33KTPM2X", False, "hardware"),

@@ -133,7 +133,12 @@ def test_the_ak_signs_plain_data_but_nothing_that_looks_like_an_attestation(devi
 def test_too_long_input_is_refused_in_our_words(device: SimulatedDevice) -> None:
     with device.open() as tpm:
         tpm.create_identity()
-        for use in (lambda: tpm.quote(bytes(65)), lambda: tpm.pcr_event(bytes(1025)), lambda: tpm.sign_digest(bytes(65)), lambda: tpm.sign_with_ak(bytes(1025))):
+        for use in (
+            lambda: tpm.quote(bytes(65)),
+            lambda: tpm.pcr_event(bytes(1025)),
+            lambda: tpm.sign_digest(bytes(65)),
+            lambda: tpm.sign_with_ak(bytes(1025)),
+        ):
             with pytest.raises(TpmError):
                 use()
 
@@ -166,9 +171,19 @@ def test_openssl_verifies_the_sk_and_its_request(device: SimulatedDevice, tmp_pa
         (tmp_path / "sig").write_bytes(tpm.sign_digest(DIGEST))
         (tmp_path / "csr").write_bytes(create_csr(tpm, common_name="ward-7", uri="urn:edgeprov:device:ward-7"))
     (tmp_path / "message").write_bytes(message)
-    verified = subprocess.run(["openssl", "dgst", "-sha256", "-verify", "sk.pem", "-signature", "sig", "message"], cwd=tmp_path, capture_output=True, text=True)
+    verified = subprocess.run(
+        ["openssl", "dgst", "-sha256", "-verify", "sk.pem", "-signature", "sig", "message"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert verified.stdout.strip() == "Verified OK"
-    shown = subprocess.run(["openssl", "req", "-inform", "DER", "-in", "csr", "-verify", "-noout", "-text"], cwd=tmp_path, capture_output=True, text=True)
+    shown = subprocess.run(
+        ["openssl", "req", "-inform", "DER", "-in", "csr", "-verify", "-noout", "-text"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert shown.returncode == 0
     assert "CN = ward-7" in shown.stdout
     assert "URI:urn:edgeprov:device:ward-7" in shown.stdout

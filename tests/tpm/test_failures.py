@@ -58,7 +58,9 @@ def test_no_tpm_and_no_swtpm_installed(device: SimulatedDevice, monkeypatch: pyt
         device.open(tcti=f"private:{device.folder}")
 
 
-def test_a_simulator_never_replaces_a_tpm_that_was_enrolled(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulator_never_replaces_a_tpm_that_was_enrolled(
+    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
     with device.open(tcti="auto") as tpm:
         tpm.create_identity()
@@ -85,7 +87,13 @@ def test_a_tpm_that_dies_is_unavailable_and_stays_so(device: SimulatedDevice) ->
     with device.open() as tpm:
         tpm.create_identity()
         simulator.stop(device.folder, power_cut=True)
-        for use in (lambda: tpm.quote(DIGEST), tpm.increment_counter, lambda: tpm.sign_digest(DIGEST), tpm.clock, tpm.read_pcr):
+        for use in (
+            lambda: tpm.quote(DIGEST),
+            tpm.increment_counter,
+            lambda: tpm.sign_digest(DIGEST),
+            tpm.clock,
+            tpm.read_pcr,
+        ):
             with pytest.raises(TpmUnavailable):
                 use()
     with device.open() as tpm:
@@ -150,7 +158,9 @@ def impostor(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
         bytes.fromhex("80010000000a00000100"),  # TPM_RC_INITIALIZE for everything
     ],
 )
-def test_what_is_no_tpm_is_refused(device: SimulatedDevice, impostor: tuple[Path, list[bytes]], answer: bytes, impatient: None) -> None:
+def test_what_is_no_tpm_is_refused(
+    device: SimulatedDevice, impostor: tuple[Path, list[bytes]], answer: bytes, impatient: None
+) -> None:
     path, answers = impostor
     answers.append(answer)
     with pytest.raises(TpmUnavailable), device.open(tcti=f"swtpm:path={path}") as tpm:
@@ -261,7 +271,10 @@ def test_a_busy_tpm_is_asked_again_and_then_reported(device: SimulatedDevice, im
             tpm._connection.run("do it", never)
 
 
-@pytest.mark.parametrize(("code", "kind"), [(0x921, TpmLockout), (0x101, TpmUnavailable), (0x9A2, TpmError), (0xB0902, TpmBusy), (0x70001, TpmError)])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(0x921, TpmLockout), (0x101, TpmUnavailable), (0x9A2, TpmError), (0xB0902, TpmBusy), (0x70001, TpmError)],
+)
 def test_each_code_has_its_error(device: SimulatedDevice, impatient: None, code: int, kind: type[TpmError]) -> None:
     def refuse() -> None:
         raise tss.TSS2_Exception(code)

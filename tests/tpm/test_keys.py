@@ -83,7 +83,12 @@ def test_another_tpm_is_refused_and_left_alone(device: SimulatedDevice) -> None:
     simulator.stop(device.folder)
     (device.folder / "tpm2-00.permall").unlink()
     with device.open() as tpm:
-        for use in (lambda: tpm.quote(DIGEST), lambda: tpm.sign_digest(DIGEST), tpm.increment_counter, tpm.read_counter):
+        for use in (
+            lambda: tpm.quote(DIGEST),
+            lambda: tpm.sign_digest(DIGEST),
+            tpm.increment_counter,
+            tpm.read_counter,
+        ):
             with pytest.raises(IdentityError):
                 use()
         assert tpm._connection.handles(0x01000000) == (), "no counter was started in the wrong TPM"
@@ -112,7 +117,9 @@ def test_without_an_identity_nothing_is_signed(device: SimulatedDevice) -> None:
                 use()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b'{"v":1,"ak":"AAAA"', b'{"v":1,"ak":"AA==","sk":"AA==","counter_base":1,"simulated":true}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{}", b'{"v":1,"ak":"AAAA"', b'{"v":1,"ak":"AA==","sk":"AA==","counter_base":1,"simulated":true}']
+)
 def test_a_damaged_identity_file_is_kept_aside_and_can_be_made_again(device: SimulatedDevice, damage: bytes) -> None:
     with device.open() as tpm:
         made = tpm.create_identity()

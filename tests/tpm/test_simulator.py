@@ -114,7 +114,9 @@ def test_two_devices_are_two_tpms(make_device: object) -> None:
         assert two.read_pcr() == bytes(32)
 
 
-def test_auto_simulates_where_there_is_no_tpm_and_says_dev(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_simulates_where_there_is_no_tpm_and_says_dev(
+    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
     with device.open(tcti="auto") as tpm:
         tpm.create_identity()
@@ -154,7 +156,9 @@ def test_tpm2_tools_reach_the_same_tpm(device: SimulatedDevice) -> None:
         short.symlink_to(device.folder)
         try:
             tcti = {"TPM2TOOLS_TCTI": f"swtpm:path={short}/simulator.sock"}
-            read = subprocess.run(["tpm2_nvread", "0x1800100"], env={**os.environ, **tcti}, capture_output=True, check=True)
+            read = subprocess.run(
+                ["tpm2_nvread", "0x1800100"], env={**os.environ, **tcti}, capture_output=True, check=True
+            )
         finally:
             short.unlink()
     assert int.from_bytes(read.stdout, "big") == value
