@@ -172,7 +172,9 @@ def test_damaged_blob(ready: Site, run: Console, change: str) -> None:
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(
-        {"truncated": data[:-1], "oversized": data + b"x", "bit": data[:600] + bytes([data[600] ^ 1]) + data[601:]}[change]
+        {"truncated": data[:-1], "oversized": data + b"x", "bit": data[:600] + bytes([data[600] ^ 1]) + data[601:]}[
+            change
+        ]
     )
     run.fails(11, "model", "install", published.reference)
     unchanged(ready)
