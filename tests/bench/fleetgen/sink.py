@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the fleet goes: OCI layout folders written fast and not durably, or a registry through its Protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from edgeprov.formats.descriptor import Descriptor, encode_descriptor
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, OCI_INDEX
+from tests.bench.fleetgen.device import Artifact
+
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+class LayoutSink:
+    """One folder. Several processes may write blobs; ``entries`` of all are joined by write_index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = folder / "blobs" / "sha256"
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        self.entries: list[dict[str, Any]] = []
+
+    def put(self, artifact: Artifact) -> None:
+        for digest, data in artifact.blobs.items():
+            if digest == artifact.rot:
+                data = data[:-1100] + bytes((data[-1100] ^ 1,)) + data[-1099:]
+            self._blob(digest, data)
+        ref = f"{artifact.repo}:{artifact.tag}" if artifact.tag else f"{artifact.repo}@{artifact.manifest.digest}"
+        self._manifest(artifact.manifest, ref, artifact.list_changes)
+        for signature in artifact.signatures:
+            self._blob(signature.manifest.layers[0].digest, signature.blob)
+            self._blob(signature.manifest.config.digest, EMPTY_BLOB)
+            self._manifest(signature.manifest, f"{artifact.repo}@{signature.manifest.digest}", {})
+
+    def _blob(self, digest: Digest, data: bytes) -> None:
+        (self.blobs / digest.hex).write_bytes(data)
+
+    def _manifest(self, manifest: Manifest, ref: str, changes: dict[str, str]) -> None:
+        self._blob(manifest.digest, manifest.raw)
+        marks = {**manifest.annotations, **changes, ANNOTATION_REF_NAME: ref}
+        if manifest.subject:
+            marks[A_SUBJECT] = str(manifest.subject.digest)
+        entry: Descriptor = manifest.descriptor.with_annotations(marks)
+        self.entries.append(encode_descriptor(entry))
+
+
+def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
+    (folder / "oci-layout").write_bytes(LAYOUT)
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(entries)}
+    (folder / "index.json").write_text(json.dumps(index, sort_keys=True, separators=(",", ":")))
+
+
+class RegistrySink:
+    """Any registry that has the Protocol; a lying list cannot be planted in a real one."""
+
+    def __init__(self, registry: Any, prefix: str = "") -> None:
+        self._registry = registry
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def put(self, artifact: Artifact) -> None:
+        repo = self._prefix + artifact.repo
+        self._push(repo, artifact.manifest, artifact.blobs, artifact.tag)
+        for signature in artifact.signatures:
+            manifest = signature.manifest
+            blobs = {manifest.layers[0].digest: signature.blob, manifest.config.digest: EMPTY_BLOB}
+            self._push(repo, manifest, blobs, None)
+
+    def _push(self, repo: str, manifest: Manifest, blobs: dict[Digest, bytes], tag: str | None) -> None:
+        for descriptor in manifest.blobs:
+            self._registry.push_blob(repo, descriptor, blobs[descriptor.digest])
+        self._registry.push_manifest(repo, manifest, tag=tag)
