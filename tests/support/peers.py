@@ -11,14 +11,14 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, encode_index
+from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, encode_index, parse_manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_INDEX, OCI_MANIFEST
 from edgeprov.verify.signature import SignatureArtifact
 
@@ -92,6 +92,30 @@ class RegistryClient:
         entries = self.listed.setdefault(subject.digest, [])
         entries.append(entry)
         self.push_manifest(repo, encode_index(entries), f"sha256-{subject.digest.hex}", OCI_INDEX)
+
+    def get(self, path: str) -> bytes:
+        """The body of an answer."""
+        accept = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, application/vnd.docker.distribution.manifest.v2+json"}
+        request = urllib.request.Request(f"http://{self.host}{path}", headers=accept)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.read()
+
+    def signatures(self, repo: str, digest: Digest) -> list[SignatureArtifact]:
+        """All that real tools left for an artifact: referrers, fallback tag, and the .sig tag of cosign v2."""
+        found: list[SignatureArtifact] = []
+        listing = f"/v2/{repo}/referrers/{digest}" if self.referrers else f"/v2/{repo}/manifests/sha256-{digest.hex}"
+        references = []
+        with suppress(urllib.error.HTTPError):
+            references += [item["digest"] for item in json.loads(self.get(listing))["manifests"]]
+        references.append(f"sha256-{digest.hex}.sig")
+        for reference in references:
+            with suppress(urllib.error.HTTPError):
+                manifest = parse_manifest(self.get(f"/v2/{repo}/manifests/{reference}"))
+                found += [
+                    SignatureArtifact(manifest=manifest, blob=self.get(f"/v2/{repo}/blobs/{layer.digest}"))
+                    for layer in manifest.layers
+                ]
+        return found
 
 
 @contextmanager
