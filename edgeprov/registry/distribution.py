@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -28,7 +29,7 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
-from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
+from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
 from edgeprov.registry.base import fallback_tag
 
@@ -92,7 +93,7 @@ class DistributionClient:
 
     def fetch_blob(self, repo: str, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """See Registry.fetch_blob."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
         answer = self._send("GET", f"{repo}/blobs/{descriptor.digest}", headers=headers)
         assert answer is not None  # noqa: S101 - missing=False raises instead
         try:
@@ -174,15 +175,21 @@ class DistributionClient:
         try:
             for raw in self._raw_pages(f"{repo}/referrers/{digest}{query}"):
                 for item in parse_index(raw, max_bytes=LIMITS.index_bytes).manifests:
-                    found[item.digest] = item
+                    found[item.digest] = _without_guess(item)
         except RegistryError as error:
             if error.status not in _NO_REFERRERS_API:
                 raise
             try:
-                found = {item.digest: item for item in self.fetch_index(repo, fallback_tag(digest)).manifests}
+                listed = self.fetch_index(repo, fallback_tag(digest)).manifests
             except RegistryNotFound:
                 return ()
-        return tuple(item for item in found.values() if artifact_type in (None, item.artifact_type))
+            found = {item.digest: _without_guess(item) for item in listed}
+        return tuple(
+            item for item in found.values() if artifact_type in (None, item.artifact_type or self._type_of(repo, item))
+        )
+
+    def _type_of(self, repo: str, item: Descriptor) -> str | None:
+        return self.fetch_manifest(repo, item.digest).artifact_type if item.media_type == OCI_MANIFEST else None
 
     def list_repositories(self) -> tuple[str, ...]:
         """See Registry.list_repositories."""
@@ -330,6 +337,11 @@ def _verified(chunks: Iterator[bytes], descriptor: Descriptor, start: int, skip:
         raise DigestMismatch(f"a registry sent other bytes as blob {descriptor.digest}")
     if held:
         yield held
+
+
+def _without_guess(item: Descriptor) -> Descriptor:
+    # Some servers list the config's media type as artifactType, which for an empty config says nothing.
+    return replace(item, artifact_type=None) if item.artifact_type == OCI_EMPTY else item
 
 
 def _refuse_encoding(answer: Answer) -> None:

@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""A server that is no registry, or lies: every answer is an error of the table, bounded in time and memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from edgeprov.errors import (
+    DigestMismatch,
+    EdgeprovError,
+    FormatError,
+    RegistryDenied,
+    RegistryError,
+    RegistryProtocolError,
+)
+from edgeprov.formats.descriptor import describe
+from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
+from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+
+BLOB = describe(b"x" * 1000, "application/x-test")
+MANIFEST = build_manifest(config=EMPTY_CONFIG, layers=[])
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@contextmanager
+def server(respond: Callable[[str, str, int], Answer]) -> Iterator[OrasRegistry]:
+    """A registry at whose other end ``respond(method, path, call number)`` gives every answer."""
+    calls: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            if length := int(self.headers.get("Content-Length") or 0):
+                self.rfile.read(length)
+            calls.append(self.path)
+            status, headers, body = respond(self.command, self.path, len(calls))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            if len(body) < int(headers.get("Content-Length", 0)):
+                self.close_connection = True
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = do_PUT = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.daemon_threads = True
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            settings = RegistrySettings(plain_http=True, connect_s=2, read_s=2)
+            yield OrasRegistry(f"127.0.0.1:{httpd.server_address[1]}", settings=settings)
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+PORTAL: Answer = (200, {"Content-Type": "text/html"}, b"<html>Welcome to the hotel. Please pay.</html>")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.fetch_manifest("a", MANIFEST.digest),
+        lambda r: r.fetch_manifest("a", "tag"),
+        lambda r: list(r.fetch_blob("a", BLOB)),
+        lambda r: r.push_blob("a", BLOB, b"x" * 1000),
+        lambda r: r.push_manifest("a", MANIFEST, tag="t"),
+        lambda r: r.list_tags("a"),
+        lambda r: r.list_referrers("a", MANIFEST.digest),
+        lambda r: r.list_repositories(),
+    ],
+)
+def test_a_captive_portal_is_never_believed(call: Callable[[OrasRegistry], object]) -> None:
+    with server(lambda *_: PORTAL) as registry, pytest.raises(EdgeprovError) as caught:
+        call(registry)
+    assert isinstance(caught.value, RegistryError | DigestMismatch | FormatError)
+
+
+def test_a_longer_blob_is_cut_off_at_its_size() -> None:
+    with server(lambda *_: (200, {}, b"x" * 5_000_000)) as registry:
+        got = 0
+        with pytest.raises(DigestMismatch):
+            for chunk in registry.fetch_blob("a", BLOB):
+                got += len(chunk)
+        assert got <= BLOB.size
+
+
+def test_a_truncated_blob_is_worth_a_retry_and_other_bytes_are_not() -> None:
+    with server(lambda *_: (200, {}, b"x" * 10)) as registry, pytest.raises(RegistryError) as caught:
+        list(registry.fetch_blob("a", BLOB))
+    assert caught.value.retryable
+    with server(lambda *_: (200, {"Content-Length": "1000"}, b"x" * 10)) as registry, pytest.raises(RegistryError):
+        list(registry.fetch_blob("a", BLOB))
+    with server(lambda *_: (200, {}, b"y" * 1000)) as registry, pytest.raises(DigestMismatch):
+        list(registry.fetch_blob("a", BLOB))
+
+
+def test_a_manifest_over_four_mebibytes_is_refused_before_it_is_parsed() -> None:
+    with server(lambda *_: (200, {}, b" " * (4 * 1024 * 1024 + 1))) as registry, pytest.raises(RegistryProtocolError):
+        registry.fetch_manifest("a", "tag")
+
+
+def test_another_manifest_for_a_digest_or_a_lying_digest_header_is_refused() -> None:
+    with server(lambda *_: (200, {}, MANIFEST.raw)) as registry, pytest.raises(DigestMismatch):
+        registry.fetch_manifest("a", BLOB.digest)
+    lying = {"Docker-Content-Digest": str(BLOB.digest)}
+    with server(lambda *_: (200, lying, MANIFEST.raw)) as registry, pytest.raises(DigestMismatch):
+        registry.fetch_manifest("a", "tag")
+    with server(lambda *_: (201, lying, b"")) as registry, pytest.raises(DigestMismatch):
+        registry.push_manifest("a", MANIFEST)
+
+
+def test_an_endless_list_ends() -> None:
+    def next_page(_: str, path: str, number: int) -> Answer:
+        return 200, {"Link": f'</v2/a/tags/list?last={number % 3}>; rel="next"'}, b'{"tags":["t"]}'
+
+    with server(next_page) as registry, pytest.raises(RegistryProtocolError, match="does not end"):
+        registry.list_tags("a")
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"tags":{}}', b'{"tags":[1]}', b'{"tags":["a"],"tags":["b"]}', b"{", b"\xff"])
+def test_a_list_of_the_wrong_type_is_refused(body: bytes) -> None:
+    with server(lambda *_: (200, {}, body)) as registry, pytest.raises(RegistryProtocolError):
+        registry.list_tags("a")
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:1/upload", "http://evil.example/upload", "file:///etc/passwd"])
+def test_an_upload_is_not_led_to_another_host(place: str) -> None:
+    def respond(method: str, _: str, __: int) -> Answer:
+        return (404, {}, b"") if method == "HEAD" else (202, {"Location": place}, b"")
+
+    with server(respond) as registry, pytest.raises(RegistryError) as caught:
+        registry.push_blob("a", BLOB, b"x" * 1000)
+    assert isinstance(caught.value, RegistryDenied | RegistryProtocolError)
+
+
+def test_a_download_is_not_led_to_another_host() -> None:
+    with server(lambda *_: (307, {"Location": "http://evil.example/blob"}, b"")) as registry:
+        with pytest.raises(RegistryDenied, match="not allowed") as caught:
+            list(registry.fetch_blob("a", BLOB))
+    assert "allow_hosts" in caught.value.advice
+
+
+def test_redirects_without_end_end() -> None:
+    with server(lambda _, path, __: (307, {"Location": path}, b"")) as registry, pytest.raises(RegistryProtocolError):
+        list(registry.fetch_blob("a", BLOB))
+
+
+def test_a_token_realm_elsewhere_gets_no_credentials() -> None:
+    challenge = {"Www-Authenticate": 'Bearer realm="http://evil.example/token",service="x",scope="y"'}
+    with server(lambda *_: (401, challenge, b"")) as registry, pytest.raises(RegistryDenied):
+        registry.list_tags("a")
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"), [(401, False), (403, False), (400, False), (429, True), (500, True), (502, True), (503, True)]
+)
+def test_each_status_is_an_error_of_the_table(status: int, retryable: bool) -> None:
+    with server(lambda *_: (status, {"Retry-After": "7"}, b"{}")) as registry, pytest.raises(RegistryError) as caught:
+        registry.list_tags("a")
+    assert caught.value.retryable is retryable
+    assert caught.value.status == status
+    if retryable:
+        assert caught.value.retry_after_s == 7
+
+
+def test_a_compressed_answer_that_nobody_asked_for_is_refused() -> None:
+    with server(lambda *_: (200, {"Content-Encoding": "gzip"}, b"\x1f\x8b")) as registry:
+        with pytest.raises(RegistryError):
+            registry.fetch_manifest("a", "tag")
+
+
+def test_a_silent_server_does_not_hold_the_device() -> None:
+    hang = threading.Event()
+
+    def respond(*_: object) -> Answer:
+        hang.wait(10)
+        return PORTAL
+
+    with server(respond) as registry:
+        try:
+            with pytest.raises(RegistryError, match="timed out"):
+                registry.list_tags("a")
+        finally:
+            hang.set()
