@@ -20,10 +20,9 @@ from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.measure import measure, save_verdict
 from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
-from edgeprov.device.weights import StoredModel, find_model, list_models, verify_blobs
+from edgeprov.device.weights import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.mediatypes import A_SLOT
 from edgeprov.store.state import Active, State
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def boot_check(context: Context) -> list[Verdict]:
 def active_models(context: Context, state: State | None) -> list[Active]:
     """The active model of each slot.
 
-    A slot that was never switched runs the model of the image whose index entry names the slot; on
-    an image with a single model and no such mark, that one is the first slot's.
+    A slot that was never switched runs the model that the image names ``slot.<slot>``; on an image
+    with a single model and no such name, that one is the first slot's.
     """
     slots = dict.fromkeys((*context.config.device.slots, *(state.slots() if state else ())))
     baked = _baked_models(context)
@@ -81,16 +80,14 @@ def active_models(context: Context, state: State | None) -> list[Active]:
 
 
 def _baked_models(context: Context) -> dict[str, Digest]:
-    models = {model.manifest.digest: model for model in list_models(context, None)}
-    marked = {
-        entry.annotations[A_SLOT]: entry.digest
-        for model in list(models.values())[:1]
-        for entry in model.layout.manifests()
-        if entry.digest in models and A_SLOT in entry.annotations
-    }
-    if not marked and len(models) == 1:
-        return {context.config.device.slots[0]: next(iter(models))}
-    return marked
+    layouts = [layout for source, layout in model_layouts(context, None) if source == "image"]
+    if not layouts:
+        return {}
+    refs = layouts[0].refs()
+    named = {slot: refs[f"slot.{slot}"].digest for slot in context.config.device.slots if f"slot.{slot}" in refs}
+    if not named and len(models := list_models(context, None)) == 1:
+        return {context.config.device.slots[0]: models[0].manifest.digest}
+    return named
 
 
 def activate(context: Context, digest: Digest, slot: str) -> Verdict:

@@ -189,7 +189,7 @@ def load_certificates(state: State) -> tuple[bytes, ...]:
     if document is None:
         raise IdentityError(
             "this device has no certificate yet; records stay in the spool until it has one",
-            advice="Run `edgeprov identity csr`, enrol it with `edgeprov-fleet enroll`, then `edgeprov identity install`.",
+            advice="Run `edgeprov identity csr`, then `edgeprov-fleet enroll`, then `edgeprov identity install`.",
         )
     return _certificates(document)
 

@@ -274,19 +274,20 @@ def to_array(value: object, tensor: Tensor) -> Any:
         TensorMismatch: Ragged lists, or values that are no numbers of the tensor's dtype.
     """
     numpy = _numpy()
+    what = f"input {tensor.name!r} must be {tensor.dtype}{list(tensor.shape)}"
     try:
         array = numpy.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise ValueError("not numbers")
-        if array.dtype.kind in "iu" and tensor.dtype in _QUANTISED:
-            bounds = numpy.iinfo(tensor.dtype)
-            if array.size and (array.min() < bounds.min or array.max() > bounds.max):
-                raise ValueError(f"values outside {tensor.dtype}")
-            array = array.astype(tensor.dtype)
-        elif tensor.dtype.startswith("float"):
-            array = array.astype(tensor.dtype)
-    except (ValueError, TypeError) as error:
-        raise TensorMismatch(f"input {tensor.name!r} must be {tensor.dtype}{list(tensor.shape)}: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise TensorMismatch(f"{what}: the lists are ragged or hold no numbers") from error
+    if array.dtype.kind not in "biuf":
+        raise TensorMismatch(f"{what}, and these are no numbers")
+    if array.dtype.kind in "biu" and tensor.dtype in _QUANTISED:
+        bounds = numpy.iinfo(tensor.dtype)
+        if array.size and (array.min() < bounds.min or array.max() > bounds.max):
+            raise TensorMismatch(f"{what}, and these values are outside its range")
+        array = array.astype(tensor.dtype)
+    elif tensor.dtype.startswith("float"):
+        array = array.astype(tensor.dtype)
     return fit(array, tensor)
 
 

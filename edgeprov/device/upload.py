@@ -162,7 +162,7 @@ def _push_blobs(
     for blob in manifest.blobs:
         if registry.head_blob(repo, blob.digest) != blob.size:
             with state.layout.open_blob(blob) as stream:
-                registry.push_blob(repo, blob, cast(BinaryIO, stream))
+                registry.push_blob(repo, blob, cast("BinaryIO", stream))
             sent += blob.size
         progress(blob.size)
     return sent

@@ -65,6 +65,10 @@ class BlobReader(io.RawIOBase):
         """Always true."""
         return True
 
+    def tell(self) -> int:
+        """Bytes read so far: HTTP clients take the size of a body as ``len() - tell()``."""
+        return self._expected.size - self._left
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill ``buffer``; 0 at the end.
 

@@ -16,7 +16,7 @@ from tests.support.site import Site
 def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]:
     def make(**options: Any) -> Site:
         site = Site(tmp_path, **options)
-        monkeypatch.setattr(Context, "tpm", lambda self: site.open_tpm(self))
+        monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
         monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
         monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
         return site
