@@ -91,6 +91,11 @@ class Progress:
             sys.stderr.write(f"\r{self._title} [{'#' * filled}{'.' * (30 - filled)}] {percent:3d} %")
             sys.stderr.flush()
 
+    def update(self, done: int, total: int) -> None:
+        """Set the count, where the work itself finds out how much there is."""
+        self._total = max(total, 1)
+        self.advance(done - self._done)
+
     def __enter__(self) -> Self:
         return self
 

@@ -56,6 +56,8 @@ DEVICE_PREDICATE: Final = "https://edgeprov.dev/device/v1"
 COLLECTION_PREDICATE: Final = "https://edgeprov.dev/collection/v1"
 DEVICE_RECORD: Final = "application/vnd.edgeprov.device.v1+json"
 TOMBSTONE: Final = "application/vnd.edgeprov.tombstone.v1+json"
+COLLECTION: Final = "application/vnd.edgeprov.collection.v1+json"
+COLLECTION_INPUTS: Final = "application/vnd.edgeprov.collection.inputs.v1+jsonl"
 TPM_QUOTE: Final = "application/vnd.edgeprov.tpm.quote.v1"
 TPM_COUNTER: Final = "application/vnd.edgeprov.tpm.counter.v1"
 EVENT_LOG: Final = "application/vnd.edgeprov.event-log.v1+json-seq"
@@ -75,6 +77,7 @@ A_RECORDED_LAST: Final = PREFIX + "recorded.last"
 A_MERKLE: Final = PREFIX + "merkle"
 A_REASON: Final = PREFIX + "reason"
 A_VERITY: Final = PREFIX + "verity"
+A_COLLECTION: Final = PREFIX + "collection"  # on a model: SHA-256 of the statement about what it was trained on
 A_SUBJECT: Final = PREFIX + "subject"  # in index.json of a layout: the subject of the entry's manifest
 
 DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"

@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several verbs share: registries, the fleet folder, trust, filters, signers, engines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprov.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprov.fleet.check import Trust
+    from edgeprov.fleet.engines import Engine
+    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.remotes import Source
+    from edgeprov.fleet.signers import PemSigner
+
+
+def now() -> datetime:
+    """The clock of this machine; SOURCE_DATE_EPOCH sets it for reproducible output."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+
+
+def registry_options(parser: argparse.ArgumentParser) -> None:
+    """How to reach a registry."""
+    group = parser.add_argument_group("registry")
+    group.add_argument("--plain-http", action="store_true", help="no TLS (loopback addresses never use it)")
+    group.add_argument("--credentials", metavar="FILE", default="", help="docker config.json with the account")
+    group.add_argument("--ca-file", metavar="PEM", default="", help="CA of the registry's TLS certificate")
+
+
+def source(args: argparse.Namespace, name: str) -> Source:
+    """The registry that a name and the options mean."""
+    from edgeprov.fleet.remotes import parse_source
+
+    return parse_source(name, plain_http=args.plain_http, credentials_file=args.credentials, ca_file=args.ca_file)
+
+
+def fleet_option(parser: argparse.ArgumentParser) -> None:
+    """Where the index lies."""
+    parser.add_argument(
+        "--fleet", metavar="DIR", type=Path, help="folder of the index (default: $EDGEPROV_FLEET, ./fleet)"
+    )
+
+
+def fleet_folder(args: argparse.Namespace) -> Path:
+    """The folder of the index."""
+    given: Path | None = args.fleet
+    return given or Path(os.environ.get("EDGEPROV_FLEET") or "fleet")
+
+
+def open_index(args: argparse.Namespace, *, write: bool = False) -> Index:
+    """Open the index of the fleet folder."""
+    from edgeprov.fleet.index import Index
+
+    return Index.open(fleet_folder(args), write=write)
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+    """Whom to trust."""
+    parser.add_argument(
+        "--trust", metavar="DIR", type=Path, help="trust folder (default: $EDGEPROV_TRUST, FLEET/trust.d)"
+    )
+
+
+def load_trust(args: argparse.Namespace) -> Trust:
+    """The trust folder of the options."""
+    from edgeprov.fleet.check import load_trust as load
+
+    given: Path | None = args.trust
+    return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"))
+
+
+def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True) -> None:
+    """Which kits."""
+    group = parser.add_argument_group("which kits")
+    group.add_argument(
+        "--model", action="append", metavar="M", help="digest, start of one, name, name:tag or name:version; repeatable"
+    )
+    group.add_argument("--device", action="append", metavar="SERIAL", help="repeatable")
+    group.add_argument("--slot")
+    group.add_argument("--from", dest="since", metavar="T", help="2026-01, 2026-01-31 or a full time, UTC")
+    group.add_argument("--to", metavar="T", help="a day or month is included whole")
+    group.add_argument(
+        "--labels", action=argparse.BooleanOptionalAction, default=None, help="only kits with (without) labels"
+    )
+    if verdicts:
+        group.add_argument("--verdict", choices=("ok", "refused", "unchecked"))
+
+
+def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = None) -> Query:
+    """The query of the options."""
+    from edgeprov.fleet.index import Query, device_name, parse_moment
+
+    models = tuple(dict.fromkeys(digest for name in args.model or () for digest in index.resolve_model(name)))
+    return Query(
+        model=models or None,
+        device=tuple(map(device_name, args.device)) if args.device else None,
+        slot=args.slot,
+        since=parse_moment(args.since) if args.since else None,
+        to=parse_moment(args.to, end=True) if args.to else None,
+        labelled=args.labels,
+        verdict=getattr(args, "verdict", None),
+        policy=trust.digest if trust else "",
+    )
+
+
+def signer_options(parser: argparse.ArgumentParser, role: str) -> None:
+    """Who signs."""
+    group = parser.add_argument_group("signer")
+    group.add_argument("--ca", metavar="DIR", type=Path, help=f"folder of `ca init`: its {role} signs")
+    group.add_argument("--key", metavar="PEM", type=Path, help="ECDSA P-256 private key")
+    group.add_argument(
+        "--certificate", metavar="PEM", type=Path, help="its certificate chain, leaf first; without it: key mode"
+    )
+
+
+def load_signer(args: argparse.Namespace, role: str, *, required: bool = True) -> PemSigner | None:
+    """The signer of the options; None when there is none and none is required."""
+    if args.ca is not None:
+        from edgeprov.fleet.ca import load_role
+
+        return load_role(args.ca, role)
+    if args.key is not None:
+        from edgeprov.fleet.signers import load_signer as load
+
+        return load(args.key, args.certificate)
+    if required:
+        raise UsageError("nobody to sign", advice="Give --ca DIR, or --key PEM with --certificate PEM.")
+    return None
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Where the work runs."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine", default="local", choices=("local", "ray"), help="processes of this machine, or a Ray cluster"
+    )
+    group.add_argument("--address", default="", help="of the Ray cluster: host:port or ray://host:port")
+    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+
+
+def make_engine(args: argparse.Namespace) -> Engine:
+    """The engine of the options."""
+    from edgeprov.fleet.engines import open_engine
+
+    return open_engine(args.engine, address=args.address, workers=args.workers)

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Find kits in the index: by model, device, slot, time, labels or verdict; as a table, JSON lines or CSV.
+
+What is shown comes from each kit's own manifest; only the verdict column says whether it is proved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+
+from edgeprov.cli.fleet import common
+from edgeprov.cli.output import Output, short
+from edgeprov.errors import NotStored, UsageError
+
+_SHOWN = 50
+_CSV = (
+    "digest", "kind", "verdict", "model", "device", "slot", "seq", "records", "labels", "first", "last", "recorded_first",
+    "recorded_last", "created", "found_at", "assurance", "step", "error", "repo", "tag",
+)  # fmt: skip
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    common.filter_options(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help=f"at most N kits (table: {_SHOWN})")
+    parser.add_argument("--csv", action="store_true")
+    common.fleet_option(parser)
+    common.trust_option(parser)
+
+
+def run(args: argparse.Namespace, out: Output) -> None:
+    try:
+        trust = common.load_trust(args)
+    except NotStored:
+        if args.verdict or args.trust:
+            raise
+        trust = None  # a plain query needs no trust; verdicts then read "unchecked"
+    if args.csv and out.as_json:
+        raise UsageError("--csv and --json exclude each other")
+    with common.open_index(args) as index:
+        query = common.make_query(args, index, trust)
+        names = index.model_names()
+        limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
+        found = index.iterate(query, limit=limit)
+        if args.csv:
+            writer = csv.writer(sys.stdout)
+            writer.writerow(_CSV)
+            writer.writerows([_cell(getattr(item, name)) for name in _CSV] for item in found)
+            return
+        if out.as_json:
+            for item in found:
+                values = {name: getattr(item, name) for name in _CSV}
+                out.item("kit", **values, model_name=names.get(item.model), detail=item.detail)
+            return
+        rows = list(found)
+        count, records, labels = index.count(query)
+    out.table(
+        ("kit", "model", "device", "slot", "seq", "records", "labels", "recorded", "verdict"),
+        [
+            (
+                short(item.digest), names.get(item.model) or short(item.model), item.device.rpartition(":")[2], item.slot,
+                item.seq, item.records, item.labels, (item.recorded_first or item.created)[:19],
+                item.verdict if item.verdict != "refused" else f"refused, step {item.step}",
+            )
+            for item in rows
+        ],
+    )  # fmt: skip
+    out.text(
+        f"{count} kits and tombstones, {records} records, {labels} labels"
+        + (f"; first {len(rows)} shown" if count > len(rows) else "")
+    )
+    out.next("edgeprov-fleet collect with the same filters" if count else "edgeprov-fleet sync")
+
+
+def _cell(value: object) -> object:
+    # A spreadsheet must not take a name for a formula.
+    return "'" + value if isinstance(value, str) and value[:1] in "=+-@\t\r" else value

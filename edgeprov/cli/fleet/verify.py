@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Judge kits by the ten steps and read every byte of them; verdicts are kept by digest and trust policy.
+
+Exit code 10 when a kit was refused, 40 when some could not be read now.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeprov.cli.fleet import common
+from edgeprov.cli.output import Output, short
+from edgeprov.errors import RegistryError, VerificationError
+
+_SHOWN = 20
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--evidence-only", action="store_true", help="the ten steps, not the bytes of the records")
+    depth.add_argument("--records", action="store_true", help="decode every record and recompute the Merkle roots too")
+    parser.add_argument("--again", action="store_true", help="judge anew what has a verdict")
+    common.filter_options(parser, verdicts=False)
+    common.fleet_option(parser)
+    common.trust_option(parser)
+    common.engine_options(parser)
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    from edgeprov.fleet import check
+    from edgeprov.fleet.index import Artifact
+
+    trust = common.load_trust(args)
+    depth = check.EVIDENCE if args.evidence_only else check.RECORDS if args.records else check.BLOBS
+    shown = 0
+
+    def tell(artifact: Artifact, judged: check.Judged) -> None:
+        nonlocal shown
+        if out.as_json:
+            out.item("verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **check.as_json(judged))
+        elif not judged.verified:
+            shown += 1
+            if shown <= _SHOWN:
+                where = f"step {judged.step}" if judged.step else "content"
+                out.text(
+                    f"REFUSED {short(judged.digest)} {artifact.device} number {artifact.seq}: {where}: {judged.detail}"
+                )
+
+    with common.open_index(args, write=True) as index:
+        query = common.make_query(args, index, trust)
+        total = index.count(query)[0]
+        with out.progress("verify", total) as bar:
+            report = check.check(
+                index, query, trust, common.make_engine(args), at=common.now(), depth=depth, again=args.again,
+                progress=bar.update, on_verdict=tell,
+            )  # fmt: skip
+    if shown > _SHOWN:
+        out.text(f"... and {shown - _SHOWN} more: edgeprov-fleet query --verdict refused")
+    out.item(
+        "verified",
+        f"{report.ok} verified, {report.refused} refused, {report.unreachable} not readable now ({report.cached} judged before)",
+        ok=report.ok, refused=report.refused, unreachable=report.unreachable, cached=report.cached, reasons=report.reasons,
+        policy=trust.digest,
+    )  # fmt: skip
+    for reason, count in sorted(report.reasons.items(), key=lambda pair: -pair[1]):
+        out.text(f"  {count} x {reason}")
+    if report.refused:
+        out.next(
+            "edgeprov-fleet query --verdict refused --json tells each reason; collect leaves them out, audit lists them"
+        )
+        return VerificationError.exit_code
+    if report.unreachable:
+        out.next("repeat the command: only what is missing is read again")
+        return RegistryError.exit_code
+    out.next("edgeprov-fleet collect -o DIR, or edgeprov-fleet audit --from T --to T")
+    return 0

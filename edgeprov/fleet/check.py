@@ -1,0 +1,419 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Verify many kits: the ten steps for each, and every byte of it; verdicts are cached by digest and trust policy.
+
+Work is cut into batches that carry all they need, so that a batch runs in a process of this machine
+or on another one (fleet/engines). A kit that cannot be judged because a line was cut gets no verdict:
+it stays unchecked, and the next run tries again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from edgeprov.errors import EdgeprovError, FormatError, NotStored, SignerUntrusted
+from edgeprov.fleet.engines import Engine
+from edgeprov.fleet.index import Artifact, Index, Query, chunked
+from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.formats.b64 import parse_b64
+from edgeprov.formats.datakit import (
+    DataKit,
+    Part,
+    SegmentEvidence,
+    parse_datakit,
+    parse_evidence,
+    parse_part,
+    parse_tombstone,
+)
+from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.manifest import Manifest, parse_manifest
+from edgeprov.formats.tarball import iter_tar
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import load_bytes
+from edgeprov.store.compress import decompress
+from edgeprov.verify.content import ContentCheck
+from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
+from edgeprov.verify.policy import TrustPolicy, parse_policy
+from edgeprov.verify.signature import SignatureArtifact
+
+EVIDENCE, BLOBS, RECORDS = 1, 2, 3
+"""Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
+
+BATCH: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """A trust folder as bytes: what travels to workers. ``digest`` names it in the index."""
+
+    files: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names and contents."""
+        state = hashlib.sha256()
+        for name, data in self.files:
+            state.update(len(name).to_bytes(4, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
+        return state.hexdigest()
+
+    @property
+    def policy(self) -> TrustPolicy:
+        """The parsed policy (cached)."""
+        return _policy(self.files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One artifact to judge, with what the index knows."""
+
+    digest: str
+    kind: str
+    repo: str
+    device: str
+    signatures: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Work for one process: artifacts of one source, and the records of their devices."""
+
+    source: Source
+    items: tuple[Item, ...]
+    devices: Mapping[str, tuple[tuple[bytes, bytes, bytes], ...]] = field(repr=False)
+    """Device URN to its records, newest first: manifest, layer, signatures (JSON)."""
+    trust: Trust
+    at: dt.datetime
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A verdict; ``verified`` None means that it could not be judged now."""
+
+    digest: str
+    verified: bool | None
+    step: int | None = None
+    error: str | None = None
+    detail: str | None = None
+    code: int | None = None
+    record: str | None = None
+    assurance: str | None = None
+    reset_count: int | None = None
+    restart_count: int | None = None
+    clock_ms: int | None = None
+    safe: bool | None = None
+    signed_before: str | None = None
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """Counts of one run; ``cached`` were judged before under the same policy and depth."""
+
+    ok: int = 0
+    refused: int = 0
+    unreachable: int = 0
+    cached: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def load_trust(folder: Path) -> Trust:
+    """Read a trust folder.
+
+    Raises:
+        NotStored: No such folder.
+        ConfigError: It holds a malformed file.
+    """
+    if not folder.is_dir():
+        raise NotStored(
+            f"{folder} is not a trust folder",
+            advice="Name the folder with publisher*.pem, device*.pem and policy.toml.",
+        )
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in (".pem", ".toml"))
+    files = tuple((name, load_bytes(folder / name, max_bytes=LIMITS.trust_file_bytes, what=name)) for name in names)
+    trust = Trust(files=files)
+    parse_policy(dict(files))
+    return trust
+
+
+def check(
+    index: Index, query: Query, trust: Trust, engine: Engine, *, at: dt.datetime, depth: int = BLOBS, again: bool = False,
+    progress: Callable[[int, int], None] | None = None, on_verdict: Callable[[Artifact, Judged], None] | None = None,
+) -> CheckReport:  # fmt: skip
+    """Judge all artifacts that fit a query and have no verdict yet.
+
+    Args:
+        index: Open for writing; verdicts are committed batch by batch, so a kill loses one batch.
+        query: Which ones.
+        trust: Trust folder.
+        engine: Runs the batches.
+        at: Time at which certificates are judged.
+        depth: EVIDENCE, BLOBS or RECORDS.
+        again: Judge anew what has a verdict.
+        progress: Called with done and total.
+        on_verdict: Called for each new verdict.
+    """
+    report = CheckReport()
+    waiting: dict[str, Artifact] = {}
+    for artifact in index.iterate(query):
+        if artifact.verified is not None and (artifact.depth or 0) >= depth and not again:
+            report.cached += 1
+            report.ok += artifact.verified
+            report.refused += not artifact.verified
+            if not artifact.verified:
+                _count(report, artifact.step, artifact.error)
+        else:
+            waiting[artifact.digest] = artifact
+    done, total = 0, len(waiting)
+    batches = make_batches(index, list(waiting.values()), trust, at, depth)
+    for results in engine.run(judge_batch, batches):
+        with index.transaction():
+            for judged in results:
+                done += 1
+                if judged.verified is None:
+                    report.unreachable += 1
+                    continue
+                _save(index, judged, trust, depth, at)
+                report.ok += judged.verified
+                report.refused += not judged.verified
+                if not judged.verified:
+                    _count(report, judged.step, judged.error)
+                if on_verdict:
+                    on_verdict(waiting[judged.digest], judged)
+        if progress:
+            progress(done, total)
+    return report
+
+
+def make_batches(index: Index, artifacts: list[Artifact], trust: Trust, at: dt.datetime, depth: int) -> Iterator[Batch]:
+    """Cut work into batches of one source each, neighbours in a device's series together."""
+    sources = index.sources()
+    records: dict[str, list[tuple[bytes, bytes, bytes]]] = {}
+    for row in index.rows("SELECT device, manifest, layer, signatures FROM devices ORDER BY enrolled_at DESC, digest"):
+        records.setdefault(row["device"], []).append((row["manifest"], row["layer"], row["signatures"]))
+    by_source: dict[int, list[Artifact]] = {}
+    for artifact in artifacts:
+        by_source.setdefault(artifact.source, []).append(artifact)
+    for number, group in sorted(by_source.items()):
+        for batch in chunked(group, BATCH):
+            known = _known_signatures(index, batch) if sources[number].is_layout else {}
+            yield Batch(
+                source=sources[number],
+                items=tuple(
+                    Item(
+                        digest=a.digest,
+                        kind=a.kind,
+                        repo=a.repo,
+                        device=a.device,
+                        signatures=known.get(a.digest) if known else None,
+                    )
+                    for a in batch
+                ),
+                devices={a.device: tuple(records.get(a.device, ())) for a in batch},
+                trust=trust,
+                at=at,
+                depth=depth,
+            )
+
+
+def judge_batch(batch: Batch) -> list[Judged]:
+    """Judge one batch: a pure function of registry content, trust and time, run in any process."""
+    reader = _reader(batch.source)
+    return [_judge(reader, item, batch) for item in batch.items]
+
+
+def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
+    try:
+        devices = _devices(batch.devices.get(item.device, ()), batch.trust.files, batch.at)
+        verdict, record = _verify(reader, item, devices, batch)
+    except EdgeprovError as error:
+        if error.retryable:
+            return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
+        return Judged(
+            digest=item.digest, verified=False, step=_step_of(error), error=type(error).__name__, detail=error.message,
+            code=error.exit_code,
+        )  # fmt: skip
+    return Judged(
+        digest=item.digest, verified=True, record=record, assurance=verdict.assurance, reset_count=verdict.reset_count,
+        restart_count=verdict.restart_count, clock_ms=verdict.clock_ms, safe=verdict.safe,
+        signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
+    )  # fmt: skip
+
+
+def _verify(
+    reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
+) -> tuple[Verdict, str]:
+    manifest = reader.manifest(item.repo, parse_digest(item.digest))
+    known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
+    signatures = reader.signatures(item.repo, manifest.digest, known)
+    if item.kind == "tombstone":
+        layer = reader.blob(item.repo, manifest.layers[0], max_bytes=LIMITS.config_bytes)
+        evidence = evidence_of_tombstone(parse_tombstone(manifest, layer), signatures)
+    else:
+        kit = open_kit(reader, item.repo, manifest)
+        evidence = evidence_of_kit(kit, signatures, load_evidence(reader, item.repo, kit))
+        if batch.depth >= BLOBS:
+            _check_content(reader, item.repo, kit, evidence.segments, records=batch.depth >= RECORDS)
+    if not devices:
+        raise SignerUntrusted(
+            f"{item.device} has no device record",
+            advice="Enrol the device, or sync the registry that holds its record.",
+        )
+    first: EdgeprovError | None = None
+    for record, device in devices:
+        try:
+            if isinstance(device, EdgeprovError):
+                raise device
+            return verify_kit(evidence, device, batch.trust.policy, batch.at), record
+        except EdgeprovError as error:
+            first = first or error  # the newest record's reason is the one to tell
+    assert first is not None  # noqa: S101 - devices is not empty
+    raise first
+
+
+def open_kit(reader: Reader, repo: str, manifest: Manifest) -> DataKit:
+    """A data kit with its config, verified by digest."""
+    return parse_datakit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
+
+
+def load_evidence(reader: Reader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
+    """The evidence part of a kit, verified by digest; empty when it has none."""
+    parts = [part for part in kit.parts if part.kind == "evidence"]
+    return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
+
+
+def load_part(reader: Reader, repo: str, part: Part) -> bytes:
+    """A part of a kit: verified by digest, taken out of its archive, decompressed.
+
+    Raises:
+        DigestMismatch: Not the layer that the manifest names.
+        FormatError: Not an archive with exactly this part.
+        LimitError: Larger than a part may be.
+    """
+    layer = reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024)
+    return decompress(_member(layer, part.path), LIMITS.part_plain_bytes)
+
+
+def _member(layer: bytes, path: str) -> memoryview:
+    view, position = memoryview(layer), 0
+
+    def read(size: int) -> bytes:
+        nonlocal position
+        piece = bytes(view[position : position + size])
+        position += len(piece)
+        return piece
+
+    found: memoryview | None = None
+    for member, content in iter_tar(read):
+        if member.is_dir:
+            continue
+        if member.path != path or found is not None:
+            raise FormatError(f"layer holds {member.path[:80]!r}, not only {path!r}")
+        found = view[member.offset : member.offset + member.size]
+        for _ in content:
+            pass
+    if found is None:
+        raise FormatError(f"layer does not hold {path!r}")
+    return found
+
+
+def _check_content(
+    reader: Reader, repo: str, kit: DataKit, segments: tuple[SegmentEvidence, ...], *, records: bool
+) -> None:
+    content = ContentCheck(kit, segments)
+    for part in kit.parts:
+        if part.kind == "evidence":
+            continue  # was read whole
+        if records:
+            content.add(parse_part(load_part(reader, repo, part)))
+        else:
+            reader.check_blob(repo, part.layer)
+    if records:
+        content.finish()
+
+
+def _step_of(error: EdgeprovError) -> int:
+    step = getattr(error, "step", None)
+    if isinstance(step, int):
+        return step
+    if type(error).__name__ in ("SignatureInvalid", "SubjectMismatch", "SignerUntrusted"):
+        return 2
+    return 1 if type(error).__name__ == "PolicyDenied" else 0
+
+
+def _save(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
+    index.put(
+        "verdicts", digest=judged.digest, policy=trust.digest, depth=depth, verified=judged.verified, step=judged.step,
+        error=judged.error, detail=judged.detail, code=judged.code, record=judged.record, assurance=judged.assurance,
+        reset_count=judged.reset_count, restart_count=judged.restart_count, clock_ms=judged.clock_ms, safe=judged.safe,
+        signed_before=judged.signed_before, judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )  # fmt: skip
+
+
+def _count(report: CheckReport, step: int | None, error: str | None) -> None:
+    reason = f"step {step}: {error}" if step else f"content: {error}"
+    report.reasons[reason] = report.reasons.get(reason, 0) + 1
+
+
+def _known_signatures(index: Index, batch: list[Artifact]) -> dict[str, tuple[str, ...]]:
+    marks = ", ".join("?" * len(batch))
+    found: dict[str, list[str]] = {artifact.digest: [] for artifact in batch}
+    for row in index.rows(
+        f"SELECT subject, digest FROM signatures WHERE subject IN ({marks}) ORDER BY digest",  # noqa: S608
+        [artifact.digest for artifact in batch],
+    ):
+        found[row["subject"]].append(row["digest"])
+    return {subject: tuple(digests) for subject, digests in found.items()}
+
+
+@lru_cache(maxsize=16)
+def _reader(source: Source) -> Reader:
+    return Reader(source)
+
+
+@lru_cache(maxsize=4)
+def _policy(files: tuple[tuple[str, bytes], ...]) -> TrustPolicy:
+    return parse_policy(dict(files))
+
+
+@lru_cache(maxsize=4_096)
+def _device(
+    manifest_raw: bytes, layer: bytes, signatures: bytes, files: tuple[tuple[str, bytes], ...], at: dt.datetime
+) -> VerifiedDevice | EdgeprovError:
+    artifacts = [
+        SignatureArtifact(manifest=parse_manifest(parse_b64(raw, "signature")), blob=parse_b64(blob, "signature"))
+        for raw, blob in json.loads(signatures)
+    ]
+    try:
+        return verify_device_record(parse_manifest(manifest_raw), layer, artifacts, _policy(files), at)
+    except EdgeprovError as error:
+        return error
+
+
+def _devices(
+    records: tuple[tuple[bytes, bytes, bytes], ...], files: tuple[tuple[str, bytes], ...], at: dt.datetime
+) -> list[tuple[str, VerifiedDevice | EdgeprovError]]:
+    return [
+        (f"sha256:{hashlib.sha256(manifest).hexdigest()}", _device(manifest, layer, signatures, files, at))
+        for manifest, layer, signatures in records
+    ]
+
+
+def verified_devices(index: Index, trust: Trust, at: dt.datetime) -> dict[str, VerifiedDevice | EdgeprovError]:
+    """The newest record of each device, after step 1, or why it is refused."""
+    result: dict[str, VerifiedDevice | EdgeprovError] = {}
+    for row in index.rows("SELECT device, manifest, layer, signatures FROM devices ORDER BY enrolled_at, digest"):
+        result[row["device"]] = _device(row["manifest"], row["layer"], row["signatures"], trust.files, at)
+    return result
+
+
+def as_json(judged: Judged) -> dict[str, Any]:
+    """For output."""
+    return {name: getattr(judged, name) for name in Judged.__slots__ if getattr(judged, name) is not None}

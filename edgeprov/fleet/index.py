@@ -1,0 +1,386 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fleet's index: one SQLite file with what the registries hold and what verification said.
+
+It is a cache: every row can be made again by `sync` and `verify`. Readers see a consistent state
+while a sync writes (WAL). The schema is schema.sql; a file of another version is set aside, not
+migrated, because rebuilding is cheaper than being wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Self
+
+from edgeprov.errors import (
+    FormatError,
+    NotStored,
+    StateNewer,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    UsageError,
+)
+from edgeprov.fleet.remotes import Source
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
+from edgeprov.store.atomic import make_dirs
+
+VERSION: Final = 1
+FILE: Final = "index.sqlite"
+_BUSY_S: Final = 30.0
+_HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")
+VERDICTS: Final = ("ok", "refused", "unchecked")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A kit or tombstone as the index knows it; see schema.sql. The last members are the verdict, None when unchecked."""
+
+    digest: str
+    kind: str
+    source: int
+    repo: str
+    tag: str | None
+    model: str
+    device: str
+    slot: str
+    seq: int
+    prev: str | None
+    records: int
+    labels: int
+    first: int | None
+    last: int | None
+    recorded_first: str | None
+    recorded_last: str | None
+    created: str
+    bytes: int
+    found_at: str
+    verified: bool | None = None
+    depth: int | None = None
+    step: int | None = None
+    error: str | None = None
+    detail: str | None = None
+    record: str | None = None
+    assurance: str | None = None
+    reset_count: int | None = None
+    clock_ms: int | None = None
+    safe: bool | None = None
+    signed_before: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``refused`` or ``unchecked``."""
+        return "unchecked" if self.verified is None else ("ok" if self.verified else "refused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which artifacts; None means any. Times are RFC 3339 in UTC, ``to`` is not included."""
+
+    model: tuple[str, ...] | None = None
+    device: tuple[str, ...] | None = None
+    slot: str | None = None
+    since: str | None = None
+    to: str | None = None
+    verdict: str | None = None
+    labelled: bool | None = None
+    kind: str | None = None
+    policy: str = ""
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Artifact))
+_OWN: Final = _COLUMNS[: _COLUMNS.index("verified")]
+_VERDICT: Final = _COLUMNS[len(_OWN) :]
+
+
+class Index:
+    """An open index. Use as a context manager."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, *, write: bool) -> None:
+        """Use Index.open."""
+        self.folder = folder
+        self._db = connection
+        self._write = write
+
+    @classmethod
+    def open(cls, folder: Path, *, write: bool) -> Self:
+        """Open the index in a folder; with ``write`` it is made when there is none.
+
+        Raises:
+            NotStored: None there, and not ``write``.
+            StateNewer: Made by a newer version.
+            StoreCorrupt: Not an index, or damaged; it was set aside, and the next sync makes a new one.
+            StoreError: The folder cannot be used.
+        """
+        path = folder / FILE
+        if write:
+            make_dirs(folder, 0o755)
+        elif not path.is_file():
+            raise NotStored(f"{folder} holds no fleet index", advice="Run: edgeprov-fleet sync REGISTRY --fleet DIR")
+        with translated(path):
+            connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            try:
+                connection.execute("PRAGMA busy_timeout = 30000")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0 and write:
+                    _create(connection)
+                elif version != VERSION:
+                    raise StateNewer(f"{path} has version {version}, this program knows {VERSION}")
+                if write:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA cache_size = -65536")
+                connection.execute("PRAGMA foreign_keys = OFF")  # rows are written in any order within a sync
+            except BaseException:
+                connection.close()
+                raise
+        return cls(folder, connection, write=write)
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._write:
+                self._db.execute("PRAGMA optimize")
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; another writer waits."""
+        with translated(self.folder / FILE):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a SELECT."""
+        with translated(self.folder / FILE):
+            return self._db.execute(sql, parameters).fetchall()
+
+    def put(self, table: str, **values: Any) -> None:
+        """Insert or replace one row. Table and column names are the program's own, never a user's."""
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        with translated(self.folder / FILE):
+            self._db.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
+
+    # -- sources ----------------------------------------------------------------------------------
+
+    def add_source(self, source: Source) -> int:
+        """Remember a registry; returns its id."""
+        known = self.rows("SELECT id FROM sources WHERE name = ?", (source.name,))
+        text = json.dumps(source.as_json(), sort_keys=True)
+        with translated(self.folder / FILE):
+            if known:
+                self._db.execute("UPDATE sources SET settings = ? WHERE id = ?", (text, known[0]["id"]))
+                return int(known[0]["id"])
+            cursor = self._db.execute("INSERT INTO sources (name, settings) VALUES (?, ?)", (source.name, text))
+            return int(cursor.lastrowid or 0)
+
+    def sources(self) -> dict[int, Source]:
+        """All remembered registries by id."""
+        return {
+            row["id"]: Source(**json.loads(row["settings"])) for row in self.rows("SELECT * FROM sources ORDER BY id")
+        }
+
+    # -- artifacts --------------------------------------------------------------------------------
+
+    def find(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Artifact]:
+        """Artifacts that fit, by device and number."""
+        return list(self.iterate(query, limit=limit, offset=offset))
+
+    def iterate(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Artifact]:
+        """As find, one by one: for work on a whole fleet."""
+        where, parameters = _where(query)
+        own = ", ".join(f"a.{name}" for name in _OWN)
+        verdict = ", ".join(f"v.{name}" for name in _VERDICT)
+        sql = (
+            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "  # noqa: S608
+            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"
+        )
+        with translated(self.folder / FILE):
+            cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit, offset))
+            for row in cursor:
+                values = dict(zip(_COLUMNS, row, strict=True))
+                for name in ("verified", "safe"):
+                    values[name] = None if values[name] is None else bool(values[name])
+                yield Artifact(**values)
+
+    def count(self, query: Query) -> tuple[int, int, int]:
+        """Number of artifacts, records and labels that fit."""
+        where, parameters = _where(query)
+        row = self.rows(
+            "SELECT count(*), coalesce(sum(a.records), 0), coalesce(sum(a.labels), 0) FROM artifacts a "  # noqa: S608
+            f"LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ? {where}",
+            (query.policy, *parameters),
+        )[0]
+        return int(row[0]), int(row[1]), int(row[2])
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def resolve_model(self, text: str) -> tuple[str, ...]:
+        """Model digests that a name means: a digest or the start of one, ``name``, ``name:tag`` or ``name:version``.
+
+        Raises:
+            UsageError: Nothing fits, or the start of a digest fits several.
+        """
+        match = _HEX.fullmatch(text)
+        if match and len(match[2]) == 64:
+            return (f"sha256:{match[2]}",)
+        if match:
+            found = self.rows(
+                "SELECT digest FROM models WHERE digest LIKE ?1 UNION SELECT DISTINCT model FROM artifacts WHERE model LIKE ?1",
+                (f"sha256:{match[2]}%",),
+            )
+            if len(found) == 1:
+                return (str(found[0][0]),)
+            if found:
+                raise UsageError(f"{len(found)} models begin with {text}", advice="Give more digits.")
+        name, _, version = text.partition(":")
+        rows = self.rows(
+            "SELECT digest FROM models WHERE (name = ?1 OR repo LIKE '%models/' || ?1) AND (?2 = '' OR version = ?2 OR digest IN "
+            "(SELECT digest FROM model_tags t WHERE t.repo = models.repo AND t.tag = ?2)) ORDER BY created, digest",
+            (name, version),
+        )
+        if not rows:
+            raise UsageError(
+                f"the index knows no model {text[:100]!r}", advice="Run `edgeprov-fleet sync`, or give its digest."
+            )
+        return tuple(str(row[0]) for row in rows)
+
+    def model_names(self) -> dict[str, str]:
+        """``name:version`` of each known model."""
+        return {
+            row["digest"]: f"{row['name']}:{row['version']}" if row["version"] else row["name"]
+            for row in self.rows("SELECT digest, name, version FROM models")
+        }
+
+
+def device_name(text: str) -> str:
+    """A device's URN from its URN or serial."""
+    return text if text.startswith(DEVICE_URN_PREFIX) else DEVICE_URN_PREFIX + text
+
+
+def parse_moment(text: str, *, end: bool = False) -> str:
+    """A day, month or time as people write it, as RFC 3339 in UTC.
+
+    Args:
+        text: ``2026-01``, ``2026-01-31``, or a full RFC 3339 time.
+        end: A day or month stands for its end (the next one's start).
+
+    Raises:
+        UsageError: Not a time.
+    """
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}", text):
+            moment = datetime.fromisoformat(text + "-01").replace(tzinfo=UTC)
+            if end:
+                moment = (moment + timedelta(days=32)).replace(day=1)
+        elif re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            moment = datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=1 if end else 0)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{text[:60]!r} is not a time", advice="Write 2026-01, 2026-01-31 or 2026-01-31T12:00:00Z."
+        ) from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise StoreBusy(f"{path} is in use by another process") from error
+        if "full" in text:
+            raise StoreFull(
+                f"{path}: {text}", advice="Free disk space; the index lost nothing that was committed."
+            ) from error
+        raise StoreError(f"{path}: {text}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreCorrupt(
+            f"{path} is not a fleet index, or damaged: {error}",
+            advice="Move it away and run `edgeprov-fleet sync` again.",
+        ) from error
+
+
+def digest_of_text(text: str) -> Digest:
+    """A digest from the index.
+
+    Raises:
+        StoreCorrupt: It holds something else.
+    """
+    try:
+        return parse_digest(text)
+    except FormatError as error:
+        raise StoreCorrupt(f"the index holds {text[:80]!r} for a digest") from error
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    script = resources.files("edgeprov.fleet").joinpath("schema.sql").read_text()
+    connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
+
+
+def _where(query: Query) -> tuple[str, list[Any]]:
+    parts: list[str] = []
+    parameters: list[Any] = []
+
+    def one(sql: str, *values: Any) -> None:
+        parts.append(sql)
+        parameters.extend(values)
+
+    for column, names in (("model", query.model), ("device", query.device)):
+        if names is not None:
+            one(f"a.{column} IN ({', '.join('?' * len(names))})", *names)
+    if query.slot is not None:
+        one("a.slot = ?", query.slot)
+    # An interval touches when it begins before the end and ends after the start. What has no time
+    # of its own (labels only, tombstones) is placed by its creation.
+    if query.since is not None:
+        one("coalesce(a.recorded_last, a.created) >= ?", query.since)
+    if query.to is not None:
+        one("coalesce(a.recorded_first, a.created) < ?", query.to)
+    if query.labelled is not None:
+        one("a.labels > 0" if query.labelled else "a.labels = 0")
+    if query.kind is not None:
+        one("a.kind = ?", query.kind)
+    if query.verdict is not None:
+        one({"ok": "v.verified = 1", "refused": "v.verified = 0", "unchecked": "v.verified IS NULL"}[query.verdict])
+    return ("WHERE " + " AND ".join(parts) if parts else ""), parameters
+
+
+def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most ``size`` items."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a registry's name to a back end and a repository prefix; the fleet's side of device/remotes.py.
+
+A name is ``host[:port]/prefix`` or ``oci:DIR``. store and registry do not know each other: here they
+are joined. oras is imported only when a name really means a network host.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov.errors import EdgeprovError, FormatError, LimitError, UsageError
+from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import COSIGN_SIMPLE_SIGNING, JOSE, OCI_INDEX, SIGSTORE_BUNDLE
+from edgeprov.limits import LIMITS
+from edgeprov.store.layout import Layout
+from edgeprov.store.layout_registry import LayoutRegistry
+from edgeprov.verify.signature import SignatureArtifact
+
+if TYPE_CHECKING:
+    from edgeprov.registry.base import Registry
+
+LAYOUT_PREFIX: Final = "oci:"
+_LOOPBACK: Final = ("127.", "localhost", "[::1]")
+_SIGNATURE_LAYERS: Final = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A registry as the user named it, with what is needed to reach it; never holds a secret itself."""
+
+    name: str
+    plain_http: bool = False
+    credentials_file: str = ""
+    ca_file: str = ""
+
+    @property
+    def host(self) -> str:
+        """``oci:DIR``, or ``host[:port]``."""
+        return self.name if self.is_layout else self.name.partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every repository: ``""`` or ``prefix/``."""
+        rest = "" if self.is_layout else self.name.partition("/")[2].strip("/")
+        return f"{rest}/" if rest else ""
+
+    @property
+    def is_layout(self) -> bool:
+        """Whether this is a folder."""
+        return self.name.startswith(LAYOUT_PREFIX)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the index."""
+        return asdict(self)
+
+
+def parse_source(name: str, *, plain_http: bool = False, credentials_file: str = "", ca_file: str = "") -> Source:
+    """Read a registry's name.
+
+    Raises:
+        UsageError: It is neither a host nor ``oci:DIR``.
+    """
+    if name.startswith(LAYOUT_PREFIX):
+        folder = name.removeprefix(LAYOUT_PREFIX)
+        if not folder:
+            raise UsageError("oci: without a folder", advice="Name the registry oci:DIR.")
+        return Source(name=LAYOUT_PREFIX + os.path.abspath(folder))  # noqa: PTH100 - must not follow links
+    host = name.partition("/")[0]
+    if (
+        not host
+        or "@" in name
+        or " " in name
+        or "://" in name
+        or not ("." in host or ":" in host or host == "localhost")
+    ):
+        raise UsageError(
+            f"{name[:200]!r} is not a registry's name", advice="Name it host[:port]/prefix, or oci:DIR for a folder."
+        )
+    return Source(
+        name=name.rstrip("/"),
+        plain_http=plain_http or host.startswith(_LOOPBACK),
+        credentials_file=os.path.abspath(credentials_file) if credentials_file else "",  # noqa: PTH100
+        ca_file=os.path.abspath(ca_file) if ca_file else "",  # noqa: PTH100
+    )
+
+
+def open_registry(source: Source, *, create: bool = False, read_only: bool = False) -> Registry:
+    """Open a back end; a network registry is not contacted yet.
+
+    Args:
+        source: The registry.
+        create: Make the folder when it is none yet.
+        read_only: Refuse pushes (folders only).
+
+    Raises:
+        NotStored: Not an OCI layout folder.
+        ConfigError: A certificate or credentials file is wrong.
+    """
+    if source.is_layout:
+        return LayoutRegistry(Path(source.name.removeprefix(LAYOUT_PREFIX)), create=create, read_only=read_only)
+    from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+
+    settings = RegistrySettings(
+        plain_http=source.plain_http,
+        auth="basic" if source.credentials_file else "none",
+        credentials_file=Path(source.credentials_file) if source.credentials_file else None,
+        ca_file=Path(source.ca_file) if source.ca_file else None,
+    )
+    return OrasRegistry(source.host, settings=settings)
+
+
+class Reader:
+    """Reads artifacts by digest, verified; the way to a blob of a layout does not pass its index."""
+
+    def __init__(self, source: Source) -> None:
+        """Open the source for reading."""
+        self.source = source
+        self.registry = open_registry(source, read_only=True)
+        self.layout: Layout | None = self.registry.layout if isinstance(self.registry, LayoutRegistry) else None
+
+    def manifest(self, repo: str, digest: Digest) -> Manifest:
+        """A manifest by digest. Errors as in Registry.fetch_manifest."""
+        if self.layout is not None:
+            return self.layout.load_manifest(digest)
+        return self.registry.fetch_manifest(repo, digest)
+
+    def blob(self, repo: str, descriptor: Descriptor, *, max_bytes: int) -> bytes:
+        """A whole blob in memory, size and digest verified.
+
+        Raises:
+            LimitError: Longer than ``max_bytes``.
+            DigestMismatch: Not what the descriptor names.
+            RegistryNotFound: Not there.
+        """
+        if descriptor.size > max_bytes:
+            raise LimitError(f"blob {descriptor.digest} has {descriptor.size} bytes, more than {max_bytes}")
+        if self.layout is not None:
+            return self.layout.load_blob(descriptor, max_bytes=max_bytes)
+        return b"".join(self.registry.fetch_blob(repo, descriptor))
+
+    def check_blob(self, repo: str, descriptor: Descriptor) -> None:
+        """Read a blob only to verify it. Errors as in blob."""
+        if self.layout is not None:
+            self.layout.verify_blob(descriptor)
+            return
+        for _ in self.registry.fetch_blob(repo, descriptor):
+            pass
+
+    def signatures(self, repo: str, digest: Digest, known: tuple[Digest, ...] | None = None) -> list[SignatureArtifact]:
+        """All readable signatures on an artifact; rubbish among them is passed over.
+
+        Args:
+            repo: Repository of the artifact.
+            digest: The artifact.
+            known: Digests of its signature manifests, where the index knows them already.
+        """
+        if known is None:
+            found = self.registry.list_referrers(repo, digest)
+            known = tuple(item.digest for item in found if item.media_type != OCI_INDEX)
+        artifacts: list[SignatureArtifact] = []
+        for item in known[: LIMITS.signatures_per_artifact]:
+            try:
+                artifacts.extend(self._artifacts(repo, item))
+            except FormatError:
+                continue
+            except EdgeprovError as error:
+                if error.retryable:
+                    raise  # a cut line must not look like a missing signature
+        return artifacts
+
+    def _artifacts(self, repo: str, digest: Digest) -> Iterator[SignatureArtifact]:
+        manifest = self.manifest(repo, digest)
+        for layer in manifest.layers:
+            if layer.media_type in _SIGNATURE_LAYERS:
+                yield SignatureArtifact(
+                    manifest=manifest, blob=self.blob(repo, layer, max_bytes=LIMITS.signature_blob_bytes)
+                )

@@ -1,0 +1,378 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bring the index up to date with the registries: only what is new costs anything.
+
+A shard costs one list of tags. Tags of kits end in the start of their digest and manifests are
+immutable, so a name that was seen once is never fetched again, and a tag that changed is noticed.
+Each manifest is taken by digest and read itself: annotations in somebody's list are not believed.
+What cannot be read is remembered with the reason, shown, and never stops the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryNotFound, VerificationError
+from edgeprov.fleet.index import Index, chunked, parse_moment
+from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.formats.b64 import b64
+from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
+from edgeprov.formats.devicerecord import parse_device_record_artifact
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import (
+    A_COLLECTION,
+    A_DEVICE,
+    A_MODEL,
+    A_PREV,
+    A_SEQ,
+    A_SLOT,
+    A_SUBJECT,
+    ANNOTATION_CREATED,
+    ANNOTATION_REF_NAME,
+    DEVICE_RECORD,
+    KIT_ARTIFACT,
+    KIT_CONFIG,
+    NOTATION_SIGNATURE,
+    OCI_MANIFEST,
+    SIGSTORE_BUNDLE,
+    TOMBSTONE,
+)
+from edgeprov.formats.modelkit import parse_modelkit
+from edgeprov.formats.segment import check_slot, device_serial
+from edgeprov.limits import LIMITS
+from edgeprov.verify.signature import SignatureArtifact
+
+BATCH: Final = 500
+"""Rows a transaction: after a kill, at most this much is fetched again."""
+
+_THREADS: Final = 8
+_SIGNATURES: Final = (SIGSTORE_BUNDLE, NOTATION_SIGNATURE)
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What one sync did. ``faults`` are (repo, reference, why)."""
+
+    source: str
+    shards: int = 0
+    kits: int = 0
+    tombstones: int = 0
+    devices: int = 0
+    models: int = 0
+    known: int = 0
+    faults: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Something that a registry lists; ``digest`` where the list tells it."""
+
+    repo: str
+    reference: str
+    digest: Digest | None = None
+    subject: str | None = None
+    artifact_type: str | None = None
+
+
+def sync_source(
+    index: Index, source: Source, *, now: dt.datetime, repos: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> SyncReport:  # fmt: skip
+    """Bring the index up to date with one registry.
+
+    Args:
+        index: Open for writing.
+        source: The registry.
+        now: Becomes ``found_at`` of what is new.
+        repos: Repositories to read where the registry has no catalogue (below the prefix, as in ``data/x/202601``).
+        progress: Called with done and total counts.
+
+    Raises:
+        RegistryError: The registry cannot be listed at all.
+    """
+    return _Sync(index, source, now, progress).run(tuple(repos))
+
+
+class _Sync:
+    def __init__(
+        self, index: Index, source: Source, now: dt.datetime, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self.index = index
+        self.reader = Reader(source)
+        self.source = source
+        self.source_id = index.add_source(source)
+        self.found_at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        self.report = SyncReport(source=source.name)
+        self.progress = progress or (lambda _done, _total: None)
+        self.referrers: dict[str, list[str]] = {}
+
+    def run(self, repos: tuple[str, ...]) -> SyncReport:
+        names = list(self._layout_names() if self.reader.layout is not None else self._registry_names(repos))
+        fresh = [name for name in names if not self._is_known(name)]
+        done = 0
+        for batch in chunked(fresh, BATCH):
+            fetched = self._fetch(batch)
+            with self.index.transaction():
+                for name, manifest, extra, fault in fetched:
+                    self._keep(name, manifest, extra, fault)
+            done += len(batch)
+            self.progress(done, len(fresh))
+        with self.index.transaction():
+            if self.referrers:
+                self._keep_referrers()
+            self.index.rows("UPDATE sources SET synced_at = ? WHERE id = ?", (self.found_at, self.source_id))
+        return self.report
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    def _layout_names(self) -> Iterator[_Name]:
+        """All entries of a folder in one pass over its index."""
+        assert self.reader.layout is not None  # noqa: S101 - narrowing for mypy
+        repos = set()
+        self._load_seen()
+        for entry in self.reader.layout.manifests():
+            if entry.media_type != OCI_MANIFEST:
+                continue
+            repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
+            subject = entry.annotations.get(A_SUBJECT)
+            if entry.artifact_type in _SIGNATURES and subject:
+                self.referrers.setdefault(subject, []).append(str(entry.digest))
+                continue
+            repos.add(repo)
+            yield _Name(repo, reference or str(entry.digest), entry.digest, subject, entry.artifact_type)
+        self.report.shards = len(repos)
+
+    def _registry_names(self, repos: tuple[str, ...]) -> Iterator[_Name]:
+        prefix = self.source.prefix
+        registry = self.reader.registry
+        if repos:
+            wanted: Iterable[str] = (f"{prefix}{repo}" for repo in repos)
+        else:
+            known = {
+                row["repo"]
+                for row in self.index.rows("SELECT DISTINCT repo FROM seen WHERE source = ?", (self.source_id,))
+            }
+            try:
+                wanted = known | {repo for repo in registry.list_repositories() if repo.startswith(prefix)}
+            except (FormatError, RegistryNotFound, VerificationError):
+                wanted = known or {f"{prefix}devices"}
+        self._load_seen()
+        for repo in sorted(wanted):
+            self.report.shards += 1
+            try:
+                tags = registry.list_tags(repo)
+            except RegistryNotFound:
+                continue
+            except FormatError as error:
+                self.report.faults.append((repo, "", error.message))
+                continue
+            for tag in tags:
+                if not tag.startswith("sha256-"):
+                    yield _Name(repo, tag)
+
+    def _load_seen(self) -> None:
+        self.seen: dict[tuple[str, str], str | None] = {
+            (row["repo"], row["reference"]): row["digest"]
+            for row in self.index.rows("SELECT repo, reference, digest FROM seen WHERE source = ?", (self.source_id,))
+        }
+
+    def _is_known(self, name: _Name) -> bool:
+        """Content-bound names never change; the others (models, devices) cost one HEAD each."""
+        key = (name.repo, name.reference)
+        if key not in self.seen:
+            return False
+        before = self.seen[key]
+        if name.digest is not None:
+            same = str(name.digest) == before
+        elif parse_kit_tag(name.reference) is not None or "." in name.reference and name.repo.endswith("devices"):
+            same = before is not None
+        else:
+            head = self.reader.registry.head_manifest(name.repo, name.reference)
+            same = head is not None and str(head.digest) == before
+        self.report.known += same
+        return same
+
+    # -- fetching ---------------------------------------------------------------------------------
+
+    def _fetch(self, batch: list[_Name]) -> list[tuple[_Name, Manifest | None, Any, str]]:
+        if self.reader.layout is not None or len(batch) == 1:
+            return [self._fetch_one(name) for name in batch]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(self._fetch_one, batch))
+
+    def _fetch_one(self, name: _Name) -> tuple[_Name, Manifest | None, Any, str]:
+        """One manifest with what is small and hangs on it; a fault instead of an error unless the line is cut."""
+        try:
+            if name.digest is not None:
+                manifest = self.reader.manifest(name.repo, name.digest)
+            else:
+                manifest = self.reader.registry.fetch_manifest(name.repo, name.reference)
+            return name, manifest, self._extra(name, manifest), ""
+        except (VerificationError, FormatError, RegistryNotFound, NotStored) as error:
+            return name, None, None, f"{type(error).__name__}: {error.message}"
+        except EdgeprovError as error:
+            if error.retryable:
+                raise
+            return name, None, None, f"{type(error).__name__}: {error.message}"
+
+    def _extra(self, name: _Name, manifest: Manifest) -> Any:
+        kind = artifact_kind(manifest)
+        if kind == "device":
+            layer = self.reader.blob(name.repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
+            signatures = self.reader.signatures(name.repo, manifest.digest)
+            return parse_device_record_artifact(manifest, layer), layer, signatures
+        if kind == "model":
+            config = self.reader.blob(name.repo, manifest.config, max_bytes=LIMITS.config_bytes)
+            return parse_modelkit(manifest, config)
+        return None
+
+    # -- keeping ----------------------------------------------------------------------------------
+
+    def _keep(self, name: _Name, manifest: Manifest | None, extra: Any, fault: str) -> None:
+        if manifest is not None and not fault:
+            try:
+                fault = self._keep_artifact(name, manifest, extra)
+            except EdgeprovError as error:
+                fault = f"{type(error).__name__}: {error.message}"
+        if fault:
+            self.report.faults.append((name.repo, name.reference, fault))
+        self.index.put(
+            "seen",
+            source=self.source_id,
+            repo=name.repo,
+            reference=name.reference,
+            digest=str(manifest.digest) if manifest else None,
+            fault=fault or None,
+        )
+
+    def _keep_artifact(self, name: _Name, manifest: Manifest, extra: Any) -> str:
+        kind = artifact_kind(manifest)
+        tag = None if name.reference.startswith("sha256:") else name.reference
+        if kind in ("kit", "tombstone"):
+            return self._keep_kit(name, manifest, kind, tag)
+        if kind == "device":
+            return self._keep_device(name, manifest, extra)
+        if kind == "model":
+            self._keep_model(name, manifest, extra, tag)
+            return ""
+        if name.repo.startswith(f"{self.source.prefix}data/") and tag is not None and parse_kit_tag(tag):
+            return "the tag is a kit's, the artifact is none"
+        return ""  # another tool's artifact: none of our business
+
+    def _keep_kit(self, name: _Name, manifest: Manifest, kind: str, tag: str | None) -> str:
+        values = _kit_columns(manifest) if kind == "kit" else _tombstone_columns(manifest)
+        if tag is not None and (fault := _tag_fault(tag, manifest.digest, values)):
+            # Kept under its digest all the same: the artifact may be good, the name is forged.
+            self.report.faults.append((name.repo, tag, fault))
+            tag = None
+        known = self.index.rows("SELECT found_at, source FROM artifacts WHERE digest = ?", (str(manifest.digest),))
+        if known:
+            self.report.known += 1
+            return ""
+        self.index.put(
+            "artifacts", digest=str(manifest.digest), kind=kind, source=self.source_id, repo=name.repo, tag=tag,
+            bytes=sum(blob.size for blob in manifest.blobs), found_at=self.found_at, **values,
+        )  # fmt: skip
+        self.report.kits += kind == "kit"
+        self.report.tombstones += kind == "tombstone"
+        return ""
+
+    def _keep_device(self, name: _Name, manifest: Manifest, extra: Any) -> str:
+        record, layer, signatures = extra
+        serial = name.reference.partition(".")[0]
+        if not name.reference.startswith("sha256:") and serial != device_serial(record.device):
+            return f"the tag names the device {serial[:60]}, the record {record.device}"
+        new = not self.index.rows("SELECT 1 FROM devices WHERE digest = ?", (str(manifest.digest),))
+        self.index.put(
+            "devices", digest=str(manifest.digest), device=record.device, source=self.source_id,
+            enrolled_at=record.enrolled_at, assurance=record.assurance, ak=record.ak.name.hex(),
+            counter_base=record.counter_base, manifest=manifest.raw, layer=layer, signatures=encode_signatures(signatures),
+        )  # fmt: skip
+        self.report.devices += new
+        return ""
+
+    def _keep_model(self, name: _Name, manifest: Manifest, kit: Any, tag: str | None) -> None:
+        new = not self.index.rows("SELECT 1 FROM models WHERE digest = ?", (str(manifest.digest),))
+        if new:
+            self.index.put(
+                "models", digest=str(manifest.digest), source=self.source_id, repo=name.repo, name=kit.name,
+                version=kit.version, security_version=kit.security_version,
+                trained_on=manifest.annotations.get(A_COLLECTION), created=manifest.annotations.get(ANNOTATION_CREATED),
+            )  # fmt: skip
+        if tag is not None:
+            self.index.put("model_tags", source=self.source_id, repo=name.repo, tag=tag, digest=str(manifest.digest))
+        self.report.models += new
+
+    def _keep_referrers(self) -> None:
+        for subject, digests in self.referrers.items():
+            for digest in digests:
+                self.index.put("signatures", subject=subject, digest=digest)
+
+
+def artifact_kind(manifest: Manifest) -> str:
+    """``kit``, ``tombstone``, ``device``, ``model``, or ``other``."""
+    if manifest.artifact_type == TOMBSTONE:
+        return "tombstone"
+    if manifest.artifact_type == DEVICE_RECORD:
+        return "device"
+    if manifest.config.media_type == KIT_CONFIG or manifest.artifact_type == KIT_ARTIFACT:
+        return "kit" if A_DEVICE in manifest.annotations or A_SEQ in manifest.annotations else "model"
+    return "other"
+
+
+def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
+    """Signatures of a device record for the index."""
+    return json.dumps([[b64(item.manifest.raw), b64(item.blob)] for item in signatures]).encode()
+
+
+def _kit_columns(manifest: Manifest) -> dict[str, Any]:
+    summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
+    return {
+        "model": str(summary.model), "device": summary.device, "slot": summary.slot, "seq": summary.seq,
+        "prev": str(summary.prev) if summary.prev else None, "records": summary.records, "labels": summary.labels,
+        "first": summary.first, "last": summary.last,
+        "recorded_first": _moment(summary.recorded_first), "recorded_last": _moment(summary.recorded_last),
+        "created": _moment(summary.created),
+    }  # fmt: skip
+
+
+def _tombstone_columns(manifest: Manifest) -> dict[str, Any]:
+    annotations = manifest.annotations
+    try:
+        device, prev = annotations[A_DEVICE], annotations[A_PREV]
+        device_serial(device)
+        return {
+            "model": str(parse_digest(annotations[A_MODEL])), "device": device, "slot": check_slot(annotations[A_SLOT]),
+            "seq": int(annotations[A_SEQ]), "prev": None if prev == "none" else str(parse_digest(prev)),
+            "records": 0, "labels": 0, "created": _moment(annotations[ANNOTATION_CREATED]),
+        }  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
+
+
+def _moment(text: str | None) -> str | None:
+    return None if text is None else parse_moment(text)
+
+
+def _tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
+    parsed = parse_kit_tag(tag)
+    if parsed is None:
+        return "" if tag else "no tag"
+    named = (parsed.device, parsed.seq, parsed.prefix)
+    if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
+        return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
+    return ""
+
+
+def _split_ref(ref: str) -> tuple[str, str]:
+    head, at, digest = ref.partition("@")
+    if at:
+        return head, digest
+    repo, colon, tag = ref.rpartition(":")
+    return (repo, tag) if colon else ("", ref)

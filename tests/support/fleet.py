@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""A world (tests.support.world) poured into a registry, and the fleet CLI called in process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprov.cli.fleet_main import main
+from edgeprov.formats.datakit import kit_tag
+from edgeprov.formats.manifest import EMPTY_CONFIG
+from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.store.layout_registry import LayoutRegistry
+from edgeprov.verify.signature import SignatureArtifact
+from tests.support.world import Sealed, Unit, World
+
+
+@dataclass
+class Run:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def items(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines() if line]
+
+    def last(self, kind: str) -> dict:
+        return [item for item in self.items if item["type"] == kind][-1]
+
+
+def fleet(*argv: object) -> Run:
+    """One command, as a person would type it."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(item) for item in argv])
+    return Run(code, out.getvalue(), err.getvalue())
+
+
+def data_repo(sealed: Sealed, month: str = "202602") -> str:
+    return f"data/{sealed.kit.model.hex}/{month}"
+
+
+def push_signatures(registry: LayoutRegistry, repo: str, signatures: Iterable[SignatureArtifact]) -> None:
+    for item in signatures:
+        registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
+        registry.push_blob(repo, item.manifest.layers[0], item.blob)
+        registry.push_manifest(repo, item.manifest)
+
+
+def push_kit(registry: LayoutRegistry, unit: Unit, sealed: Sealed, *, repo: str = "", tag: str = "") -> str:
+    repo = repo or data_repo(sealed)
+    for blob in sealed.manifest.blobs:
+        registry.push_blob(repo, blob, sealed.blobs[blob.digest])
+    registry.push_manifest(repo, sealed.manifest, tag=tag or kit_tag(unit.serial, sealed.kit.seq, sealed.digest))
+    push_signatures(registry, repo, sealed.signatures)
+    return repo
+
+
+def push_device(registry: LayoutRegistry, unit: Unit) -> None:
+    registry.push_blob("devices", EMPTY_CONFIG, EMPTY_BLOB)
+    registry.push_blob("devices", unit.record_manifest.layers[0], unit.record_blob)
+    registry.push_manifest("devices", unit.record_manifest, tag=unit.serial)
+    push_signatures(registry, "devices", unit.record_signatures)
+
+
+def write_trust(world: World, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in world.policy_files.items():
+        (folder / name).write_bytes(data)
+    return folder
