@@ -75,16 +75,14 @@ def notation_config(
     verification: JsonObject = {"level": "strict"}
     stores = [f"ca:{store}"]
     files = {
-        f"truststore/x509/ca/{store}/{number}.pem": certificate_facts(item).pem for number, item in enumerate(anchors, 1)
+        f"truststore/x509/ca/{store}/{number}.pem": certificate_facts(item).pem
+        for number, item in enumerate(anchors, 1)
     }
     if timestamp_anchors:
         stores.append(f"tsa:{store}")
         # A device certificate without end needs no timestamp; one that has expired does.
         verification["verifyTimestamp"] = "afterCertExpiry"
-        files |= {
-            f"truststore/x509/tsa/{store}/{number}.pem": certificate_facts(item).pem
-            for number, item in enumerate(timestamp_anchors, 1)
-        }
+        files |= _numbered(f"truststore/x509/tsa/{store}", timestamp_anchors)
     policy = {
         "version": "1.0",
         "trustPolicies": [
@@ -98,6 +96,10 @@ def notation_config(
         ],
     }
     return files | {"trustpolicy.json": encode_json(policy)}
+
+
+def _numbered(folder: str, certificates: Sequence[bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{number}.pem": certificate_facts(item).pem for number, item in enumerate(certificates, 1)}
 
 
 def _authority(der: bytes, anchors: Sequence[bytes]) -> JsonObject:
@@ -117,7 +119,9 @@ def _notation_identities(policy: TrustPolicy) -> tuple[str, ...]:
 
 def _commands(policy: TrustPolicy) -> str:
     """The commands, one per line; a test runs them as they stand here."""
-    flags = "--insecure-ignore-sct --insecure-ignore-tlog" + (" --use-signed-timestamps" if policy.timestamp_required else "")
+    flags = "--insecure-ignore-sct --insecure-ignore-tlog" + (
+        " --use-signed-timestamps" if policy.timestamp_required else ""
+    )
     device = "--certificate-identity-regexp '^urn:edgeprov:device:' --certificate-oidc-issuer-regexp '.*'"
     lines = [
         "# Run in this folder. KIT and MODEL are references by digest, HOST/REPO@sha256:...",
@@ -126,13 +130,11 @@ def _commands(policy: TrustPolicy) -> str:
         "",
         "# a data kit: signed by an enrolled device, and what it states",
         f'cosign verify --trusted-root cosign/devices.trusted_root.json {device} {flags} "$KIT"',
-        "cosign verify-attestation --type slsaprovenance1 --trusted-root cosign/devices.trusted_root.json "
-        f'{device} {flags} "$KIT"',
+        f'cosign verify-attestation {attestation} {device} {flags} "$KIT"',
         'XDG_CONFIG_HOME="$PWD/notation-devices" notation verify "$KIT"',
         "",
         "# a data kit on a stick: its manifest (BLOB) and the bundle that hangs on it (BUNDLE), no registry",
-        "cosign verify-blob-attestation --type slsaprovenance1 --trusted-root cosign/devices.trusted_root.json "
-        f'{device} {flags} --bundle "$BUNDLE" "$BLOB"',
+        f'cosign verify-blob-attestation {attestation} {device} {flags} --new-bundle-format --bundle "$BUNDLE" "$BLOB"',
     ]
     if policy.publisher_anchors and policy.publisher_identities:
         names = "|".join(_identity_regexp(item) for item in policy.publisher_identities)
@@ -158,5 +160,5 @@ def _identity_regexp(pattern: str) -> str:
     if pattern.startswith("x509.subject:"):
         return ".*"
     body, star = (pattern[:-1], True) if pattern.endswith("*") else (pattern, False)
-    quoted = "".join(char if char.isalnum() or char in ":/@_-" else "\\" + char for char in body)
+    quoted = "".join(char if char.isalnum() or char in ":/@_-" else f"\\{char}" for char in body)
     return f"^{quoted}" + ("" if star else "$")

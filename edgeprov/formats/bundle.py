@@ -122,6 +122,21 @@ def parse_bundle(raw: bytes) -> Bundle:
     )
 
 
+def add_timestamp(raw: bytes, timestamp: bytes) -> bytes:
+    """The same bundle with one more RFC 3161 response over its signature; needs no new signature.
+
+    Raises:
+        FormatError: Not a bundle.
+    """
+    parse_bundle(raw)
+    obj = parse_json_object(raw, "bundle", max_bytes=LIMITS.signature_blob_bytes)
+    material = obj["verificationMaterial"]
+    data = material.get("timestampVerificationData") or {}
+    items = [*(data.get("rfc3161Timestamps") or []), {"signedTimestamp": b64(timestamp)}]
+    material["timestampVerificationData"] = {**data, "rfc3161Timestamps": items}
+    return encode_json(obj)
+
+
 def build_signature_manifest(
     subject: Descriptor, blob: Descriptor, predicate_type: str, created: str | None
 ) -> Manifest:

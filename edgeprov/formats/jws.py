@@ -118,6 +118,18 @@ def encode_jws(
     )
 
 
+def add_jws_timestamp(raw: bytes, token: bytes) -> bytes:
+    """The same envelope with an RFC 3161 token over its raw signature, in the unprotected header.
+
+    Raises:
+        FormatError: Not a notation JWS.
+    """
+    parse_jws(raw)
+    obj = parse_json_object(raw, "JWS", max_bytes=LIMITS.signature_blob_bytes)
+    obj["header"][TIMESTAMP] = b64(token)
+    return encode_json(obj)
+
+
 def parse_jws(raw: bytes) -> Jws:
     """Read an envelope.
 

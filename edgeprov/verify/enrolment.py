@@ -108,7 +108,7 @@ def verify_device_record(
         raw: Its layer.
         signatures: Found on it.
         policy: Whom to trust.
-        at: Time at which the enroller's and the SK certificate are judged.
+        at: Time at which the enroller's certificate is judged, where no timestamp proves a better one.
 
     Raises:
         SignatureInvalid, SubjectMismatch, SignerUntrusted: Nobody trusted vouches for the record.
@@ -126,15 +126,17 @@ def verify_device_record(
         raise EvidenceInvalid(error.message, step=1) from error
     if signed.statement.predicate.get("device") != record.device:
         raise EvidenceInvalid("the enroller's statement names another device", step=1)
-    sk_identity = verify_record_certificate(record, policy, at)
+    sk_identity = verify_record_certificate(record, policy)
     policy.verify_assurance(record.assurance, record.device)
     if record.assurance != "dev" and (record.ek_certificate is None or record.proof != "activated"):
         raise EvidenceInvalid(f"assurance {record.assurance!r} without a proof by the endorsement key", step=1)
     return VerifiedDevice(record=record, sk_identity=sk_identity, enroller=signed.identity)
 
 
-def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy, at: dt.datetime) -> Identity:
-    """The SK certificate of a record names its device and holds its SK.
+def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> Identity:
+    """The SK certificate of a record names its device, holds its SK, and was valid at the enrolment.
+
+    Whether it was valid when a kit was signed is judged with the kit (step 2).
 
     Raises:
         EvidenceInvalid: Step 1: it names another device, or holds another key.
@@ -145,8 +147,16 @@ def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy, at: dt.
         raise EvidenceInvalid("the device record holds no certificate", step=1)
     if certificate_spki(record.certificates[0]) != record.sk.spki:
         raise EvidenceInvalid("the certificate holds another key than the certified signing key", step=1)
+    at = _moment(record.enrolled_at)
     identity = verify_chain(record.certificates[0], record.certificates[1:], policy.device_anchors, at, "device")
     policy.verify_not_denied(identity)
     if identity.san != record.device:
         raise EvidenceInvalid(f"the certificate names {identity.san}, the record {record.device}", step=1)
     return identity
+
+
+def _moment(text: str) -> dt.datetime:
+    try:
+        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+    except ValueError as error:
+        raise EvidenceInvalid(f"the time of enrolment is not RFC 3339: {text[:40]!r}", step=1) from error

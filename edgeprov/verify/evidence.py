@@ -197,8 +197,8 @@ class _Work:
     """What the steps hand on to each other."""
 
     __slots__ = (
-        "at", "claims", "counter", "device", "events", "evidence", "headers", "policy", "quote", "seal", "segment_quotes",
-        "signed_before", "statement",
+        "at", "claims", "counter", "device", "events", "evidence", "headers", "policy", "quote", "seal",
+        "segment_quotes", "signed_before", "statement",
     )  # fmt: skip
 
     claims: KitProvenance

@@ -13,9 +13,9 @@ import hashlib
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from edgeprov.errors import FormatError, SignatureInvalid
-from edgeprov.formats.tpmt import encode_ecdsa_der, encode_p256_spki, parse_ecdsa_der
+from edgeprov.formats.tpmt import encode_ecdsa_der, encode_p256_spki
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -144,16 +144,31 @@ def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, wha
         raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
 
 
-def verify_strict_der(signature_der: bytes, what: str) -> None:
-    """Refuse a second spelling of one signature.
+def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, what: str) -> None:
+    """Verify a CMS signature of a timestamp authority: ECDSA, or RSA PKCS #1 v1.5 with at least 2048 bits.
+
+    Args:
+        key: SubjectPublicKeyInfo in DER.
+        signature: As in the SignerInfo.
+        message: DER of the signed attributes.
+        hash_name: ``sha256``, ``sha384`` or ``sha512``.
+        what: Named in the error.
 
     Raises:
-        SignatureInvalid: Not the one DER encoding.
+        SignatureInvalid: It does not fit, or the key is of another kind.
     """
+    algorithm = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}[hash_name]
     try:
-        parse_ecdsa_der(signature_der)
-    except FormatError as error:
-        raise SignatureInvalid(f"{what}: {error.message}") from error
+        public = load_der_public_key(key)
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            public.verify(signature, message, ec.ECDSA(algorithm))
+            return
+        if isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048:
+            public.verify(signature, message, padding.PKCS1v15(), algorithm)
+            return
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm) as error:
+        raise SignatureInvalid(f"{what}'s signature does not fit") from error
+    raise SignatureInvalid(f"{what} is signed with a kind of key that is not accepted")
 
 
 def _accepted(key: object) -> PublicKey:

@@ -41,6 +41,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import Identity, Purpose, parse_pem_certificates, verify_chain
 from edgeprov.verify.keys import verify_jws, verify_message
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.timestamp import proved_time, required_time
 
 _R = TypeVar("_R")
 _SIMPLE_SIGNING_TYPE = "cosign container image signature"
@@ -125,13 +126,15 @@ def verify_kit_signature(
         )
 
     bundles = [item for item in signatures if signature_kind(item.manifest) == "bundle"]
+    # A stamped copy of a bundle stands beside the original and proves more: it goes first.
+    bundles.sort(key=lambda item: b'"rfc3161Timestamps"' not in item.blob)
     return _any(bundles, one, f"{purpose} artifact {manifest.digest}")
 
 
 def verify_notation_signature(
     manifest: Manifest,
     signatures: Sequence[SignatureArtifact],
-    anchors: Sequence[bytes],
+    policy: TrustPolicy,
     at: dt.datetime,
     purpose: Purpose,
 ) -> Identity:
@@ -144,7 +147,7 @@ def verify_notation_signature(
     """
 
     def one(artifact: SignatureArtifact) -> Identity:
-        return _verify_jws_artifact(manifest, artifact, anchors, at, purpose)
+        return _verify_jws_artifact(manifest, artifact, policy, at, purpose)
 
     found = [item for item in signatures if signature_kind(item.manifest) == "notation"]
     return _any(found, one, f"artifact {manifest.digest}")
@@ -184,9 +187,7 @@ def _verify_model_artifact(
 ) -> Identity:
     kind = signature_kind(artifact.manifest)
     if kind == "notation":
-        identity = _verify_jws_artifact(manifest, artifact, policy.publisher_anchors, at, "publisher")
-        policy.verify_publisher(identity)
-        return identity
+        return _verify_jws_artifact(manifest, artifact, policy, at, "publisher")
     if kind == "simple":
         return _verify_simple(manifest, artifact, policy, at)
     if kind != "bundle":
@@ -201,7 +202,9 @@ def _verify_model_artifact(
 def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.datetime) -> Identity:
     if bundle.kind == "key":
         return _verify_with_keys(policy, bundle.signature, message)
-    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher")
+    moment = proved_time(bundle.signature, bundle.timestamps, policy) or at
+    anchors = policy.publisher_anchors
+    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], anchors, moment, "publisher")
     verify_message(identity.spki, bundle.signature, message, "bundle signature")
     policy.verify_publisher(identity)
     return identity
@@ -220,14 +223,15 @@ def _verify_device_bundle(
     if bundle.kind == "key":
         raise SignerUntrusted("a device signature without certificate names no signer")
     chain = (*bundle.certificates[1:], *intermediates)
-    identity = verify_chain(bundle.certificates[0], chain, policy.device_anchors, at, purpose)
+    signed_before = required_time(bundle.signature, bundle.timestamps, policy)
+    identity = verify_chain(bundle.certificates[0], chain, policy.device_anchors, signed_before or at, purpose)
     verify_message(identity.spki, bundle.signature, pae(bundle.payload_type, bundle.payload), "bundle signature")
     if purpose == "enroller":
         policy.verify_enroller(identity)
     else:
         policy.verify_not_denied(identity)
     statement = _verify_statement(manifest, bundle, predicate_types)
-    return SignedStatement(statement=statement, identity=identity)
+    return SignedStatement(statement=statement, identity=identity, signed_before=signed_before)
 
 
 def _bundle_of(manifest: Manifest, artifact: SignatureArtifact) -> Bundle:
@@ -247,15 +251,23 @@ def _verify_statement(manifest: Manifest, bundle: Bundle, predicate_types: froze
 
 
 def _verify_jws_artifact(
-    manifest: Manifest, artifact: SignatureArtifact, anchors: Sequence[bytes], at: dt.datetime, purpose: Purpose
+    manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime, purpose: Purpose
 ) -> Identity:
     _verify_layer(artifact, JOSE)
     jws = parse_jws(artifact.blob)
-    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, at, purpose)
+    publisher = purpose == "publisher"
+    anchors = policy.publisher_anchors if publisher else policy.device_anchors
+    stamps = () if jws.timestamp is None else (jws.timestamp,)
+    signed_before = (proved_time if publisher else required_time)(jws.signature, stamps, policy)
+    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, signed_before or at, purpose)
     verify_jws(identity.spki, jws.algorithm, jws.signature, jws.signing_input)
     _verify_target(manifest, jws)
     if jws.expiry is not None and at > _moment(jws.expiry):
         raise SignerUntrusted(f"the notation signature expired on {jws.expiry}")
+    if publisher:
+        policy.verify_publisher(identity)
+    else:
+        policy.verify_not_denied(identity)
     return identity
 
 

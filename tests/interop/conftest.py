@@ -45,4 +45,9 @@ def trust(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which a tool that turns to a public service fails: empty TUF cache, no proxy that works."""
     home = tmp_path_factory.mktemp("home")
-    return {"HOME": str(home), "TUF_ROOT": str(home / "tuf"), "HTTPS_PROXY": "http://127.0.0.1:9", "COSIGN_EXPERIMENTAL": ""}
+    return {
+        "HOME": str(home),
+        "TUF_ROOT": str(home / "tuf"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "COSIGN_EXPERIMENTAL": "",
+    }

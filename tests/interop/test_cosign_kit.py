@@ -88,7 +88,16 @@ def test_blob_attestation_for_the_technicians_stick(cosign, kit, trust, tmp_path
     bundle, manifest = tmp_path / "kit.sigstore.json", tmp_path / "kit-manifest.json"
     bundle.write_bytes(kit.signatures[0].blob)
     manifest.write_bytes(kit.manifest.raw)
-    arguments = ["verify-blob-attestation", "--bundle", str(bundle), "--type", "slsaprovenance1", *root(trust), *IDENTITY, *NO_LOG]
+    arguments = [
+        "verify-blob-attestation",
+        "--bundle",
+        str(bundle),
+        "--type",
+        "slsaprovenance1",
+        *root(trust),
+        *IDENTITY,
+        *NO_LOG,
+    ]
     if cosign.version == "cosign2":
         arguments.append("--new-bundle-format")
     cosign(*arguments, str(manifest))
@@ -122,9 +131,7 @@ def test_refused_by_cosign(cosign, kit, world, registry, trust):
     cosign("verify", *root(trust, "publishers"), *IDENTITY, *NO_LOG, kit.reference, ok=False)
     moved = kit.unit.seal()
     reference = registry.push("data/moved", moved.manifest, moved.blobs)
-    registry.attach(
-        "data/moved", sign_bundle(moved.manifest.descriptor, kit.statement, kit.unit.tpm, SLSA_PROVENANCE)
-    )
+    registry.attach("data/moved", sign_bundle(moved.manifest.descriptor, kit.statement, kit.unit.tpm, SLSA_PROVENANCE))
     cosign("verify", *root(trust), *IDENTITY, *NO_LOG, reference, ok=False)
     unsigned = kit.unit.seal()
     reference = registry.push("data/unsigned", unsigned.manifest, unsigned.blobs)

@@ -34,7 +34,15 @@ class Publisher:
         run(command, cwd=folder, env=self.env)
 
     def sign(self, version: str, reference: str, *, certificate: bool) -> None:
-        command = [peer(version), "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false", "--allow-http-registry"]
+        command = [
+            peer(version),
+            "sign",
+            "--yes",
+            "--key",
+            "cosign.key",
+            "--tlog-upload=false",
+            "--allow-http-registry",
+        ]
         if version == "cosign":
             command.append("--use-signing-config=false")
         if certificate:
@@ -61,9 +69,13 @@ def test_model_signed_by_cosign(world, registry, publisher, version, certificate
 
     policy = world.policy
     if not certificate:
-        policy = parse_policy(world.policy_files | {"publisher-key.pem": (publisher.folder / "cosign.pub").read_bytes()})
+        policy = parse_policy(
+            world.policy_files | {"publisher-key.pem": (publisher.folder / "cosign.pub").read_bytes()}
+        )
     identity = verify_model_signature(world.model, signatures, policy, pki.NOW)
-    assert identity.san.startswith("https://acme.example/models" if not identity.san.startswith("key:") else "key:sha256:")
+    assert identity.san.startswith(
+        "https://acme.example/models" if not identity.san.startswith("key:") else "key:sha256:"
+    )
 
     # The same signature under another anchor, and on another model.
     others = parse_policy(world.policy_files | {"publisher.pem": pki.root("Foreign").pem})

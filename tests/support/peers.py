@@ -37,10 +37,18 @@ def peer(name: str) -> str:
     return found
 
 
-def run(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, ok: bool | None = True) -> str:
+def run(
+    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, ok: bool | None = True
+) -> str:
     """Run a tool and return what it printed; ``ok`` says whether it must succeed (None: either)."""
     done = subprocess.run(
-        list(command), cwd=cwd, env=dict(os.environ, **(env or {})), capture_output=True, text=True, timeout=120, check=False
+        list(command),
+        cwd=cwd,
+        env=dict(os.environ, **(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     text = done.stdout + done.stderr
     assert ok is None or (done.returncode == 0) is ok, f"{' '.join(command)}\nexit {done.returncode}\n{text}"
@@ -55,7 +63,9 @@ class RegistryClient:
         self.referrers = referrers
         self.listed: dict[Digest, list[Descriptor]] = {}
 
-    def request(self, method: str, path: str, data: bytes | None = None, kind: str = "application/octet-stream") -> tuple[int, dict[str, str]]:
+    def request(
+        self, method: str, path: str, data: bytes | None = None, kind: str = "application/octet-stream"
+    ) -> tuple[int, dict[str, str]]:
         url = path if path.startswith("http") else f"http://{self.host}{path}"
         request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(request, timeout=20) as answer:
@@ -121,7 +131,9 @@ class RegistryClient:
 @contextmanager
 def referrers_registry() -> Iterator[RegistryClient]:
     """In memory, with the referrers API."""
-    with subprocess.Popen([peer("referrers-registry")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [peer("referrers-registry")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

@@ -380,10 +380,10 @@ def test_notation_algorithm_that_is_not_the_keys(world: World):
 
 def test_device_kit_signature_by_notation_is_verified_for_its_own_purpose(world: World, unit):
     sealed = unit.seal(notation=True)
-    anchors = world.policy.device_anchors
-    identity = verify_notation_signature(sealed.manifest, sealed.signatures, anchors, pki.NOW, "device")
+    policy = world.policy
+    identity = verify_notation_signature(sealed.manifest, sealed.signatures, policy, pki.NOW, "device")
     assert identity.san == unit.urn
     with pytest.raises(SignerUntrusted, match="does not name an enroller"):
-        verify_notation_signature(sealed.manifest, sealed.signatures, anchors, pki.NOW, "enroller")
+        verify_notation_signature(sealed.manifest, sealed.signatures, policy, pki.NOW, "enroller")
     with pytest.raises(SignatureInvalid):
-        verify_notation_signature(sealed.manifest, [], anchors, pki.NOW, "device")
+        verify_notation_signature(sealed.manifest, [], policy, pki.NOW, "device")

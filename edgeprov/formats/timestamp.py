@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""RFC 3161 timestamps: reads the response or token that a timestamp authority gives. Judges nothing.
+
+Only what the verification needs is read; a small strict DER reader does, since no package of ours
+reads timestamp tokens.
+
+Spec: RFC 3161 section 2.4.2; RFC 5652 sections 5.1 to 5.3; ITU-T X.690 (DER).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from edgeprov.errors import FormatError, LimitError
+
+SEQUENCE: Final = 0x30
+_SET, _INTEGER, _OCTETS, _OID, _TIME = 0x31, 0x02, 0x04, 0x06, 0x18
+_CONTEXT_0, _CONTEXT_1 = 0xA0, 0xA1
+_SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
+_TST_INFO = bytes.fromhex("2a864886f70d0109100104")
+_CONTENT_TYPE = bytes.fromhex("2a864886f70d010903")
+_MESSAGE_DIGEST = bytes.fromhex("2a864886f70d010904")
+_SIGNING_CERTIFICATE_V2 = bytes.fromhex("2a864886f70d010910022f")
+_SHA256 = bytes.fromhex("608648016503040201")
+_HASHES: Final = {
+    _SHA256: "sha256",
+    bytes.fromhex("608648016503040202"): "sha384",
+    bytes.fromhex("608648016503040203"): "sha512",
+}
+_GENERALIZED = re.compile(rb"[0-9]{14}(\.[0-9]{1,9})?Z")
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timestamp:
+    """A parsed token.
+
+    Attributes:
+        imprint_hash: Name of the hash of the imprint, ``sha256`` and longer.
+        imprint: Hash of the stamped bytes.
+        time: When the authority saw them, UTC.
+        accuracy_s: The authority's own bound on the error of ``time``, in seconds; 0 when it states none.
+        certificates: DER, as embedded.
+        signer_issuer: DER of the issuer's name in the signer's certificate.
+        signer_serial: Its serial number.
+        certificate_hash: SHA-256 of the signer's certificate where the token names it, else None.
+        digest_hash: Name of the hash over content and attributes.
+        content: The TSTInfo, whose digest must be ``message_digest``.
+        message_digest: From the signed attributes.
+        signed_attributes: DER of the SET that is signed.
+        signature: By the signer's key over ``signed_attributes``.
+    """
+
+    imprint_hash: str
+    imprint: bytes
+    time: dt.datetime
+    accuracy_s: float
+    certificates: tuple[bytes, ...] = field(repr=False)
+    signer_issuer: bytes = field(repr=False)
+    signer_serial: int
+    certificate_hash: bytes | None
+    digest_hash: str
+    content: bytes = field(repr=False)
+    message_digest: bytes
+    signed_attributes: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+def parse_timestamp(raw: bytes) -> Timestamp:
+    """Read a TimeStampResp, or the bare token in it.
+
+    Raises:
+        LimitError: Too long.
+        FormatError: Not a granted timestamp with exactly one signer.
+    """
+    if len(raw) > _MAX_BYTES:
+        raise LimitError(f"timestamp has {len(raw)} bytes, more than {_MAX_BYTES}")
+    outer = _Der(raw).enter(SEQUENCE)
+    if outer.tag == SEQUENCE:  # a response: status, then the token
+        status = outer.enter(SEQUENCE)
+        if int.from_bytes(status.take(_INTEGER), "big") not in (0, 1):
+            raise FormatError("the timestamp authority granted no timestamp")
+        outer = outer.enter(SEQUENCE)
+    if outer.take(_OID) != _SIGNED_DATA:
+        raise FormatError("timestamp is not CMS signed data")
+    data = outer.enter(_CONTEXT_0).enter(SEQUENCE)
+    data.take(_INTEGER)
+    data.take(_SET)
+    encapsulated = data.enter(SEQUENCE)
+    if encapsulated.take(_OID) != _TST_INFO:
+        raise FormatError("CMS content is not a timestamp")
+    content = encapsulated.enter(_CONTEXT_0).take(_OCTETS)
+    certificates = _items(data.take(_CONTEXT_0)) if data.tag == _CONTEXT_0 else ()
+    if data.tag == _CONTEXT_1:
+        data.take(_CONTEXT_1)
+    signers = _items(data.take(_SET))
+    if len(signers) != 1:
+        raise FormatError("timestamp does not have exactly one signer")
+    return _read_signer(signers[0], content, certificates)
+
+
+def encode_timestamp_request(stamped: bytes, nonce: int) -> bytes:
+    """A TimeStampReq (DER) over some bytes, asking for the authority's certificate.
+
+    Args:
+        stamped: The bytes to stamp; only their SHA-256 leaves.
+        nonce: Random, positive, below 2**63.
+    """
+    digest = hashlib.sha256(stamped).digest()
+    imprint = _wrap(SEQUENCE, _wrap(SEQUENCE, _wrap(_OID, _SHA256) + b"\x05\x00") + _wrap(_OCTETS, digest))
+    number = _wrap(_INTEGER, nonce.to_bytes(nonce.bit_length() // 8 + 1, "big"))
+    return _wrap(SEQUENCE, b"\x02\x01\x01" + imprint + number + b"\x01\x01\xff")
+
+
+def timestamp_token(raw: bytes) -> bytes:
+    """The token inside a TimeStampResp: notation embeds the token, cosign the response.
+
+    Raises:
+        FormatError: Not a granted response.
+    """
+    parse_timestamp(raw)
+    outer = _Der(raw).enter(SEQUENCE)
+    if outer.tag != SEQUENCE:
+        return raw
+    outer.take(SEQUENCE)
+    return outer.element()
+
+
+def name_and_serial(certificate: bytes) -> tuple[bytes, int]:
+    """DER of the issuer's name, and the serial number, of an X.509 certificate.
+
+    Raises:
+        FormatError: Not a certificate.
+    """
+    body = _Der(certificate).enter(SEQUENCE).enter(SEQUENCE)
+    if body.tag == _CONTEXT_0:
+        body.take(_CONTEXT_0)
+    serial = int.from_bytes(body.take(_INTEGER), "big", signed=True)
+    body.take(SEQUENCE)
+    return body.element(), serial
+
+
+def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) -> Timestamp:
+    signer = _Der(raw).enter(SEQUENCE)
+    signer.take(_INTEGER)
+    identifier = signer.enter(SEQUENCE)  # issuerAndSerialNumber; key identifiers are not used by RFC 3161
+    issuer, serial = identifier.element(), int.from_bytes(identifier.take(_INTEGER), "big", signed=True)
+    digest_hash = _hash(signer.enter(SEQUENCE))
+    attributes = signer.element(_CONTEXT_0)
+    signer.take(SEQUENCE)
+    signature = signer.take(_OCTETS)
+    values = _attributes(attributes)
+    if values.get(_CONTENT_TYPE) != _TST_INFO or _MESSAGE_DIGEST not in values:
+        raise FormatError("timestamp: signed attributes are not those of a timestamp")
+    info = _Der(content).enter(SEQUENCE)
+    if int.from_bytes(info.take(_INTEGER), "big") != 1:
+        raise FormatError("timestamp has another version")
+    info.take(_OID)
+    imprint = info.enter(SEQUENCE)
+    imprint_hash = _hash(imprint.enter(SEQUENCE))
+    hashed = imprint.take(_OCTETS)
+    info.take(_INTEGER)
+    moment = _moment(info.take(_TIME))
+    return Timestamp(
+        imprint_hash=imprint_hash,
+        imprint=hashed,
+        time=moment,
+        accuracy_s=_accuracy(info.enter(SEQUENCE)) if info.tag == SEQUENCE else 0.0,
+        certificates=certificates,
+        signer_issuer=issuer,
+        signer_serial=serial,
+        certificate_hash=values.get(_SIGNING_CERTIFICATE_V2),
+        digest_hash=digest_hash,
+        content=content,
+        message_digest=values[_MESSAGE_DIGEST],
+        signed_attributes=bytes((_SET,)) + attributes[1:],  # signed as a SET, sent under a context tag
+        signature=signature,
+    )
+
+
+def _attributes(element: bytes) -> dict[bytes, bytes]:
+    result: dict[bytes, bytes] = {}
+    for item in _items(_Der(element).take(_CONTEXT_0)):
+        attribute = _Der(item).enter(SEQUENCE)
+        name, values = attribute.take(_OID), _Der(attribute.take(_SET))
+        if name in result:
+            raise FormatError("timestamp has a signed attribute twice")
+        if name in (_CONTENT_TYPE, _MESSAGE_DIGEST):
+            result[name] = values.take(_OID if name == _CONTENT_TYPE else _OCTETS)
+        elif name == _SIGNING_CERTIFICATE_V2:
+            entry = values.enter(SEQUENCE).enter(SEQUENCE).enter(SEQUENCE)
+            if entry.tag == _OCTETS:  # the default hash, SHA-256; others are left to the certificate path
+                result[name] = entry.take(_OCTETS)
+    return result
+
+
+def _accuracy(reader: _Der) -> float:
+    seconds = float(int.from_bytes(reader.take(_INTEGER), "big")) if reader.tag == _INTEGER else 0.0
+    for tag, unit in ((0x80, 1e-3), (0x81, 1e-6)):
+        if reader.tag == tag:
+            seconds += int.from_bytes(reader.take(tag), "big") * unit
+    return seconds
+
+
+def _hash(algorithm: _Der) -> str:
+    name = _HASHES.get(algorithm.take(_OID))
+    if name is None:
+        raise FormatError("timestamp uses a hash other than SHA-256, SHA-384 and SHA-512")
+    return name
+
+
+def _moment(text: bytes) -> dt.datetime:
+    if not _GENERALIZED.fullmatch(text):
+        raise FormatError("timestamp: not a GeneralizedTime")
+    try:
+        return dt.datetime.strptime(text[:14].decode(), "%Y%m%d%H%M%S").replace(tzinfo=dt.UTC)
+    except ValueError as error:
+        raise FormatError("timestamp: no such time") from error
+
+
+def _wrap(tag: int, body: bytes) -> bytes:
+    return bytes((tag, len(body))) + body  # only what is shorter than 128 bytes
+
+
+def _items(body: bytes) -> tuple[bytes, ...]:
+    reader, result = _Der(body), []
+    while reader.tag is not None:
+        result.append(reader.element())
+        if len(result) > 64:
+            raise LimitError("timestamp has more elements than any authority writes")
+    return tuple(result)
+
+
+class _Der:
+    """A cursor over DER elements with single-byte tags and definite lengths."""
+
+    __slots__ = ("_data", "_pos")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._pos = 0
+
+    @property
+    def tag(self) -> int | None:
+        """Tag of the next element, None at the end."""
+        return self._data[self._pos] if self._pos < len(self._data) else None
+
+    def element(self, tag: int | None = None) -> bytes:
+        """The next element with its header."""
+        start = self._pos
+        self._read(tag)
+        return self._data[start : self._pos]
+
+    def take(self, tag: int) -> bytes:
+        """The content of the next element."""
+        return self._read(tag)
+
+    def enter(self, tag: int) -> _Der:
+        """A cursor over the content of the next element."""
+        return _Der(self._read(tag))
+
+    def _read(self, tag: int | None) -> bytes:
+        data, pos = self._data, self._pos
+        if len(data) - pos < 2 or (tag is not None and data[pos] != tag):
+            raise FormatError("timestamp: not the expected DER element")
+        size, pos = data[pos + 1], pos + 2
+        if size & 0x80:
+            count = size & 0x7F
+            if not 1 <= count <= 3 or len(data) - pos < count:
+                raise FormatError("timestamp: DER length out of range")
+            size, pos = int.from_bytes(data[pos : pos + count], "big"), pos + count
+        if size > len(data) - pos:
+            raise FormatError("timestamp is cut short")
+        self._pos = pos + size
+        return data[pos : self._pos]
