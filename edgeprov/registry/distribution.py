@@ -54,11 +54,29 @@ class Answer(Protocol):
         """Give the connection back."""
 
 
+class SizedStream:
+    """A stream with a length, which keeps the transport from chunked encoding: not every registry takes that."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(size)
+
+    def rewind(self) -> None:
+        """Back to the first byte, for a repeat with a fresh token."""
+        self._stream.seek(0)
+
+
 class Transport(Protocol):
     """Sends one request; authentication, time-outs and allowed hosts are its business."""
 
     def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | BinaryIO | None = None
+        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
     ) -> Answer:
         """One request.
 
@@ -116,7 +134,8 @@ class DistributionClient:
         joint = "&" if urlsplit(location).query else "?"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
         target = f"{location}{joint}digest={quote(str(descriptor.digest), safe='')}"
-        finished = self._send("PUT", target, headers=headers, data=data, expected=(201,))
+        body = data if isinstance(data, bytes) else SizedStream(data, descriptor.size)
+        finished = self._send("PUT", target, headers=headers, data=body, expected=(201,))
         assert finished is not None  # noqa: S101
         finished.close()
         return True
@@ -209,7 +228,7 @@ class DistributionClient:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: bytes | BinaryIO | None = None,
+        data: bytes | SizedStream | None = None,
         expected: tuple[int, ...] = (200, 206),
         missing: bool = False,
     ) -> Answer | None:

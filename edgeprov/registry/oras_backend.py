@@ -16,7 +16,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import oras.provider
@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryError, RegistryProtocolError
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
-from edgeprov.registry.distribution import DistributionClient
+from edgeprov.registry.distribution import DistributionClient, SizedStream
 
 _USER_AGENT: Final = "edgeprov"
 
@@ -127,7 +127,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
             self.auth.set_basic_auth(*load_credentials(settings.credentials_file, host))
 
     def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | BinaryIO | None = None
+        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
     ) -> _Answer:
         """See Transport.send."""
         try:
@@ -164,8 +164,8 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
             if response.status_code != 401 or attempt == 2 or not self._renew(response):
                 return response
             response.close()
-            if data is not None and hasattr(data, "seek"):
-                data.seek(0)
+            if isinstance(data, SizedStream):
+                data.rewind()
         raise AssertionError("unreachable")
 
     def _authorization(self) -> dict[str, str]:

@@ -50,6 +50,23 @@ def test_a_second_push_sends_nothing(registry: Registry, repo: str) -> None:
     assert not registry.push_blob(repo, blob, b"once")
 
 
+class OnlyRead:
+    """The least that a caller may hand over as a stream."""
+
+    def __init__(self, content: bytes) -> None:
+        self._inner = BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._inner.read(size)
+
+
+def test_a_generated_stream_is_pushed_with_its_length(registry: Registry, repo: str) -> None:
+    content = os.urandom(200_000)
+    blob = describe(content, "application/x-test")
+    assert registry.push_blob(repo, blob, OnlyRead(content))  # type: ignore[arg-type]
+    assert b"".join(registry.fetch_blob(repo, blob)) == content
+
+
 def test_a_file_object_is_pushed_as_well_as_bytes(registry: Registry, repo: str) -> None:
     content = os.urandom(200_000)
     blob = describe(content, "application/x-test")

@@ -57,7 +57,11 @@ def server(respond: Callable[[str, str, int], Answer]) -> Iterator[OrasRegistry]
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass  # the client hangs up on what it refuses
+
+    with Server(("127.0.0.1", 0), Handler) as httpd:
         httpd.daemon_threads = True
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
