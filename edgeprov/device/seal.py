@@ -35,7 +35,7 @@ from edgeprov.device.series import (
 )
 from edgeprov.device.signing import Signature, Signer, save_signatures
 from edgeprov.errors import StoreBusy, StoreCorrupt
-from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
+from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag, parse_kit_tag
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
@@ -133,11 +133,20 @@ class _Sealer:
             intent = None
         counter = self._tpm.read_counter()
         if counter > known:
+            self._drop_uncommitted(known)
             slot, model = self._anything(intent)
             if model is not None:
                 self._tombstone(slot, model, "crash", (), seq=counter)
         if intent:
             self._state.remove_document(INTENT)
+
+    def _drop_uncommitted(self, known: int) -> None:
+        # A kit that was signed but never became the head of the series: its number gets a tombstone,
+        # its records go into the next kit. Left here it would be a fork waiting to be found.
+        for ref, entry in self._state.layout.refs().items():
+            tag = parse_kit_tag(ref)
+            if tag is not None and tag.seq > known:
+                self._state.layout.remove_manifest(entry.digest, with_referrers=True)
 
     def _anything(self, intent: Mapping[str, Any] | None) -> tuple[str, Digest | None]:
         if intent:

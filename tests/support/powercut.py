@@ -77,6 +77,8 @@ class Log:
         return os.path.relpath(path, self.root)
 
     def _note(self, operation: str, path: str, argument: Any, offset: int) -> None:
+        if operation == "tpm":
+            return  # the run acknowledges what its TPM did
         name = self._name(path)
         names = self._names
         if operation == "create":

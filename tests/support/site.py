@@ -198,9 +198,9 @@ dir = "trust.d"
             from edgeprov.formats.datakit import parse_tombstone
 
             tombstone = parse_tombstone(manifest, layout.load_blob(manifest.layers[0], max_bytes=2**20))
-            return verify_kit(
-                evidence_of_tombstone(manifest, tombstone, signatures), device, self.world.policy, pki.NOW
-            ), [tombstone]
+            return verify_kit(evidence_of_tombstone(tombstone, signatures), device, self.world.policy, pki.NOW), [
+                tombstone
+            ]
         kit = parse_datakit(manifest, config)
         parts: list[Any] = []
         segments: tuple[Any, ...] = ()

@@ -1,0 +1,434 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""State-changing commands and calls of a device, one scenario each, and what holds whatever stops them.
+
+The TPM is software whose counter, PCR and floor outlive the process, as in a real device; each of
+its changes is a crash point as well. ``check`` starts the device again, repeats the command, seals
+what is left, and then asks what an auditor asks: is every acknowledged record in a kit that
+verifies, exactly once, and is every counter value accounted for?
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgeprov
+from edgeprov.device.boot import boot_check
+from edgeprov.device.export import export
+from edgeprov.device.identity import counter_base
+from edgeprov.device.install import remove_model
+from edgeprov.device.seal import seal
+from edgeprov.device.upload import upload
+from edgeprov.errors import EdgeprovError, StoreError
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.tpmt import Attestation
+from edgeprov.store import atomic
+from edgeprov.store.layout import Layout
+from tests.support.site import CASES, DeviceTpm, Site
+
+Acknowledge = Callable[[str], None]
+SETTINGS = '[record]\nsync = "every"\n[seal]\nmin_kit_interval_s = 0\n'
+ROWS = np.load(CASES)["X"]
+
+
+class LastingTpm(DeviceTpm):
+    """A TPM that outlives the process: it tells each change of its state, and each is a crash point."""
+
+    on_change: Callable[[str], None] | None = None
+
+    def save(self) -> str:
+        pcrs = {str(number): value.hex() for number, value in self.pcrs.items()}
+        return json.dumps([self.counter, pcrs, self.clock_ms, self.reset_count, self.floor_value])
+
+    def load(self, saved: str) -> None:
+        self.counter, pcrs, self.clock_ms, self.reset_count, self.floor_value = json.loads(saved)
+        self.pcrs = {int(number): bytes.fromhex(value) for number, value in pcrs.items()}
+
+    def _before(self, what: str) -> None:
+        if atomic.hook is not None:
+            atomic.hook("tpm", what, None, 0)
+
+    def _after(self) -> None:
+        if self.on_change is not None:
+            self.on_change(f"tpm {self.save()}")
+
+    def increment_counter(self) -> int:
+        self._before("increment")
+        value = super().increment_counter()
+        self._after()
+        return value
+
+    def pcr_event(self, data: bytes) -> None:
+        self._before("pcr event")
+        super().pcr_event(data)
+        self._after()
+
+    def raise_floor(self, to: int) -> int:
+        self._before("floor")
+        value = super().raise_floor(to)
+        self._after()
+        return value
+
+    def _attest(self, kind: int, qualifying: bytes, body: bytes) -> Attestation:
+        result = super()._attest(kind, qualifying, body)
+        self._after()
+        return result
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command or call. ``again``: what the user or the timer does after the restart."""
+
+    name: str
+    prepare: Callable[[Site], None]
+    run: Callable[[Site, Acknowledge], None]
+    again: bool = True
+
+
+class Bench:
+    """A site whose start can be had again and again, at one path (its configuration names it)."""
+
+    def __init__(self, root: Path, command: Command) -> None:
+        root.mkdir()
+        self.site = Site(root, settings=SETTINGS)
+        self.site.tpm = LastingTpm(self.site.serial)
+        self.site.unit = self.site.world.enrol(self.site.serial, tpm=self.site.tpm, boot=False)
+        self.command = command
+        self._copy = root.with_name(root.name + "-start")
+
+    def prepare(self) -> None:
+        """Bring the site to the command's start and keep a copy of it."""
+        self.command.prepare(self.site)
+        (self.site.root / "run").mkdir(exist_ok=True)
+        shutil.copytree(self.site.root, self._copy, ignore=_no_sockets)
+        self._tpm, self._boot = self.site.tpm.save(), self.site.boot_id
+
+    def restore(self) -> None:
+        """Back to the start: disk, TPM, boot."""
+        shutil.rmtree(self.site.root)
+        shutil.copytree(self._copy, self.site.root)
+        self.site.tpm.load(self._tpm)
+        self.site.boot_id = self._boot
+        self.site.layout = Layout.open(self.site.registry)
+
+
+def _no_sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not (Path(folder) / name).is_file() and not (Path(folder) / name).is_dir()]
+
+
+# -- starts -------------------------------------------------------------------------------------
+
+
+def _bare(site: Site) -> None:
+    site.publish()
+
+
+def _identity(site: Site) -> None:
+    site.install_identity()
+    site.publish()
+
+
+def _model(site: Site) -> None:
+    site.install_identity()
+    site.install()
+
+
+def _two_models(site: Site) -> None:
+    _model(site)
+    _infer(site, lambda _: None, 2)
+    site.publish(version="2.0.0", parameters={"securityVersion": 3})
+
+
+def _records(site: Site) -> None:
+    _model(site)
+    _infer(site, lambda _: None, 3)
+    _label(site, lambda _: None)
+    _infer(site, lambda _: None, 2)
+
+
+def _sealed(site: Site) -> None:
+    _records(site)
+    seal(site.context)
+
+
+def _second_boot(site: Site) -> None:
+    _records(site)
+    site.reboot()
+
+
+def _half_sealed(site: Site) -> None:
+    """A seal that died after the counter moved and the kit was written, before the head."""
+    _records(site)
+    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and target.endswith("series.json"))
+    try:
+        seal(site.context)
+    except StoreError:
+        pass
+    finally:
+        atomic.hook = None
+
+
+def _almost_sealed(site: Site) -> None:
+    """A seal that died after the head, before the outbox entry."""
+    _records(site)
+    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and "/outbox/" in target)
+    try:
+        seal(site.context)
+    except StoreError:
+        pass
+    finally:
+        atomic.hook = None
+
+
+def _fail_when(wanted: Callable[[str, str], bool]) -> atomic.Hook:
+    def hook(operation: str, path: str, argument: Any, _: int) -> None:
+        if wanted(operation, str(argument) if operation == "rename" else path):
+            raise OSError(5, "Input/output error", path)
+
+    return hook
+
+
+# -- commands -----------------------------------------------------------------------------------
+
+
+def identity(site: Site, acknowledge: Acknowledge) -> None:
+    site.install_identity()
+    acknowledge("identity")
+
+
+def install(site: Site, acknowledge: Acknowledge) -> None:
+    for published in _published(site)[-1:]:
+        site.install(published)
+        acknowledge(f"active {published.manifest.digest}")
+
+
+def check_boot(site: Site, acknowledge: Acknowledge) -> None:
+    for verdict in boot_check(site.context):
+        assert verdict.error is None, verdict.error
+    acknowledge("checked")
+
+
+def record(site: Site, acknowledge: Acknowledge) -> None:
+    _infer(site, acknowledge, 3)
+
+
+def label(site: Site, acknowledge: Acknowledge) -> None:
+    _label(site, acknowledge)
+
+
+def seal_all(site: Site, acknowledge: Acknowledge) -> None:
+    for sealed in seal(site.context):
+        acknowledge(f"kit {sealed.entry.digest}")
+
+
+def upload_all(site: Site, acknowledge: Acknowledge) -> None:
+    done = upload(site.context)
+    if done.error is not None:
+        raise done.error
+    for entry in done.sent:
+        acknowledge(f"sent {entry.digest}")
+
+
+def export_all(site: Site, acknowledge: Acknowledge) -> None:
+    for entry in export(site.context, site.root / "stick"):
+        acknowledge(f"exported {entry.digest}")
+
+
+def remove(site: Site, acknowledge: Acknowledge) -> None:
+    """Remove the model that nothing uses."""
+    state = site.context.state()
+    active = state.active("default")
+    published = _published(site)[-1]
+    if active is None or active.model == published.manifest.digest:
+        return
+    try:
+        remove_model(site.context, published.manifest.digest)
+    except EdgeprovError:
+        if state.layout.has_manifest(published.manifest.digest):
+            raise
+    acknowledge("removed")
+
+
+def _installed_second(site: Site) -> None:
+    _two_models(site)
+    from edgeprov.device.install import install_model
+
+    install_model(site.context, _published(site)[-1].reference)
+
+
+def _published(site: Site) -> list[Any]:
+    from tests.support.site import Published
+
+    found = []
+    for ref, entry in sorted(site.layout.refs().items()):
+        if ref.startswith("models/wdbc:"):
+            manifest = site.layout.load_manifest(entry.digest)
+            found.append(Published(manifest, f"oci:{site.registry}//models/wdbc@{entry.digest}", None))  # type: ignore[arg-type]
+    return found
+
+
+def _infer(site: Site, acknowledge: Acknowledge, count: int) -> None:
+    with edgeprov.open_device() as device:
+        model = device.load_model()
+        for row in ROWS[:count]:
+            result = model.run(row.reshape(1, 30), quantise=True)
+            outputs = hashlib.sha256(result.outputs[0].tobytes()).hexdigest()[:16]
+            acknowledge(f"record {result.record.n} {outputs}")
+
+
+def _label(site: Site, acknowledge: Acknowledge) -> None:
+    from edgeprov.device.labels import add_labels
+
+    for n in (1, 2):
+        add_labels(site.context.state(), "default", [(n, n == 1)], source="test")
+        acknowledge(f"label {n}")
+
+
+COMMANDS = (
+    Command("identity create and install", _bare, identity),
+    Command("model install and activate", _identity, install),
+    Command("model switch", _two_models, install),
+    Command("boot-check", _second_boot, check_boot),
+    Command("record", _model, record, again=False),
+    Command(
+        "record after reboot",
+        _second_boot,
+        lambda site, tell: (check_boot(site, tell), record(site, tell))[0],
+        again=False,
+    ),
+    Command("label", _records, label, again=False),
+    Command("seal", _records, seal_all),
+    Command("seal in a later boot", _second_boot, lambda site, tell: (check_boot(site, tell), seal_all(site, tell))[0]),
+    Command("recovery of a seal before its head", _half_sealed, seal_all),
+    Command("recovery of a seal after its head", _almost_sealed, seal_all),
+    Command("upload", _sealed, upload_all),
+    Command("export", _sealed, export_all),
+    Command("model remove", _installed_second, remove),
+)
+
+
+# -- what holds ---------------------------------------------------------------------------------
+
+
+def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
+    """Start the device again and judge what is there. Returns how many invariants were held."""
+    site, held = bench.site, 0
+    for line in acknowledged:
+        if line.startswith("tpm "):
+            site.tpm.load(line[4:])
+    known = [line for line in acknowledged if not line.startswith("tpm ")]
+    if power_cut:
+        site.reboot()
+
+    # The device comes up as its units bring it up; then the interrupted command is repeated.
+    early: set[Digest] = set()
+    if "identity" not in known and bench.command.prepare is _bare:
+        site.install_identity()
+    if bench.command.prepare is not _bare:
+        _whole(site.context.state().layout)  # nothing half-done shows, even before any recovery
+        early = {entry.digest for entry in site.context.state().outbox()}
+    for verdict in boot_check(site.context):
+        assert verdict.error is None, verdict.error
+        held += 1
+    if bench.command.again:
+        bench.command.run(site, known.append)
+    state = site.context.state()
+    for line in known:
+        if line.startswith("active "):
+            active = state.active("default")
+            assert active is not None
+            assert str(active.model) == line[7:]
+            held += 1
+
+    # Work goes on, and no number comes twice.
+    before = [int(line.split()[1]) for line in known if line.startswith("record ")]
+    if state.active("default") is None:
+        return held + _whole(state.layout)
+    boot_check(site.context)
+    _infer(site, known.append, 1)
+    newest = int(known[-1].split()[1])
+    assert newest > max(before, default=0)
+    seal(site.context)
+    assert seal(site.context) == []
+
+    # Every kit that left or waits verifies; together they are one unbroken series.
+    state = site.context.state()
+    held += _whole(state.layout) + _whole(site.layout)
+    found: dict[Digest, Layout] = {}
+    stick = site.root / "stick"
+    layouts = [site.layout, state.layout, *([Layout.open(stick)] if (stick / "oci-layout").exists() else [])]
+    for layout in layouts:
+        for ref, entry in layout.refs().items():
+            if f"{site.serial}.0" in ref and "@" not in ref:
+                found.setdefault(entry.digest, layout)
+    queued = {entry.digest for entry in state.outbox()}
+    in_registry = {entry.digest for entry in site.layout.manifests()}
+    for digest in found:
+        assert digest in queued or digest in in_registry, "a kit is neither sent nor waiting"
+    for digest in early | queued:
+        assert digest in found
+        held += 1
+    series: dict[int, tuple[Digest, Digest | None]] = {}
+    records: dict[int, str] = {}
+    labels: set[int] = set()
+    for digest, layout in found.items():
+        verdict, parts = site.verify(layout, digest)
+        assert verdict is not None
+        held += 10
+        manifest = layout.load_manifest(digest)
+        seq = int(manifest.annotations["dev.edgeprov.seq"])
+        prev = manifest.annotations["dev.edgeprov.prev"]
+        assert seq not in series, "a counter value with two artifacts"
+        series[seq] = (digest, None if prev == "none" else Digest(prev[7:]))
+        for part in parts:
+            if getattr(part, "kind", "") == "records":
+                for block in part.blocks:
+                    for raw in block.rows():
+                        _take(records, raw)
+            elif getattr(part, "kind", "") == "labels":
+                labels.update(item.n for item in part.labels)
+    base = counter_base(state)
+    assert sorted(series) == list(range(base + 1, site.tpm.counter + 1)), "a counter value is not accounted for"
+    for seq in sorted(series):
+        assert series[seq][1] == (series[seq - 1][0] if seq - 1 in series else None)
+        held += 2
+
+    # Every acknowledged record and label is in them.
+    for line in known:
+        words = line.split()
+        if words[0] == "record":
+            assert records.get(int(words[1])) == words[2], f"record {words[1]} is gone"
+            held += 1
+        elif words[0] == "label":
+            assert int(words[1]) in labels
+            held += 1
+        elif words[0] in ("kit", "sent", "exported"):
+            assert Digest(words[1][7:]) in found
+            held += 1
+    return held
+
+
+def _take(records: dict[int, str], raw: bytes) -> None:
+    from edgeprov.formats.record import parse_record
+
+    row = parse_record(bytes(raw))
+    assert row.n not in records, "a record in two kits, or a number used twice"
+    records[row.n] = hashlib.sha256(bytes(row.outputs[0])).hexdigest()[:16]
+
+
+def _whole(layout: Layout) -> int:
+    """Everything that the index shows is there, byte for byte."""
+    held = 0
+    for entry in layout.manifests():
+        for blob in layout.load_manifest(entry.digest).blobs:
+            layout.verify_blob(blob)
+            held += 1
+    return held
