@@ -117,6 +117,11 @@ class Model:
             )
         return Result(outputs, RecordId(self.slot, n), duration_ns)
 
+    @property
+    def next_n(self) -> int:
+        """Number that the next record gets."""
+        return self._recorder.next_n
+
     def dequantise(self, result: Result) -> tuple[Any, ...]:
         """Real values of a result's outputs (float32)."""
         return self._engine.dequantise(result.outputs)
@@ -209,7 +214,11 @@ class Device:
         slots: dict[str, list[tuple[int, LabelValue]]] = {}
         for record, value in labels:
             slots.setdefault(record.slot, []).append((record.n, value))
-        return sum(add_labels(self._state, slot, items, source=source) for slot, items in slots.items())
+        count = 0
+        for slot, items in slots.items():
+            next_n = self._models[slot].next_n if slot in self._models else None
+            count += add_labels(self._state, slot, items, source=source, next_n=next_n)
+        return count
 
     def close(self) -> None:
         """End recording in all slots. A second call does nothing."""

@@ -21,7 +21,7 @@ from edgeprov.errors import UsageError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
-from edgeprov.store.spool import LABEL, SegmentInfo, read_segment
+from edgeprov.store.spool import LABEL, RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
@@ -33,8 +33,14 @@ LabelValue = bool | int | float | str | bytes | list[Any] | None
 class NumberMap:
     """Which model made record ``n`` of a slot, from the spool and from what was freed."""
 
-    def __init__(self, state: State, slot: str) -> None:
+    def __init__(self, state: State, slot: str, *, next_n: int | None = None) -> None:
         """Read headers and intervals once.
+
+        Args:
+            state: The state folder.
+            slot: The slot.
+            next_n: Number of the recorder's next record, where it runs in this process: its newest
+                records may not be in the file yet. Otherwise the open segment is counted.
 
         Raises:
             StoreError: The state cannot be read.
@@ -42,10 +48,15 @@ class NumberMap:
         ranges = list(load_numbers(state, slot))
         for info in state.spool(slot).segments():
             segment = read_segment(info.path)
-            if segment.header:
-                # An open segment's end moves: whatever was numbered in it is its model's.
-                last = info.first + info.records - 1 if info.records is not None else 2**63
-                ranges.append((info.first, last, parse_segment_header(segment.header).model))
+            if not segment.header:
+                continue
+            if info.records is not None:
+                end = info.first + info.records
+            elif next_n is not None:
+                end = next_n
+            else:
+                end = info.first + sum(kind == RECORD for kind, _ in segment.frames())
+            ranges.append((info.first, end - 1, parse_segment_header(segment.header).model))
         self._ranges = sorted(ranges, key=lambda item: item[:2])
         self._firsts = [first for first, _, _ in self._ranges]
 
@@ -57,7 +68,9 @@ class NumberMap:
         return self._ranges[index][2]
 
 
-def add_labels(state: State, slot: str, labels: Iterable[tuple[int, LabelValue]], *, source: str) -> int:
+def add_labels(
+    state: State, slot: str, labels: Iterable[tuple[int, LabelValue]], *, source: str, next_n: int | None = None
+) -> int:
     """Append ground truth; all numbers are checked before the first is written.
 
     Args:
@@ -65,6 +78,7 @@ def add_labels(state: State, slot: str, labels: Iterable[tuple[int, LabelValue]]
         slot: Slot of the records.
         labels: Record number and value.
         source: Who says so, for instance ``pathology`` or an operator's id.
+        next_n: As for NumberMap.
 
     Returns:
         How many were added.
@@ -74,7 +88,7 @@ def add_labels(state: State, slot: str, labels: Iterable[tuple[int, LabelValue]]
         FormatError: A value that a label cannot hold.
         StoreError: The disk failed.
     """
-    numbers = NumberMap(state, slot)
+    numbers = NumberMap(state, slot, next_n=next_n)
     now_ns = max(time.time_ns(), 0)
     rows = []
     for n, value in labels:

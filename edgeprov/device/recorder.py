@@ -88,6 +88,7 @@ class Recorder:
         self._capture = context.config.record.capture
         self._sampled_below = int(context.config.record.capture_rate * 2**64)
         self._lock = threading.RLock()
+        self._closed = False
         self._opened_mono_s = 0.0
         self._clock_offset_ns = 0
         self._header: SegmentHeader | None = None
@@ -114,6 +115,11 @@ class Recorder:
     def captures(self) -> bool:
         """Whether append wants the inputs."""
         return self._capture != "none"
+
+    @property
+    def next_n(self) -> int:
+        """Number of the next record."""
+        return self._writer.next_n
 
     @property
     def synced_n(self) -> int:
@@ -178,9 +184,13 @@ class Recorder:
 
     def close(self) -> None:
         """Sync, close the segment and give the writer lock up. A second call does nothing."""
-        self._server.close()
-        with self._lock:
-            self._writer.close()
+        # The writer first: whoever asks for a rotation meanwhile is answered when the segment is closed.
+        try:
+            with self._lock:
+                self._closed = True
+                self._writer.close()
+        finally:
+            self._server.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +241,7 @@ class Recorder:
     def _rotate(self, *, forced: bool) -> None:
         """Start the next segment when this one has rows and its time has come, or when asked."""
         with self._lock:
-            if not self._writer.segment_records or not (forced or self._due_in_s() <= 0):
+            if self._closed or not self._writer.segment_records or not (forced or self._due_in_s() <= 0):
                 return
             self._header = None
             self._writer.close_segment()

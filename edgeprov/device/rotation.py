@@ -89,7 +89,7 @@ def request_rotation(context: Context, slot: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(_WAIT_S)
         try:
-            _at(path, client.connect)
+            at_path(path, client.connect)
             while client.recv(64):
                 pass
         except (FileNotFoundError, ConnectionRefusedError):
@@ -113,7 +113,7 @@ def _listen(path: Path, folder: Path) -> socket.socket:
     try:
         # The writer lock of the slot is ours, so a socket that is here belongs to a dead process.
         path.unlink(missing_ok=True)
-        _at(path, server.bind)
+        at_path(path, server.bind)
         path.chmod(0o660)
         server.listen(4)
     except OSError as error:
@@ -122,7 +122,8 @@ def _listen(path: Path, folder: Path) -> socket.socket:
     return server
 
 
-def _at(path: Path, use: Callable[[str], None]) -> None:
+def at_path(path: Path, use: Callable[[str], None]) -> None:
+    """Call ``use`` with a short name of ``path``, whatever the length of its folder."""
     # sun_path has 108 bytes: through /proc/self/fd the folder's own length does not count.
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

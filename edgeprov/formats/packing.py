@@ -226,6 +226,39 @@ class Cursor:
         raise FormatError(f"{self._what} {reason}")
 
 
+class Feeder:
+    """Reads values from a live stream, as they arrive, from programs that need not write canonical msgpack.
+
+    Only for requests (FORMAT.md "Recording protocol"): what is stored is encoded anew.
+    """
+
+    __slots__ = ("_unpacker", "_what")
+
+    def __init__(self, *, max_bytes: int, what: str) -> None:
+        """Hold at most ``max_bytes`` that are not a whole value yet; ``what`` names the stream in messages."""
+        self._unpacker = msgpack.Unpacker(
+            raw=False, strict_map_key=True, max_buffer_size=max_bytes, max_ext_len=0, ext_hook=_no_extension
+        )
+        self._what = what
+
+    def feed(self, data: Buffer) -> Iterator[Any]:
+        """The values that ``data`` completes.
+
+        Raises:
+            LimitError: A value is longer than the bound.
+            FormatError: Not msgpack; the stream is of no further use.
+        """
+        try:
+            self._unpacker.feed(data)
+            yield from self._unpacker
+        except msgpack.BufferFull as error:
+            raise LimitError(f"{self._what} has a value that is too long") from error
+        except FormatError:
+            raise
+        except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+            raise FormatError(f"{self._what} is not valid msgpack: {error}") from error
+
+
 def _measure(window: memoryview) -> int:
     unpacker = msgpack.Unpacker(max_buffer_size=max(len(window), 1))
     unpacker.feed(window)

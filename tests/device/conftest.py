@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,18 +11,37 @@ from edgeprov.device.context import Context
 from tests.support.site import Site
 
 
+def use(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Let this process be the device."""
+    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
+    monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
+    return site
+
+
 @pytest.fixture
 def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]:
-    def make(**options: Any) -> Site:
-        site = Site(tmp_path, **options)
-        monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
-        monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
-        monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
-        return site
-
-    return make
+    """A device without identity and model; options as of Site."""
+    return lambda **options: use(Site(tmp_path, **options), monkeypatch)
 
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
     return make_site()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """An enrolled device with the wdbc model active, made once."""
+    site = Site(tmp_path_factory.mktemp("template"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use(site, monkeypatch)
+        site.install_identity()
+        site.install()
+    return site
+
+
+@pytest.fixture
+def ready(template: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A fresh copy of the enrolled device with an active model."""
+    return use(template.clone(tmp_path), monkeypatch)

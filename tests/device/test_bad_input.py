@@ -59,14 +59,6 @@ def run(capfd: pytest.CaptureFixture[str]) -> Console:
     return Console(capfd)
 
 
-@pytest.fixture
-def ready(site: Site) -> Site:
-    """A device with a model that is active and must stay so."""
-    site.install_identity()
-    site.install()
-    return site
-
-
 def unchanged(site: Site) -> None:
     """The first model is active, verified and runs; no other model is stored."""
     from edgeprov.device.weights import list_models

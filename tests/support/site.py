@@ -8,7 +8,10 @@ same flows run on swtpm in tests/device/test_swtpm.py.
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +113,18 @@ dir = "trust.d"
 """
         )
 
+    def clone(self, root: Path) -> Site:
+        """The same device in another folder: a fresh start of a test in milliseconds."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        site = copy.copy(self)
+        site.root, site.registry, site.trust = root, root / "registry", root / "trust.d"
+        site.layout = Layout.open(site.registry)
+        site.config_file = root / "edgeprov.toml"
+        site.config_file.write_text(self.config_file.read_text().replace(str(self.root), str(root)))
+        site.tpm = copy.copy(self.tpm)
+        site.tpm.pcrs, site.tpm.calls = dict(self.tpm.pcrs), []
+        return site
+
     @property
     def context(self) -> Context:
         return Context(load_config({"EDGEPROV_CONFIG": str(self.config_file)}))
@@ -176,9 +191,6 @@ dir = "trust.d"
 
     def reboot(self) -> None:
         """The TPM's PCRs and this boot's folder end; the state stays."""
-        import shutil
-        import uuid
-
         self.tpm.reboot()
         shutil.rmtree(self.root / "run", ignore_errors=True)
         (self.root / "run").mkdir()

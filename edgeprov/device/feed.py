@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Records from applications in other languages: one session of the recording protocol.
+
+The application runs the interpreter; this process records, with the same guarantees as the Python
+API: only a model that passed this boot's check, evidence before the first record, an answer only
+when the record is in the spool. Pure request and answer; sockets are in feed_server.py.
+
+Spec: FORMAT.md section "Recording protocol".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov.device.labels import add_labels
+from edgeprov.device.measure import verified_model
+from edgeprov.device.recorder import Recorder
+from edgeprov.device.series import remember_model
+from edgeprov.device.weights import StoredModel, find_model
+from edgeprov.errors import EdgeprovError, FormatError, TensorMismatch, UsageError
+from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
+from edgeprov.limits import LIMITS
+
+if TYPE_CHECKING:
+    from edgeprov.device.context import Context
+    from edgeprov.store.state import State
+
+_VERSION: Final = 1
+
+
+class Session:
+    """One connection. Its recorder holds the slot's writer lock from ``hello`` to close()."""
+
+    def __init__(self, context: Context, state: State, slot: str) -> None:
+        """Serve ``slot`` unless ``hello`` names another."""
+        self._context = context
+        self._state = state
+        self._slot = slot
+        self._recorder: Recorder | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+        self._inputs: tuple[Tensor, ...] = ()
+        self.wants_weights: StoredModel | None = None
+        self._verbs: Mapping[str, Callable[[list[Any]], list[Any]]] = {
+            "hello": self._hello,
+            "record": self._record,
+            "label": self._label,
+            "sync": self._sync,
+        }
+
+    def handle(self, message: object) -> list[Any]:
+        """Answer one message; an error is an answer too, and the session goes on.
+
+        Args:
+            message: A decoded request: a list whose first item is its verb.
+        """
+        try:
+            if not isinstance(message, list) or not message or message[0] not in self._verbs:
+                raise FormatError(f"a request is a list that begins with one of {', '.join(self._verbs)}")
+            return self._verbs[message[0]](message[1:])
+        except EdgeprovError as error:
+            return encode_error(error)
+
+    def close(self) -> None:
+        """End recording; everything acknowledged is synced."""
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
+
+    def _hello(self, arguments: list[Any]) -> list[Any]:
+        if self._recorder is not None:
+            raise UsageError("hello came twice")
+        if len(arguments) != 1 or not isinstance(arguments[0], dict):
+            raise FormatError("hello takes one map")
+        hello = arguments[0]
+        if hello.get("v") != _VERSION:
+            raise FormatError(f"this is version {_VERSION} of the recording protocol")
+        slot = check_slot(_typed(hello, "slot", str, self._slot))
+        model = verified_model(self._context, slot)
+        if hello.get("model", str(model)) != str(model):
+            raise UsageError(f"slot {slot} runs {model}, not the model that hello names")
+        self._inputs = tuple(_tensor(item) for item in _typed(hello, "inputs", list, []))
+        self._outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
+        if not self._outputs:
+            raise FormatError("hello names no outputs")
+        runtime = _typed(hello, "runtime", dict, {})
+        stored = find_model(self._context, self._state, model)
+        remember_model(self._state, stored.manifest)
+        self._recorder = Recorder(
+            self._context,
+            self._state,
+            slot=slot,
+            model=model,
+            inputs=self._inputs,
+            outputs=self._outputs,
+            runtime=RuntimeInfo(
+                name=_typed(runtime, "name", str, "unknown"),
+                version=_typed(runtime, "version", str, ""),
+                threads=_typed(runtime, "threads", int, 1),
+                delegate=_typed(runtime, "delegate", str, ""),
+            ),
+            params=_typed(hello, "params", dict, {}),
+        )
+        self._slot = slot
+        if hello.get("weights") is True:
+            self.wants_weights = stored
+        return ["ready", {"model": str(model), "slot": slot, "capture": self._context.config.record.capture}]
+
+    def _record(self, arguments: list[Any]) -> list[Any]:
+        if self._recorder is None:
+            raise UsageError("hello comes first")
+        if not 2 <= len(arguments) <= 4:
+            raise FormatError("record takes duration_ns, outputs, and optionally inputs and params")
+        duration_ns, outputs, inputs, params = (*arguments, None, None)[:4]
+        if not isinstance(duration_ns, int) or isinstance(duration_ns, bool) or not 0 <= duration_ns < 2**63:
+            raise FormatError("record: duration_ns is not a number of nanoseconds")
+        _verify_tensors(outputs, self._outputs, "output")
+        if inputs is not None or self._recorder.captures:
+            _verify_tensors(inputs, self._inputs, "input")
+        if params is not None and not isinstance(params, dict):
+            raise FormatError("record: params is not a map")
+        return ["recorded", self._recorder.append(outputs, duration_ns=duration_ns, inputs=inputs or (), params=params)]
+
+    def _label(self, arguments: list[Any]) -> list[Any]:
+        if len(arguments) != 3 or not isinstance(arguments[0], int) or not isinstance(arguments[2], str):
+            raise FormatError("label takes a record number, a value and a source")
+        n, value, source = arguments
+        next_n = self._recorder.next_n if self._recorder else None
+        add_labels(self._state, self._slot, [(n, value)], source=source, next_n=next_n)
+        return ["labelled", n]
+
+    def _sync(self, arguments: list[Any]) -> list[Any]:
+        if arguments or self._recorder is None:
+            raise UsageError("sync takes nothing, after hello")
+        self._recorder.sync()
+        return ["synced", self._recorder.synced_n]
+
+
+def encode_error(error: EdgeprovError) -> list[Any]:
+    """The answer that stands for an error."""
+    return [
+        "error",
+        {
+            "code": error.exit_code,
+            "error": type(error).__name__,
+            "message": error.message,
+            "advice": error.advice,
+            "retryable": error.retryable,
+        },
+    ]
+
+
+def _typed(obj: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = obj.get(key, default)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise FormatError(f"hello: {key!r} is not of type {kind.__name__}")
+    return value
+
+
+def _tensor(item: object) -> Tensor:
+    if not isinstance(item, dict):
+        raise FormatError("hello: a tensor is a map")
+    try:
+        return Tensor(
+            name=item["name"],
+            shape=tuple(item["shape"]),
+            dtype=item["dtype"],
+            scale=tuple(float(value) for value in item.get("scale", ())),
+            zero_point=tuple(item.get("zero_point", ())),
+            axis=item.get("axis", 0),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"hello: a tensor has name, shape and dtype: {error}") from error
+
+
+def _verify_tensors(buffers: object, tensors: tuple[Tensor, ...], kind: str) -> None:
+    if not isinstance(buffers, list) or len(buffers) != len(tensors):
+        raise TensorMismatch(f"the model has {len(tensors)} {kind} tensors", advice="Send what hello announced.")
+    for data, tensor in zip(buffers, tensors, strict=True):
+        if not isinstance(data, bytes) or len(data) > LIMITS.input_bytes:
+            raise TensorMismatch(f"{kind} {tensor.name!r} is not binary, or too long", advice="Send raw tensor bytes.")
+        if tensor.nbytes is not None and len(data) != tensor.nbytes:
+            raise TensorMismatch(
+                f"{kind} {tensor.name!r} must have {tensor.nbytes} bytes, not {len(data)}",
+                advice="Send what hello announced.",
+            )

@@ -1,0 +1,229 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""`edgeprov record`: applications in other languages, over a socket and over stdin."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import io
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprov.device.feed import Session
+from edgeprov.device.feed_server import serve_socket, serve_stream
+from edgeprov.device.rotation import at_path
+from edgeprov.device.seal import seal
+from edgeprov.errors import FormatError
+from edgeprov.formats.packing import Feeder, pack
+from tests.support.site import WDBC, Site
+
+TENSORS = {
+    "inputs": [{"name": "x", "shape": [1, 30], "dtype": "int8", "scale": [0.06], "zero_point": [-80]}],
+    "outputs": [{"name": "p", "shape": [1, 1], "dtype": "int8"}],
+}
+HELLO = ["hello", {"v": 1, **TENSORS, "runtime": {"name": "tflite-c", "version": "2.14.0"}}]
+ROW = ["record", 12_000, [b"\x7f"]]
+
+
+def stream(site: Site, *messages: Any, tail: bytes = b"") -> list[Any]:
+    """What the application reads when it writes these messages to stdin."""
+    read, write = os.pipe()
+    os.write(write, b"".join(pack(message) for message in messages) + tail)
+    os.close(write)
+    answers = io.BytesIO()
+    with os.fdopen(read, "rb") as requests:
+        try:
+            serve_stream(site.context, "default", requests, answers)
+        finally:
+            site.answers = list(Feeder(max_bytes=1 << 20, what="answers").feed(answers.getvalue()))
+    return site.answers
+
+
+def test_records_from_stdin_verify(ready: Site) -> None:
+    answers = stream(
+        ready, HELLO, ROW, [*ROW, [bytes(30)], {"threshold": 0.5}], ["label", 2, "benign", "lab"], ["sync"]
+    )
+    assert answers[0][0] == "ready"
+    assert answers[1:] == [["recorded", 1], ["recorded", 2], ["labelled", 2], ["synced", 3]]
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert (sealed.contents.records, sealed.contents.labels) == (2, 1)
+    _, parts = ready.verify(ready.context.state().layout, sealed.entry.digest)
+    records = next(part for part in parts if part.kind == "records")
+    assert records.headers[0].runtime.name == "tflite-c"
+    assert records.blocks[0].record(1).params == {"threshold": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("record", 4),
+        (["sing"], 4),
+        (["record", 1, [b"ab"]], 52),
+        (["record", 1, []], 52),
+        (["record", -1, [b"a"]], 4),
+        (["record", True, [b"a"]], 4),
+        (["record", 1, ["a"]], 52),
+        (["record", 1, [b"a"], [b"short"]], 52),
+        (["label", 77, 1, "lab"], 2),
+        (["hello", {}], 2),
+    ],
+)
+def test_bad_request_is_answered_and_nothing_is_lost(ready: Site, message: Any, code: int) -> None:
+    answers = stream(ready, HELLO, ROW, message, ROW)
+    assert [answer[0] for answer in answers] == ["ready", "recorded", "error", "recorded"]
+    assert answers[2][1]["code"] == code
+    assert answers[2][1]["advice"]
+    assert answers[3] == ["recorded", 2]  # a refused record uses no number
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        {"v": 2, **TENSORS},
+        {"v": 1, "outputs": []},
+        {"v": 1, "outputs": [{"name": "p"}]},
+        {"v": 1, "outputs": "p"},
+        {"v": 1, **TENSORS, "model": "sha256:" + "0" * 64},
+        {"v": 1, **TENSORS, "slot": "../x"},
+        {"v": 1, **TENSORS, "runtime": {"threads": "many"}},
+    ],
+)
+def test_bad_hello(ready: Site, hello: dict[str, Any]) -> None:
+    answers = stream(ready, ["hello", hello], ROW)
+    assert [answer[0] for answer in answers] == ["error", "error"]
+
+
+def test_garbage_ends_the_stream_after_what_was_recorded(ready: Site) -> None:
+    with pytest.raises(FormatError):
+        stream(ready, HELLO, ROW, tail=b"\xc1\xc1")
+    assert ready.context.state().spool("default").recover().next == 2
+
+
+def test_nothing_is_recorded_without_the_boot_check(ready: Site) -> None:
+    ready.reboot()
+    (error, _) = stream(ready, HELLO, ROW)
+    assert error[1]["code"] == 55
+
+
+class Client:
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(20)
+        at_path(path, self.socket.connect)
+        self.feeder = Feeder(max_bytes=1 << 20, what="answers")
+        self.pending: list[Any] = []
+        self.fds: list[int] = []
+
+    def ask(self, *messages: Any) -> list[Any]:
+        self.socket.sendall(b"".join(pack(message) for message in messages))
+        while len(self.pending) < len(messages):
+            data, control, _, _ = self.socket.recvmsg(1 << 16, socket.CMSG_SPACE(16))
+            assert data, "closed"
+            for _, _, raw in control:
+                fds = array.array("i")
+                fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+                self.fds.extend(fds)
+            self.pending.extend(self.feeder.feed(data))
+        answers, self.pending = self.pending[: len(messages)], self.pending[len(messages) :]
+        return answers
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture
+def server(ready: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The socket server in a thread; signals are a process's business and tested below."""
+    path = ready.root / "record.sock"
+    states: list[str] = []
+    listening = threading.Event()
+    woken: list[socket.socket] = []
+
+    def notified(state: str) -> None:
+        states.append(state)
+        if state.startswith("READY"):
+            listening.set()
+
+    monkeypatch.setattr("edgeprov.device.feed_server.notify", notified)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(
+        signal, "set_wakeup_fd", lambda fd: woken.append(socket.socket(fileno=os.dup(fd))) if fd >= 0 else None
+    )
+    thread = threading.Thread(target=serve_socket, args=(ready.context, "default", path))
+    thread.start()
+    assert listening.wait(20)
+    yield path
+    woken[0].send(b"\0")
+    thread.join(20)
+    woken[0].close()
+    assert not thread.is_alive()
+    assert states[-1] == "STOPPING=1"
+    assert not path.exists()
+
+
+def test_socket_hands_out_the_verified_weights(ready: Site, server: Path) -> None:
+    client = Client(server)
+    hello = ["hello", {**HELLO[1], "weights": True}]
+    ((kind, details),) = client.ask(hello)
+    assert kind == "ready"
+    (fd,) = client.fds
+    with os.fdopen(fd, "rb") as weights:
+        data = weights.read()
+        with pytest.raises(PermissionError):
+            os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_TRUNC)
+    assert hashlib.sha256(data).digest() == hashlib.sha256(WDBC.read_bytes()).digest()
+    assert details["model"] == str(ready.context.state().active("default").model)
+    answers = client.ask(*[ROW] * 500)
+    assert answers == [["recorded", n] for n in range(1, 501)]
+    client.close()
+
+
+def test_second_application_is_told_who_is_busy(ready: Site, server: Path) -> None:
+    first, second = Client(server), Client(server)
+    assert first.ask(HELLO)[0][0] == "ready"
+    ((kind, error),) = second.ask(HELLO)
+    assert (kind, error["code"]) == ("error", 32)
+    first.close()
+    second.close()
+
+
+def test_seal_while_an_application_records(ready: Site, server: Path) -> None:
+    client = Client(server)
+    client.ask(HELLO, ROW, ROW)
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert (sealed.contents.first, sealed.contents.last) == (1, 2)
+    assert client.ask(ROW) == [["recorded", 3]]
+    client.close()
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert (sealed.contents.first, sealed.contents.last) == (3, 3)
+    ready.verify(ready.context.state().layout, sealed.entry.digest)
+
+
+def test_what_an_application_sent_before_it_died_is_recorded(ready: Site, server: Path) -> None:
+    client = Client(server)
+    client.ask(HELLO, ROW)
+    client.socket.sendall(pack(ROW) + pack(ROW)[:-1])
+    client.close()
+    again = Client(server)
+    while (answer := again.ask(HELLO)[0])[0] == "error":  # the dead session's thread gives the slot up
+        assert answer[1]["code"] == 32
+    assert again.ask(ROW) == [["recorded", 3]]
+    again.close()
+
+
+def test_session_answers_before_hello(ready: Site) -> None:
+    session = Session(ready.context, ready.context.state(), "default")
+    assert session.handle(ROW)[1]["code"] == 2
+    assert session.handle(["sync"])[1]["code"] == 2
+    session.close()
