@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from edgeprov.errors import EdgeprovError, FormatError, NotStored, SignerUntrusted
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError, NotStored
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query, chunked
 from edgeprov.fleet.remotes import Reader, Source
@@ -35,6 +35,7 @@ from edgeprov.formats.datakit import (
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.tarball import iter_tar
+from edgeprov.formats.tpmt import parse_attest
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
 from edgeprov.store.compress import decompress
@@ -111,6 +112,8 @@ class Judged:
     clock_ms: int | None = None
     safe: bool | None = None
     signed_before: str | None = None
+    opened_clock_ms: int | None = None
+    """TPM clock when the kit's first segment was opened: its records are younger."""
 
 
 @dataclass(slots=True)
@@ -232,24 +235,25 @@ def judge_batch(batch: Batch) -> list[Judged]:
 def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
     try:
         devices = _devices(batch.devices.get(item.device, ()), batch.trust.files, batch.at)
-        verdict, record = _verify(reader, item, devices, batch)
+        verdict, record, opened = _verify(reader, item, devices, batch)
     except EdgeprovError as error:
         if error.retryable:
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
         return Judged(
-            digest=item.digest, verified=False, step=_step_of(error), error=type(error).__name__, detail=error.message,
+            digest=item.digest, verified=False, step=_step_of(error), error=type(error).__name__, detail=_detail(error),
             code=error.exit_code,
         )  # fmt: skip
     return Judged(
         digest=item.digest, verified=True, record=record, assurance=verdict.assurance, reset_count=verdict.reset_count,
         restart_count=verdict.restart_count, clock_ms=verdict.clock_ms, safe=verdict.safe,
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
+        opened_clock_ms=opened,
     )  # fmt: skip
 
 
 def _verify(
     reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
-) -> tuple[Verdict, str]:
+) -> tuple[Verdict, str, int | None]:
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
     known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
     signatures = reader.signatures(item.repo, manifest.digest, known)
@@ -262,8 +266,9 @@ def _verify(
         if batch.depth >= BLOBS:
             _check_content(reader, item.repo, kit, evidence.segments, records=batch.depth >= RECORDS)
     if not devices:
-        raise SignerUntrusted(
+        raise EvidenceInvalid(
             f"{item.device} has no device record",
+            step=1,
             advice="Enrol the device, or sync the registry that holds its record.",
         )
     first: EdgeprovError | None = None
@@ -271,7 +276,8 @@ def _verify(
         try:
             if isinstance(device, EdgeprovError):
                 raise device
-            return verify_kit(evidence, device, batch.trust.policy, batch.at), record
+            verdict = verify_kit(evidence, device, batch.trust.policy, batch.at)
+            return verdict, record, _opened_clock(evidence.segments)
         except EdgeprovError as error:
             first = first or error  # the newest record's reason is the one to tell
     assert first is not None  # noqa: S101 - devices is not empty
@@ -297,8 +303,12 @@ def load_part(reader: Reader, repo: str, part: Part) -> bytes:
         FormatError: Not an archive with exactly this part.
         LimitError: Larger than a part may be.
     """
-    layer = reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024)
-    return decompress(_member(layer, part.path), LIMITS.part_plain_bytes)
+    return part_of_layer(reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024), part.path)
+
+
+def part_of_layer(layer: bytes, path: str) -> bytes:
+    """The plain bytes of the one file in a layer. Errors as in load_part."""
+    return decompress(_member(layer, path), LIMITS.part_plain_bytes)
 
 
 def _member(layer: bytes, path: str) -> memoryview:
@@ -348,12 +358,24 @@ def _step_of(error: EdgeprovError) -> int:
     return 1 if type(error).__name__ == "PolicyDenied" else 0
 
 
+def _opened_clock(segments: tuple[SegmentEvidence, ...]) -> int | None:
+    quotes = [segment.quote for segment in segments if segment.quote is not None]
+    return parse_attest(quotes[0].attest).clock_ms if quotes else None
+
+
+def _detail(error: EdgeprovError) -> str:
+    """The message without the step's number, which has its own column."""
+    step = getattr(error, "step", None)
+    return error.message.removeprefix(f"step {step}: ") if step else error.message
+
+
 def _save(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
     index.put(
         "verdicts", digest=judged.digest, policy=trust.digest, depth=depth, verified=judged.verified, step=judged.step,
         error=judged.error, detail=judged.detail, code=judged.code, record=judged.record, assurance=judged.assurance,
         reset_count=judged.reset_count, restart_count=judged.restart_count, clock_ms=judged.clock_ms, safe=judged.safe,
-        signed_before=judged.signed_before, judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        signed_before=judged.signed_before,
+        opened_clock_ms=judged.opened_clock_ms, judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )  # fmt: skip
 
 

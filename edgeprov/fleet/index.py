@@ -76,6 +76,7 @@ class Artifact:
     clock_ms: int | None = None
     safe: bool | None = None
     signed_before: str | None = None
+    opened_clock_ms: int | None = None
 
     @property
     def verdict(self) -> str:

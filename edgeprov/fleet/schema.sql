@@ -92,6 +92,7 @@ CREATE TABLE verdicts (
   assurance TEXT,
   reset_count INTEGER, restart_count INTEGER, clock_ms INTEGER, safe INTEGER,
   signed_before TEXT,
+  opened_clock_ms INTEGER,            -- TPM clock when the first segment was opened
   judged_at TEXT NOT NULL,
   PRIMARY KEY (digest, policy)
 ) WITHOUT ROWID;

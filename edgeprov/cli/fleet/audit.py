@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who produced what, when, with which model, in a period: counted from verified kits, with every gap shown.
+
+Kits without a verdict are verified first. Text, JSON, CSV, or one self-contained HTML page; --sign writes a
+signed statement of the report that anybody can check later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from edgeprov.cli.fleet import common
+from edgeprov.cli.output import Output, short
+from edgeprov.errors import UsageError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    common.filter_options(parser, verdicts=False)
+    parser.add_argument("--head", action="append", metavar="FILE", type=Path, default=[], help="answer of `edgeprov attest`; repeatable")
+    parser.add_argument("--nonce", metavar="HEX", help="what was asked with, for --head")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as one page")
+    parser.add_argument("--csv", action="store_true")
+    parser.add_argument("--data", metavar="DIR", type=Path, help="what `collect` wrote: adds drift and accuracy by model")
+    parser.add_argument("--sign", metavar="FILE", type=Path, help="write a signed statement of the report (needs a signer)")
+    parser.add_argument("--check", metavar="FILE", type=Path, help="only check a signed statement against --report")
+    parser.add_argument("--report", metavar="FILE", type=Path, help="the report as JSON: written with --sign, read with --check")
+    parser.add_argument("--no-verify", action="store_true", help="do not judge what has no verdict yet")
+    common.signer_options(parser, "collector")
+    common.fleet_option(parser)
+    common.trust_option(parser)
+    common.engine_options(parser)
+
+
+def run(args: argparse.Namespace, out: Output) -> None:
+    if args.check:
+        _check(args, out)
+        return
+    if args.csv and out.as_json:
+        raise UsageError("--csv and --json exclude each other")
+    if not args.since or not args.to:
+        raise UsageError("an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01.")
+    report = _report(args, out)
+    if args.html:
+        from edgeprov.fleet.report_html import encode_html
+        from edgeprov.store.atomic import save_bytes
+
+        save_bytes(args.html, encode_html(report, _command(args)), mode=0o644)
+    if args.sign:
+        _sign(args, report)
+    if out.as_json:
+        out.item(report.pop("type"), **report)
+        return
+    if args.csv:
+        from edgeprov.fleet.audit_text import CSV_HEADER, csv_rows
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(CSV_HEADER)
+        writer.writerows(csv_rows(report))
+        return
+    _show(args, out, report)
+
+
+def _report(args: argparse.Namespace, out: Output) -> dict[str, object]:
+    from edgeprov.fleet import check
+    from edgeprov.fleet.audit import audit
+
+    trust, moment = common.load_trust(args), common.now()
+    with common.open_index(args, write=True) as index:
+        query = common.make_query(args, index, trust)
+        if not args.no_verify:
+            from dataclasses import replace
+
+            # A device's whole series is judged, not only the period.
+            series = replace(query, model=None, slot=None, since=None, to=None, labelled=None)
+            with out.progress("verify", index.count(series)[0]) as bar:
+                check.check(index, series, trust, common.make_engine(args), at=moment, progress=bar.update)
+        heads = _heads(args, trust, index, moment)
+        with out.progress("audit", 1) as bar:
+            result = audit(index, query, trust, now=moment, heads=heads, progress=bar.update)
+    if args.data:
+        from edgeprov.fleet.drift import drift
+
+        result.drift = drift(args.data, query.since, query.to)
+    return result.as_json()
+
+
+def _heads(args: argparse.Namespace, trust: object, index: object, moment: object) -> dict[str, object]:
+    if not args.head:
+        return {}
+    from edgeprov.fleet.heads import verify_heads
+    from edgeprov.limits import LIMITS
+    from edgeprov.store.atomic import load_bytes
+
+    if not args.nonce:
+        raise UsageError("--head needs --nonce", advice="Give the nonce that `edgeprov attest` was asked with.")
+    files = [load_bytes(path, max_bytes=LIMITS.statement_bytes, what=str(path)) for path in args.head]
+    return verify_heads(index, files, args.nonce, trust, moment)  # type: ignore[arg-type,return-value]
+
+
+def _show(args: argparse.Namespace, out: Output, report: dict[str, object]) -> None:
+    from edgeprov.fleet import audit_text
+
+    totals, models = report["totals"], report["models"]
+    assert isinstance(totals, dict) and isinstance(models, list)  # noqa: S101,PT018 - the report's own shape
+    out.text(f"Audit of {str(report['from'])[:10]} to {str(report['to'])[:10]} (end not included)")
+    out.text(audit_text.answer(report))
+    out.text()
+    out.table(
+        ("model", "digest", "results", "kits", "devices", "labels"),
+        [(m["name"] or "?", short(m["digest"]), m["results"], m["kits"], m["devices"], m["labels"]) for m in models],
+    )
+    out.text()
+    out.table(("device", "assurance", "slot", "model", "kits", "results", "first", "last", "gaps and doubts"), audit_text.device_rows(report))
+    out.text()
+    out.text(
+        f"{totals['kits']} kits counted; {totals['refused']} refused, {totals['missing']} numbers missing, {totals['voided']} voided by a "
+        f"signed tombstone, {totals['forks']} forked, {totals['unchecked']} unchecked"
+    )
+    out.text(f"verdict: {audit_text.VERDICTS[str(report['verdict'])]}")
+    if args.html:
+        out.text(f"report: {args.html}")
+    out.next("--html FILE for a page to hand over; edgeprov-fleet prove KIT:N for one result with its whole proof")
+
+
+def _sign(args: argparse.Namespace, report: dict[str, object]) -> None:
+    from edgeprov.fleet.audit_statement import sign_report
+    from edgeprov.store.atomic import save_bytes
+
+    signer = common.load_signer(args, "collector")
+    assert signer is not None  # noqa: S101 - required
+    if args.report is None:
+        raise UsageError("--sign needs --report", advice="Name the JSON file that the statement is about.")
+    raw, bundle = sign_report(report, signer)
+    save_bytes(args.report, raw, mode=0o644)
+    save_bytes(args.sign, bundle, mode=0o644)
+
+
+def _check(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.fleet.audit_statement import MAX_REPORT_BYTES, verify_report
+    from edgeprov.limits import LIMITS
+    from edgeprov.store.atomic import load_bytes
+
+    if args.report is None:
+        raise UsageError("--check needs --report", advice="Name the JSON file that the statement is about.")
+    raw = load_bytes(args.report, max_bytes=MAX_REPORT_BYTES, what=str(args.report))
+    bundle = load_bytes(args.check, max_bytes=LIMITS.signature_blob_bytes, what=str(args.check))
+    signer = verify_report(raw, bundle, common.load_trust(args).policy, common.now())
+    out.item("checked", f"the report is unchanged and was signed by {signer}", signer=signer, report=str(args.report))
+
+
+def _command(args: argparse.Namespace) -> str:
+    import shlex
+
+    parts = ["edgeprov-fleet", "audit", "--from", args.since, "--to", args.to]
+    for name, values in (("--device", args.device), ("--model", args.model)):
+        for value in values or ():
+            parts += [name, value]
+    return shlex.join(parts)

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""A signed statement of an audit report, so that a report can be checked later, byte for byte.
+
+Spec: in-toto Statement v1; FLEET.md section "Audit".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any, Final
+
+from edgeprov.errors import SubjectMismatch
+from edgeprov.fleet.signers import sign_statement
+from edgeprov.formats.bundle import parse_bundle
+from edgeprov.formats.digest import digest_of
+from edgeprov.formats.envelope import Signer, pae
+from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.mediatypes import AUDIT_PREDICATE, STATEMENT_TYPE
+from edgeprov.formats.statement import parse_statement
+from edgeprov.verify.certificates import verify_chain
+from edgeprov.verify.keys import verify_message
+from edgeprov.verify.policy import TrustPolicy
+
+MAX_REPORT_BYTES: Final = 64 * 1024 * 1024
+
+
+def sign_report(report: Mapping[str, Any], signer: Signer) -> tuple[bytes, bytes]:
+    """The report in its canonical bytes, and the bundle around the statement about them."""
+    raw = encode_json(report)
+    statement = encode_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": "audit.json", "digest": {"sha256": digest_of(raw).hex}}],
+            "predicateType": AUDIT_PREDICATE,
+            "predicate": {name: report[name] for name in ("from", "to", "verdict", "totals", "policy", "generated_at", "query")},
+        }
+    )
+    return raw, sign_statement(signer, statement)
+
+
+def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime) -> str:
+    """Check a signed report.
+
+    Args:
+        raw: The report's JSON as it was written.
+        bundle_raw: The signed statement.
+        policy: The signer leads to a publisher anchor of it (collectors and publishers share that CA), or is a listed key.
+        at: Time at which the certificate is judged.
+
+    Returns:
+        The signer's name.
+
+    Raises:
+        SubjectMismatch: The statement is about another report, or no audit.
+        SignatureInvalid: The signature does not fit.
+        SignerUntrusted: Nobody whom the policy knows.
+    """
+    bundle = parse_bundle(bundle_raw)
+    message = pae(bundle.payload_type, bundle.payload)
+    if bundle.kind == "key":
+        from edgeprov.errors import EdgeprovError, SignerUntrusted
+
+        for spki in policy.publisher_keys:
+            try:
+                verify_message(spki, bundle.signature, message, "the report's signature")
+            except EdgeprovError:
+                continue
+            name = "a listed key"
+            break
+        else:
+            raise SignerUntrusted("no key of the trust folder made the report's signature")
+    else:
+        identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher")
+        policy.verify_not_denied(identity)
+        verify_message(identity.spki, bundle.signature, message, "the report's signature")
+        name = identity.san
+    statement = parse_statement(bundle.payload)
+    if statement.predicate_type != AUDIT_PREDICATE or digest_of(raw) not in statement.subjects:
+        raise SubjectMismatch("the signed statement is not about this report: the report was changed, or belongs to another")
+    return name
