@@ -59,6 +59,7 @@ class Limits:
     event_log_bytes: int = 256 * KIB
     event_log_entries: int = 4_096
     device_record_bytes: int = 256 * KIB
+    proof_bytes: int = 64 * MIB  # a proof of a kit with thousands of segments
 
     # -- TPM ------------------------------------------------------------------------------------
     tpm_command_s: float = 30.0  # slowest chips sign in 0.2 s; a loaded host of a simulator is slower

@@ -119,9 +119,10 @@ def _notation_identities(policy: TrustPolicy) -> tuple[str, ...]:
 
 def _commands(policy: TrustPolicy) -> str:
     """The commands, one per line; a test runs them as they stand here."""
-    flags = "--insecure-ignore-sct --insecure-ignore-tlog" + (
-        " --use-signed-timestamps" if policy.timestamp_required else ""
-    )
+    flags = "--insecure-ignore-sct --insecure-ignore-tlog"
+    if policy.timestamp_required:
+        flags += " --use-signed-timestamps"
+    attestation = "--type slsaprovenance1 --trusted-root cosign/devices.trusted_root.json"
     device = "--certificate-identity-regexp '^urn:edgeprov:device:' --certificate-oidc-issuer-regexp '.*'"
     lines = [
         "# Run in this folder. KIT and MODEL are references by digest, HOST/REPO@sha256:...",
@@ -134,7 +135,7 @@ def _commands(policy: TrustPolicy) -> str:
         'XDG_CONFIG_HOME="$PWD/notation-devices" notation verify "$KIT"',
         "",
         "# a data kit on a stick: its manifest (BLOB) and the bundle that hangs on it (BUNDLE), no registry",
-        f'cosign verify-blob-attestation {attestation} {device} {flags} --new-bundle-format --bundle "$BUNDLE" "$BLOB"',
+        f'cosign verify-blob-attestation {attestation} {device} {flags} --bundle "$BUNDLE" --new-bundle-format "$BLOB"',
     ]
     if policy.publisher_anchors and policy.publisher_identities:
         names = "|".join(_identity_regexp(item) for item in policy.publisher_identities)
@@ -150,8 +151,8 @@ def _commands(policy: TrustPolicy) -> str:
         "# one result, without any registry",
         'edgeprov-fleet check-proof "$PROOF" --trust .',
         "",
-        f"# {DENY_FILE}: certificate serial numbers and keys (SHA-256) that no longer count. cosign and notation do not",
-        "# read it: compare it with the certificate in the bundle, or use edgeprov-fleet verify.",
+        f"# {DENY_FILE}: certificate serial numbers and keys (SHA-256) that no longer count. cosign and notation do",
+        "# not read it: compare it with the certificate in the bundle, or use edgeprov-fleet verify.",
     ]
     return "\n".join(lines) + "\n"
 
