@@ -55,6 +55,7 @@ RUNTIME = RuntimeInfo(name="tflite-runtime", version="2.14.0", threads=1, delega
 ERROR_RATE = (0.06, 0.04, 0.09, 0.02)  # of each model version: the third one is a regression
 SLOT = "default"
 NS = 10**9
+ENROLLED_BEFORE_S = 3_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,9 @@ class FleetDevice:
         self.plan = plan
         self.models = models
         self.rng = random.Random(f"{settings.seed} {plan.serial}")
-        self.unit = world.enrol(plan.serial, boot=False)
+        # The vendor's line enrols an hour before the first day; the TPM's clock runs from there.
+        enrolled_at = format_time(settings.start_ns - ENROLLED_BEFORE_S * NS).replace(".000Z", "Z")
+        self.unit = world.enrol(plan.serial, boot=False, enrolled_at=enrolled_at)
         self.tpm: SoftTpm = self.unit.tpm
         self.truth = Truth(serial=plan.serial, enrolled=plan.enrolled, counter_base=self.tpm.counter)
         self._rogue = SoftTpm(f"rogue {plan.serial}")
@@ -137,7 +140,6 @@ class FleetDevice:
             self._reboot(day)
             self._active = wanted
             self._measure()
-        self.tpm.clock_ms = max(self.tpm.clock_ms, (day - self._boot_day) * DAY_S * 1000 + 60_000)
         fault = self.plan.faults.get(day)
         if fault in ("crash", "discarded"):
             yield self._tombstone(day, fault)
@@ -150,6 +152,9 @@ class FleetDevice:
                 yield from self._kit(day, model=old, records=0, labels=labels)
         records = max(1, round(self.rng.gauss(self.settings.records, self.settings.records / 4)))
         yield from self._kit(day, model=self._active, records=records, labels=mine, fault=fault)
+
+    def _tick(self, day: int, second: int) -> None:
+        self.tpm.clock_ms = max(self.tpm.clock_ms, (ENROLLED_BEFORE_S + day * DAY_S + second) * 1000)
 
     # -- boots ------------------------------------------------------------------------------------
 
@@ -225,6 +230,7 @@ class FleetDevice:
         blobs: dict[Digest, bytes] = {}
         first = self._next_n
         rows: list[bytes] = []
+        self._tick(day, 28_000)
         if records:
             segment, header = self._segment(day, source.digest)
             rows, outcomes = self._rows(day, model, records)
@@ -238,6 +244,7 @@ class FleetDevice:
             _add(parts, blobs, "labels", part_name("labels", 1), part_path("labels", 1), plain)
         if records:
             _add(parts, blobs, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([segment]))
+        self._tick(day, 72_000)
         seq = self.tpm.increment_counter()
         manifest, config = build_datakit(
             model=source.descriptor,
@@ -303,6 +310,7 @@ class FleetDevice:
         if reason == "discarded":
             discarded = [(self._next_n, self._next_n + 24)]
             self._next_n += 25
+        self._tick(day, 3_600)
         seq = self.tpm.increment_counter()
         model = self.models[self._active]
         at = format_time(self._wall_ns(day, 3_600))
