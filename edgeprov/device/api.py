@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -47,9 +45,8 @@ class RecordId(NamedTuple):
         return f"{self.slot}:{self.n}"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one inference gave.
+class Result(NamedTuple):
+    """What one inference gave. A named tuple: made on every inference, and cheaper than a dataclass.
 
     Attributes:
         outputs: One numpy array per output tensor, dtype and shape of the tensor.
@@ -69,7 +66,8 @@ class Model:
         """For Device.load_model only."""
         self._engine = engine
         self._recorder = recorder
-        self._lock = Lock()
+        # One lock for interpreter and recorder: a rotation waits for the inference that is running.
+        self._lock = recorder.lock
         self._captures = recorder.captures
         self.digest = stored.manifest.digest
         self.name = stored.kit.name

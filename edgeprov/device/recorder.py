@@ -87,7 +87,8 @@ class Recorder:
         }
         self._capture = context.config.record.capture
         self._sampled_below = int(context.config.record.capture_rate * 2**64)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a record is appended; an application may hold it around inference and append."""
         self._closed = False
         self._opened_mono_s = 0.0
         self._clock_offset_ns = 0
@@ -150,7 +151,7 @@ class Recorder:
             StoreError: The disk failed.
             ModelNotReady: Another model was activated: load the model again.
         """
-        with self._lock:
+        with self.lock:
             if self._header is None:
                 self._open_segment()
             writer = self._writer
@@ -179,14 +180,14 @@ class Recorder:
         Raises:
             StoreError: The disk failed.
         """
-        with self._lock:
+        with self.lock:
             self._writer.sync()
 
     def close(self) -> None:
         """Sync, close the segment and give the writer lock up. A second call does nothing."""
         # The writer first: whoever asks for a rotation meanwhile is answered when the segment is closed.
         try:
-            with self._lock:
+            with self.lock:
                 self._closed = True
                 self._writer.close()
         finally:
@@ -240,7 +241,7 @@ class Recorder:
 
     def _rotate(self, *, forced: bool) -> None:
         """Start the next segment when this one has rows and its time has come, or when asked."""
-        with self._lock:
+        with self.lock:
             if self._closed or not self._writer.segment_records or not (forced or self._due_in_s() <= 0):
                 return
             self._header = None

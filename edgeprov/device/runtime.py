@@ -59,6 +59,8 @@ class Engine:
             raise ModelRuntimeError(f"{package} refuses the model: {error}") from error
         self._inputs = tuple(self._port(item) for item in self._interpreter.get_input_details())
         self._outputs = tuple(self._port(item) for item in self._interpreter.get_output_details())
+        self._input_indexes = tuple(port.index for port in self._inputs)
+        self._output_indexes = tuple(port.index for port in self._outputs)
         self.inputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._inputs)
         self.outputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._outputs)
         self.info = RuntimeInfo(name=package, version=_version(package), threads=threads, delegate="default")
@@ -82,12 +84,14 @@ class Engine:
         """
         if len(arrays) != len(self._inputs):
             raise TensorMismatch(f"the model has {len(self._inputs)} input tensors, {len(arrays)} arrays were given")
-        for array, port in zip(arrays, self._inputs, strict=True):
-            if type(array) is not self._numpy.ndarray:
+        ndarray, contiguous = self._numpy.ndarray, True
+        for array, port in zip(arrays, self._inputs):  # noqa: B905 - same length; strict costs time on every inference
+            if type(array) is not ndarray:
                 raise TensorMismatch(f"input {port.tensor.name!r}: a {type(array).__name__}, not a numpy array")
             if array.dtype != port.dtype or array.shape != port.shape:
                 raise self._mismatch(array, port)
-        return tuple(array if array.flags.c_contiguous else self._numpy.ascontiguousarray(array) for array in arrays)
+            contiguous = contiguous and array.flags.c_contiguous
+        return tuple(arrays) if contiguous else tuple(self._numpy.ascontiguousarray(array) for array in arrays)
 
     def quantise(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """Turn float32 or float64 arrays into what the input tensors hold: round(x / scale + zero point).
@@ -113,10 +117,10 @@ class Engine:
         """
         interpreter = self._interpreter
         try:
-            for array, port in zip(arrays, self._inputs, strict=True):
-                interpreter.set_tensor(port.index, array)
+            for array, index in zip(arrays, self._input_indexes):  # noqa: B905 - as in check
+                interpreter.set_tensor(index, array)
             interpreter.invoke()
-            return tuple([interpreter.get_tensor(port.index) for port in self._outputs])
+            return tuple([interpreter.get_tensor(index) for index in self._output_indexes])
         except (ValueError, RuntimeError) as error:
             raise ModelRuntimeError(f"the interpreter failed: {error}") from error
 
