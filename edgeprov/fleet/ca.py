@@ -105,7 +105,10 @@ def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = 
         save_bytes(folder / f"{name}.pem", pem_chain(signer.certificate_chain), mode=0o644)
     publisher_pem = pem_chain(publisher_issuing.certificate_chain)
     device_pem = pem_chain(device_issuing.certificate_chain)
-    device_policy = f'[publisher]\nidentities = ["{publisher_uri}"]\n'
+    # A device needs the enrollers for receipts only; it judges no other device, so no assurance is accepted there.
+    device_policy = (
+        f'[publisher]\nidentities = ["{publisher_uri}"]\n\n[device]\nenrollers = ["{ENROLLER_URN_PREFIX}{slug}"]\n'
+    )
     fleet_policy = (
         f'[publisher]\nidentities = ["{publisher_uri}"]\n\n'
         f'[device]\nassurance = ["{assurance}"]\nenrollers = ["{ENROLLER_URN_PREFIX}{slug}"]\n'

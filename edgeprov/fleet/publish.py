@@ -219,7 +219,7 @@ def publish(
     registry = open_registry(to, create=True)
     sent = 0
     for layer in kit.layers:
-        stream = cast("BinaryIO", io.BufferedReader(_ChunkStream(layer.chunks()), CHUNK))
+        stream = cast("BinaryIO", io.BufferedReader(ChunkStream(layer.chunks()), CHUNK))
         sent += layer.descriptor.size * registry.push_blob(repo, layer.descriptor, stream)
     registry.push_blob(repo, kit.manifest.config, kit.config)
     registry.push_manifest(repo, kit.manifest)
@@ -343,7 +343,7 @@ def _file_chunks(place: Path, size: int) -> Iterator[bytes]:
         raise StoreError(f"{place} changed while it was packed", advice="Publish again when nothing writes to it.")
 
 
-class _ChunkStream(io.RawIOBase):
+class ChunkStream(io.RawIOBase):
     """Chunks as a file object, for a streamed push."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:

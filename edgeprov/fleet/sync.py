@@ -22,6 +22,7 @@ from edgeprov.fleet.index import Index, chunked, parse_moment
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
+from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.devicerecord import parse_device_record_artifact
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
@@ -141,7 +142,7 @@ class _Sync:
                 continue
             repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
             subject = entry.annotations.get(A_SUBJECT)
-            if entry.artifact_type in _SIGNATURES and subject:
+            if subject and (entry.artifact_type in _SIGNATURES or reference.startswith("sha256:")) and _is_referrer(entry):
                 self.referrers.setdefault(subject, []).append(str(entry.digest))
                 continue
             repos.add(repo)
@@ -261,6 +262,8 @@ class _Sync:
         if kind == "model":
             self._keep_model(name, manifest, extra, tag)
             return ""
+        if manifest.subject is not None:  # a signature in a folder whose index does not tell subjects
+            self.index.put("signatures", subject=str(manifest.subject.digest), digest=str(manifest.digest))
         if name.repo.startswith(f"{self.source.prefix}data/") and tag is not None and parse_kit_tag(tag):
             return "the tag is a kit's, the artifact is none"
         return ""  # another tool's artifact: none of our business
@@ -368,6 +371,11 @@ def _tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
     if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
         return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
     return ""
+
+
+def _is_referrer(entry: Descriptor) -> bool:
+    # Kits and tombstones have a subject too: their model.
+    return entry.artifact_type not in (KIT_ARTIFACT, TOMBSTONE)
 
 
 def _split_ref(ref: str) -> tuple[str, str]:
