@@ -24,12 +24,14 @@ from typing import Any, Final
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_rows
-from edgeprov.formats.record import Record
+from edgeprov.formats.record import INT_MAX, Record
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
 
 _DELTAS: Final = ("n", "recorded_at", "mono")
 _SWAP: Final = sys.byteorder == "big"
+_ONES: Final = (1).to_bytes(8, "little") * (LIMITS.block_rows - 1)
+_SAFE_START: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +44,16 @@ class Block:
         count: Number of rows.
         columns: Raw bytes by name: ``n``, ``recorded_at``, ``mono`` (int64 deltas, the first one
             absolute), ``duration`` (int64), ``out.K``, ``out.K.off`` (uint32), ``in``, ``in.set``.
+        first: Number of the first record.
+        last: Number of the last record.
         params: Row and parameters, where a record has its own.
     """
 
     segment: int
     header: SegmentHeader
     count: int
+    first: int
+    last: int
     columns: Mapping[str, memoryview]
     params: tuple[tuple[int, Mapping[str, Any]], ...] = ()
 
@@ -205,12 +211,12 @@ def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
     fields: dict[str, int] = {}
     columns: dict[str, memoryview] = {}
     params: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    last = ""
+    before = ""
     for _ in range(cursor.map(2 * LIMITS.tensors + 16)):
         name = cursor.text(32)
-        if name <= last:
+        if name <= before:
             raise FormatError(f"column block: {name!r} is out of order or twice there")
-        last = name
+        before = name
         if name in {"seg", "rows"}:
             fields[name] = cursor.uint()
         elif name == "params":
@@ -224,24 +230,55 @@ def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
         raise FormatError("column block names no segment of its part")
     if any(row >= count for row, _ in params):
         raise FormatError("column block has parameters for a row that it does not have")
-    block = Block(segment=segment, header=headers[segment], count=count, columns=columns, params=params)
+    first, last = _verify_times(columns, count)
+    block = Block(
+        segment=segment, header=headers[segment], count=count, first=first, last=last, columns=columns, params=params
+    )
     _verify_columns(block)
     return block
+
+
+def _verify_times(columns: Mapping[str, memoryview], count: int) -> tuple[int, int]:
+    """Check the four integer columns; returns the first and the last record number."""
+    for name in (*_DELTAS, "duration"):
+        if len(columns.get(name, b"")) != 8 * count:
+            raise FormatError(f"column block: column {name!r} is missing or has another length")
+    first, last = _verify_numbers(bytes(columns["n"]), count)
+    for name in ("recorded_at", "mono"):
+        _verify_sums(bytes(columns[name]), name)
+    # The top bytes of non-negative integers are all ASCII: no Python code per value.
+    if not bytes(columns["duration"])[7::8].isascii():
+        raise FormatError("column block: a duration is negative")
+    return first, last
+
+
+def _verify_numbers(raw: bytes, count: int) -> tuple[int, int]:
+    first = int.from_bytes(raw[:8], "little", signed=True)
+    if raw[8:] == _ONES[: 8 * (count - 1)]:  # nearly always: one record after the other
+        last = first + count - 1
+    else:
+        deltas = _int64(memoryview(raw))
+        last = sum(deltas)
+        if min(deltas[1:]) <= 0:
+            raise FormatError("column block: record numbers do not rise")
+    if first < 0 or last > INT_MAX:
+        raise FormatError("column block: a record number is not from 0 to 2**63-1")
+    return first, last
+
+
+def _verify_sums(raw: bytes, name: str) -> None:
+    first = int.from_bytes(raw[:8], "little", signed=True)
+    # Differences from 0 to 2**48 - 1 (three days) cannot add up to anything out of range.
+    if 0 <= first < _SAFE_START and not raw[14::8].strip(b"\0") and not raw[15::8].strip(b"\0"):
+        return
+    sums = list(accumulate(_int64(memoryview(raw))))
+    if min(sums) < 0 or max(sums) > INT_MAX:
+        raise FormatError(f"column block: {name!r} adds up to something that is not from 0 to 2**63-1")
 
 
 def _verify_columns(block: Block) -> None:
     columns, count = block.columns, block.count
     expected = {"n", "recorded_at", "mono", "duration"}
-    if any(len(columns.get(name, b"")) != 8 * count for name in expected):
-        raise FormatError("column block: a number or time column is missing or has another length")
-    try:
-        numbers, recorded, monos = block.numbers(), block.recorded_at_ns(), block.mono_ns()
-    except OverflowError as error:
-        raise FormatError("column block: deltas add up to more than 2**63-1") from error
-    if min(map(min, (numbers, recorded, monos, block.durations_ns()))) < 0:
-        raise FormatError("column block: a number or time is negative")
-    if count > 1 and min(_int64(columns["n"])[1:]) <= 0:
-        raise FormatError("column block: record numbers do not rise")
     for number, tensor in enumerate(block.header.outputs):
         name = f"out.{number}"
         expected |= {name, f"{name}.off"}

@@ -174,7 +174,6 @@ def _segment(item: object) -> SegmentEvidence:
 def _verify_order(blocks: Sequence[Block]) -> None:
     last: int | None = None
     for block in blocks:
-        numbers = block.numbers()
-        if (last is not None and numbers[0] <= last) or numbers[0] < block.header.first:
+        if (last is not None and block.first <= last) or block.first < block.header.first:
             raise FormatError("part: record numbers do not rise from block to block")
-        last = numbers[-1]
+        last = block.last

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The boot check: hashing against openssl, a whole process against a bare interpreter, fs-verity, the TPM's part.
+
+This process imports nothing of the project: a child's peak memory counts what its parent had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.bench.harness import Figure, Usage, alternate, figure, main, milli, missing, ratios, run_process, tool
+
+GROUP = "boot check"
+HELPER = "tests.bench.cases.boot_process"
+
+
+def hashing(args: argparse.Namespace) -> list[Figure]:
+    folder = args.work / "hash"
+    run_process([sys.executable, "-m", HELPER, "blob", folder, "100000000"])
+    blob = next((folder / "blobs" / "sha256").iterdir())
+    openssl = tool("openssl")
+    if openssl is None:
+        return [missing(GROUP, "hash 100 MB, to openssl", "x", "<=", 0.85, "openssl is not installed")]
+    blank = ["-m", HELPER, "blank", folder]
+
+    def ours() -> float:
+        # The start of the interpreter is the next figure's business.
+        both = run_process([sys.executable, "-m", HELPER, "verify", folder]), run_process([sys.executable, *blank])
+        return both[0].cpu_s - both[1].cpu_s
+
+    calls = {
+        "ours": ours,
+        "openssl": lambda: run_process([openssl, "dgst", "-sha256", blob]).cpu_s,
+        "sha256sum": lambda: run_process(["sha256sum", blob]).cpu_s,
+    }
+    samples = alternate(7, calls)
+    return [
+        figure(
+            GROUP, "hash 100 MB, to openssl dgst", ratios(samples["ours"], samples["openssl"]), "x", "<=", 0.85,
+            ours=f"ours {milli(samples['ours'])}, openssl {milli(samples['openssl'])}",
+            note="Bound by SHA-256 and by the copy out of the page cache; 64 KiB pieces stay in the processor's cache.",
+        ),
+        figure(GROUP, "hash 100 MB, to sha256sum", ratios(samples["ours"], samples["sha256sum"]), "x", ours=f"sha256sum {milli(samples['sha256sum'])}"),
+    ]  # fmt: skip
+
+
+def process(args: argparse.Namespace) -> list[Figure]:
+    folder = args.work / "process"
+    run_process([sys.executable, "-m", HELPER, "site", folder])
+    used: list[Usage] = []
+
+    def check() -> float:
+        used.append(run_process([sys.executable, "-m", HELPER, "check", folder]))
+        return used[-1].cpu_s
+
+    samples = alternate(
+        9,
+        {
+            "bare": lambda: run_process([sys.executable, "-I", "-S", "-c", "pass"]).cpu_s,
+            "site": lambda: run_process([sys.executable, "-c", "pass"]).cpu_s,
+            "ours": check,
+        },
+    )
+    return [
+        figure(
+            GROUP, "whole process, 4 MB model, one signature, to a bare interpreter", ratios(samples["ours"], samples["bare"]), "x CPU", "<=", 6,
+            ours=f"ours {milli(samples['ours'])}, bare {milli(samples['bare'])}, with site {milli(samples['site'])}",
+            note="Bound by imports: cryptography for the certificate, dataclasses, json. The TPM library is not in it.",
+        ),
+        figure(GROUP, "whole process, memory", [item.rss_mb for item in used], "MB", "<=", 28),
+    ]  # fmt: skip
+
+
+def with_tpm(args: argparse.Namespace) -> list[Figure]:
+    name = "the TPM's part: library, PCR event, floor"
+    if tool("swtpm") is None:
+        return [missing(GROUP, name, "ms CPU", "info", None, "swtpm is not installed")]
+    folder = args.work / "process"
+    env = {"EDGEPROV_CONFIG": str(folder / "edgeprov.toml")}
+    edgeprov = Path(sys.executable).with_name("edgeprov")
+    stop = lambda: run_process([edgeprov, "simulator", "stop"], env=env, check=False)  # noqa: E731
+    try:
+        real = [run_process([edgeprov, "boot-check"], env=env, check=False) for _ in range(4)][1:]
+    finally:
+        stop()
+    if any(item.code for item in real):
+        return [missing(GROUP, name, "ms CPU", "info", None, real[-1].out.strip()[-100:])]
+    without = [run_process([sys.executable, "-m", HELPER, "check", folder]).cpu_s for _ in range(3)]
+    return [
+        figure(
+            GROUP, name, [(a.cpu_s - b) * 1e3 for a, b in zip(real, without, strict=True)], "ms CPU",
+            ours=f"{milli([item.cpu_s for item in real])} CPU in all, {real[0].rss_mb:.0f} MB; swtpm's own time is not in it",
+            note="Nearly all of it is loading the TPM library, whose binding pulls in all of tss2.",
+        )
+    ]  # fmt: skip
+
+
+def verity(args: argparse.Namespace) -> list[Figure]:
+    out = run_process([sys.executable, "-m", HELPER, "verity", args.work / "verity"]).out
+    times = json.loads(out.strip().splitlines()[-1])
+    name = "fs-verity: time for 1 GB to that for 1 MB"
+    if not times:
+        return [missing(GROUP, name, "x", "<=", 1.5, "the file system of the scratch folder has no fs-verity")]
+    return [Figure(GROUP, name, times["large"] / times["small"], "x", "<=", 1.5, ours=f"{times['large'] * 1e6:.0f} us")]
+
+
+def measure(args: argparse.Namespace) -> list[Figure]:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an image ships byte code; so does this measurement
+    subprocess.run([sys.executable, "-c", "import edgeprov.device.boot"], check=False)
+    return hashing(args) + process(args) + with_tpm(args) + verity(args)
+
+
+if __name__ == "__main__":
+    main(measure)

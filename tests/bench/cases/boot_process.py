@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The processes that the boot case measures, one word each. Imports stand in the functions: they are what is measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def blob(folder: Path, size: str) -> None:
+    import os
+
+    from edgeprov.store.layout import Layout
+
+    with Layout.create(folder).blob_writer() as writer:
+        for _ in range(int(size) // 1_000_000):
+            writer.write(os.urandom(1_000_000))
+        print(writer.commit("application/octet-stream").digest)
+
+
+def verify(folder: Path, *, read: bool = True) -> None:
+    from edgeprov.formats.descriptor import Descriptor
+    from edgeprov.formats.digest import Digest
+    from edgeprov.store.layout import Layout
+
+    layout = Layout.open(folder, read_only=True)
+    path = next((folder / "blobs" / "sha256").iterdir())
+    descriptor = Descriptor(media_type="x", digest=Digest(path.name), size=path.stat().st_size)
+    if read:
+        layout.verify_blob(descriptor)
+
+
+def make_site(folder: Path) -> None:
+    from edgeprov.device.context import Context
+    from tests.support.site import MODELS, Site
+
+    folder.mkdir(parents=True)
+    site = Site(folder)
+    Context.tpm = lambda context: site.open_tpm(context)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
+    site.install(site.publish((MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes(), name="mobilenet"))
+
+
+def check(folder: Path) -> None:
+    """`edgeprov boot-check` right after a boot, the TPM answered from memory."""
+    import os
+    import shutil
+    from collections.abc import Iterator
+    from contextlib import contextmanager
+    from hashlib import sha256
+
+    shutil.rmtree(folder / "run", ignore_errors=True)
+
+    class NoTpm:
+        pcr = bytes(32)
+
+        @contextmanager
+        def group(self) -> Iterator[None]:
+            yield
+
+        def floor(self) -> int:
+            return 0
+
+        def read_pcr(self) -> bytes:
+            return self.pcr
+
+        def pcr_event(self, data: bytes) -> None:
+            self.pcr = sha256(self.pcr + sha256(data).digest()).digest()
+
+    @contextmanager
+    def opened(_context: object) -> Iterator[NoTpm]:
+        yield NoTpm()
+
+    from edgeprov.device.context import Context
+
+    Context.tpm = opened  # type: ignore[method-assign, assignment]
+    os.environ["EDGEPROV_CONFIG"] = str(folder / "edgeprov.toml")
+    from edgeprov.cli.device_main import main
+
+    code = main(["boot-check"])
+    if code:
+        raise SystemExit(code)
+
+
+def verity(folder: Path) -> None:
+    import json
+    import time
+
+    from edgeprov.errors import EdgeprovError
+    from edgeprov.store.verity import enable
+    from edgeprov.store.verity import measure as measured
+
+    folder.mkdir(parents=True)
+    times: dict[str, float] = {}
+    for name, size in (("small", 1_000_000), ("large", 1_000_000_000)):
+        path = folder / name
+        with path.open("wb") as stream:
+            stream.truncate(size)
+        try:
+            if not enable(path):
+                break
+        except EdgeprovError:
+            break
+        start = time.perf_counter()
+        for _ in range(100):
+            measured(path)
+        times[name] = (time.perf_counter() - start) / 100
+    print(json.dumps(times if len(times) == 2 else {}))
+
+
+if __name__ == "__main__":
+    word, place, *rest = sys.argv[1:]
+    if word == "blank":
+        verify(Path(place), read=False)
+    else:
+        {"blob": blob, "verify": verify, "site": make_site, "check": check, "verity": verity}[word](Path(place), *rest)

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of records in a kit against Parquet with delta encoding and zstd, and reading them against reading Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from edgeprov.formats.columns import encode_block
+from edgeprov.formats.datakit import encode_part_header, parse_part
+from edgeprov.formats.record import encode_record, parse_record
+from edgeprov.formats.segment import Tensor
+from edgeprov.store.compress import compress, decompress
+from tests.bench.harness import Figure, alternate, cpu_s, figure, main, micro, ratios
+from tests.support.kits import START_NS, segment_header
+
+GROUP = "records in a kit"
+ROWS = 100_000
+
+
+def make_rows(*, digests: bool) -> list[bytes]:
+    rng = random.Random(1)
+    wall, mono, rows = START_NS, 10**10, []
+    for n in range(1, ROWS + 1):
+        step = int(rng.gauss(10**9, 10**6))
+        wall, mono = wall + step + rng.randrange(2000), mono + step
+        outputs = (bytes(rng.choices(range(256), weights=[40 if v < 8 else 1 for v in range(256)], k=10)),)
+        rows.append(
+            encode_record(n, wall, mono, int(rng.gauss(15_000, 900)), outputs, rng.randbytes(32) if digests else None)
+        )
+    return rows
+
+
+def table(rows: list[bytes], *, digests: bool) -> pa.Table:
+    records = [parse_record(row) for row in rows]
+    columns: dict[str, Any] = {
+        "n": pa.array([r.n for r in records], pa.int64()),
+        "recorded_at": pa.array([r.recorded_at_ns for r in records], pa.int64()),
+        "mono": pa.array([r.mono_ns for r in records], pa.int64()),
+        "duration": pa.array([r.duration_ns for r in records], pa.int64()),
+        "out": pa.array([r.outputs[0] for r in records], pa.binary(10)),
+    }
+    if digests:
+        columns["input"] = pa.array([r.input_digest for r in records], pa.binary(32))
+    return pa.table(columns)
+
+
+def parquet(data: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    encodings = dict.fromkeys(("n", "recorded_at", "mono", "duration"), "DELTA_BINARY_PACKED")
+    names = list(encodings)
+    dictionary = [name for name in data.column_names if name not in names]
+    pq.write_table(
+        data, sink, compression="zstd", compression_level=1, use_dictionary=dictionary, column_encoding=encodings
+    )
+    return sink.getvalue()
+
+
+def to_arrow(packed: bytes) -> int:
+    """As collect does: decompress, decode, hand the columns over without a copy."""
+    rows = 0
+    for block in parse_part(decompress(packed, 1 << 26)).blocks:
+        for name in ("n", "recorded_at", "mono"):
+            column = pa.Array.from_buffers(pa.int64(), block.count, [None, pa.py_buffer(block.columns[name])])
+            pc.cumulative_sum(column)
+        pa.Array.from_buffers(pa.int64(), block.count, [None, pa.py_buffer(block.columns["duration"])])
+        pa.Array.from_buffers(pa.binary(10), block.count, [None, pa.py_buffer(block.output(0))])
+        rows += block.count
+    return rows
+
+
+def measure(_args: argparse.Namespace) -> list[Figure]:
+    figures = []
+    header = segment_header(outputs=[Tensor(name="y", shape=(1, 10), dtype="int8")])
+    for digests in (False, True):
+        rows = make_rows(digests=digests)
+        plain = encode_part_header("records", [header.raw]) + b"".join(
+            encode_block(rows[i : i + 1024], 0, header) for i in range(0, ROWS, 1024)
+        )
+        packed, peer = compress(plain, 1), parquet(table(rows, digests=digests))
+        what = "with input digests" if digests else "without input digests"
+        figures.append(
+            Figure(
+                GROUP, f"bytes per record {what}, to delta-encoded Parquet with zstd", len(packed) / len(peer), "x", "<=", 1.1,
+                ours=f"{len(packed) / ROWS:.1f} bytes, Parquet {len(peer) / ROWS:.1f}",
+                note="Bound by what is random: outputs, jitter of the clocks, digests. Parquet packs deltas to bits, "
+                "columns of int64 deltas leave that to zstd.",
+            )
+        )  # fmt: skip
+        samples = alternate(
+            7,
+            {
+                "ours": lambda packed=packed: cpu_s(lambda: to_arrow(packed)) / ROWS,
+                "peer": lambda peer=peer: cpu_s(lambda: pq.read_table(pa.BufferReader(peer), use_threads=False)) / ROWS,
+            },
+        )
+        figures.append(
+            figure(
+                GROUP, f"read into Arrow {what}, to reading that Parquet", ratios(samples["ours"], samples["peer"]), "x", "<=", 1.0,
+                ours=f"ours {micro(samples['ours'])}, Parquet {micro(samples['peer'])} a record",
+                note="Bound by zstd, the checks of each block and the calls into Arrow; columns are handed over as views. "
+                "Parquet is read without checking anything.",
+            )
+        )  # fmt: skip
+    return figures
+
+
+if __name__ == "__main__":
+    main(measure)
