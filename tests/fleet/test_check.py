@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Verification of many kits: any changed byte is refused, verdicts are cached, cut lines are no verdicts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edgeprov.errors import RegistryError
+from edgeprov.fleet import check as check_module
+from edgeprov.fleet.remotes import Reader
+from edgeprov.formats.digest import Digest
+from tests.support.fleet import push_device, push_kit
+
+
+def test_good_kits_verify_once(full):
+    full.sync()
+    first = full.run("verify", "--json").last("verified")
+    assert (first["ok"], first["refused"], first["cached"]) == (8, 0, 0)
+    second = full.run("verify", "--json").last("verified")
+    assert (second["ok"], second["cached"]) == (8, 8)
+
+
+def test_a_deeper_look_is_a_new_look(full):
+    full.sync()
+    full.run("verify", "--evidence-only")
+    assert full.run("verify", "--json").last("verified")["cached"] == 0
+    assert full.run("verify", "--records", "--json").last("verified")["cached"] == 0
+    assert full.run("verify", "--json").last("verified")["cached"] == 8
+
+
+def test_another_policy_is_another_verdict(full):
+    full.sync()
+    assert full.run("verify").code == 0
+    policy = full.trust / "policy.toml"
+    policy.write_text(policy.read_text().replace('"dev"', '"hardware"'))
+    run = full.run("verify", "--json")
+    assert run.code == 10
+    assert run.last("verified")["reasons"] == {"step 1: PolicyDenied": 8}
+
+
+def test_an_empty_trust_folder_denies_everything(full, tmp_path):
+    full.sync()
+    (tmp_path / "empty").mkdir()
+    run = full.run("verify", "--trust", tmp_path / "empty", "--json", trust=False)
+    assert run.code == 10
+    assert run.last("verified")["ok"] == 0
+    assert full.run("verify", "--trust", tmp_path / "missing", trust=False).code == 35
+
+
+def blobs_of(sealed) -> list[Digest]:
+    found = [sealed.digest, *(blob.digest for blob in sealed.manifest.blobs)]
+    for signature in sealed.signatures:
+        found += [signature.manifest.digest, signature.manifest.layers[0].digest]
+    return found
+
+
+def test_every_changed_byte_is_refused(hub):
+    """A random byte of each blob of a kit: manifest, config, records, evidence, signature."""
+    unit = hub.device("a1")
+    sealed = unit.seal(records=30)
+    push_kit(hub.registry, unit, sealed)
+    hub.sync()
+    assert hub.run("verify").code == 0
+    pick = random.Random(7)
+    blobs = hub.root / "registry" / "blobs" / "sha256"
+    for digest in blobs_of(sealed):
+        path = blobs / digest.hex
+        good = path.read_bytes()
+        for position in {0, len(good) - 1, *(pick.randrange(len(good)) for _ in range(6))}:
+            path.chmod(0o644)
+            path.write_bytes(good[:position] + bytes([good[position] ^ 1 << pick.randrange(8)]) + good[position + 1 :])
+            run = hub.run("verify", "--again", "--json")
+            assert run.code == 10, f"byte {position} of {digest}"
+        path.write_bytes(good)
+    assert hub.run("verify", "--again").code == 0
+
+
+def test_missing_and_truncated_blobs_are_refused(hub):
+    unit = hub.device("a1")
+    sealed = unit.seal(records=30)
+    push_kit(hub.registry, unit, sealed)
+    hub.sync()
+    path = hub.root / "registry" / "blobs" / "sha256" / sealed.manifest.layers[0].digest.hex
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(good[:-1])
+    assert hub.run("verify").code == 10
+    path.unlink()
+    assert hub.run("verify", "--again").code == 10
+
+
+def test_a_kit_of_an_unknown_device_is_refused_at_step_1(hub):
+    stranger = hub.world.enrol("stranger")
+    push_kit(hub.registry, stranger, stranger.seal(records=3))
+    hub.sync()
+    run = hub.run("verify", "--json")
+    assert run.last("verdict")["step"] == 1
+    push_device(hub.registry, stranger)
+    hub.sync()
+    assert hub.run("verify", "--again").code == 0
+
+
+def test_a_cut_line_is_no_verdict(full, monkeypatch):
+    full.sync()
+
+    def cut(*_args):
+        raise RegistryError("connection reset")
+
+    real = Reader.manifest
+    monkeypatch.setattr(Reader, "manifest", cut)
+    run = full.run("verify", "--json")
+    assert run.code == 40
+    assert run.last("verified")["unreachable"] == 8
+    monkeypatch.setattr(Reader, "manifest", real)
+    assert full.run("verify", "--json").last("verified")["cached"] == 0
+
+
+def test_the_merkle_root_is_checked_where_records_are_read(hub, monkeypatch):
+    unit = hub.device("a1")
+    real = unit.rows
+    sealed_rows = []
+
+    def other_rows(count):
+        sealed_rows.extend(real(count))
+        return sealed_rows
+
+    from edgeprov.formats import merkle
+
+    honest = merkle.root
+    monkeypatch.setattr("tests.support.world.merkle.root", lambda rows: honest(list(rows)[:-1]))
+    push_kit(hub.registry, unit, unit.seal(records=5))
+    hub.sync()
+    assert hub.run("verify").code == 0  # the bytes are what the device signed ...
+    run = hub.run("verify", "--records", "--json")  # ... but they do not lead to the root it named
+    assert run.code == 10
+    assert run.last("verdict")["error"] == "DigestMismatch"
+
+
+def test_old_records_explain_old_kits(hub):
+    """After a second enrolment (another TPM) the kits of the first one still verify."""
+    first = hub.device("a1")
+    push_kit(hub.registry, first, first.seal(records=3))
+    hub.sync()
+    from tests.support.softtpm import SoftTpm
+
+    second = hub.world.enrol("a1", tpm=SoftTpm("replacement"))
+    push_device(hub.registry, second)
+    push_kit(hub.registry, second, second.seal(records=4))
+    hub.sync()
+    assert hub.run("verify", "--json").last("verified")["ok"] == 2
+
+
+@pytest.mark.slow
+def test_a_pool_gives_the_same_verdicts(full, monkeypatch):
+    monkeypatch.setattr(check_module, "BATCH", 2)
+    full.sync()
+    from tests.support.fleet import fleet
+
+    run = fleet("verify", "--fleet", full.fleet, "--trust", full.trust, "--workers", "2", "--json")
+    assert run.last("verified")["ok"] == 8

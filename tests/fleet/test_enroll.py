@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Enrolment: what a real request gets, and every lie refused before anything is issued."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from edgeprov.errors import EnrolmentRefused
+from edgeprov.fleet import check, enroll
+from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.formats.devicerecord import enrol_qualifying
+from edgeprov.verify.enrolment import verify_device_record
+from tests.support.fleet import fleet
+from tests.support.softtpm import SoftTpm
+
+NONCE = bytes(range(16))
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def csr(key: ec.EllipticCurvePrivateKey, serial: str) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, serial)])
+    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256()).public_bytes(Encoding.DER)
+
+
+def request(tpm: SoftTpm, serial: str = "ward-1", **changes: object) -> dict:
+    certify = tpm.certify_sk(enrol_qualifying(NONCE))
+    return {
+        "type": "edgeprov.enrolment-request", "v": 1, "device": f"urn:edgeprov:device:{serial}", "csr": b64(csr(tpm.sk, serial)),
+        "ak": b64(tpm.ak_public), "sk": b64(tpm.sk_public), "nonce": NONCE.hex(),
+        "certify": {"attest": b64(certify.attest), "signature": b64(certify.signature)}, "ek": None, "ek_public": None,
+        "assurance": "dev", "counter_base": 100, "counter_index": 0x01800100,
+    } | changes  # fmt: skip
+
+
+class Site:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        assert fleet("ca", "init", root / "ca", "--name", "Acme Medical").code == 0
+
+    def enroll(self, document: dict, *argv: object):
+        (self.root / "request.json").write_text(json.dumps(document))
+        return fleet(
+            "enroll", self.root / "request.json", "--to", f"oci:{self.root}/registry", "--ca", self.root / "ca", "-o",
+            self.root / "identity.json", "--json", *argv,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_device_gets_the_certificate_that_cosign_and_notation_accept(site: Site):
+    tpm = SoftTpm("ward-1")
+    run = site.enroll(request(tpm))
+    assert run.code == 0, run.err
+    identity = json.loads((site.root / "identity.json").read_text())
+    chain = [x509.load_der_x509_certificate(base64.b64decode(item)) for item in identity["certificates"]]
+    leaf = chain[0]
+    assert len(chain) == 3
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:edgeprov:device:ward-1"]
+    usage = leaf.extensions.get_extension_for_class(x509.KeyUsage)
+    assert usage.critical
+    assert usage.value.digital_signature
+    assert not (usage.value.key_cert_sign or usage.value.key_agreement)
+    held = {attribute.oid for attribute in leaf.subject}
+    assert {NameOID.COUNTRY_NAME, NameOID.STATE_OR_PROVINCE_NAME, NameOID.ORGANIZATION_NAME} <= held
+    assert leaf.not_valid_after_utc.year == 9999
+    with pytest.raises(x509.ExtensionNotFound):
+        leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints)
+
+
+def test_the_record_verifies_from_the_registry_alone(site: Site):
+    tpm = SoftTpm("ward-1")
+    item = site.enroll(request(tpm)).last("enrolled")
+    reader = Reader(parse_source(f"oci:{site.root}/registry"))
+    manifest = reader.registry.fetch_manifest("devices", "ward-1")
+    assert str(manifest.digest) == item["record"]
+    layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
+    policy = check.load_trust(site.root / "ca" / "trust.d").policy
+    device = verify_device_record(manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC))
+    assert device.record.counter_base == 100
+    assert device.enroller.san == "urn:edgeprov:enroller:acme-medical"
+
+
+def test_a_second_enrolment_keeps_the_first_record(site: Site):
+    first = site.enroll(request(SoftTpm("one"))).last("enrolled")
+    second = site.enroll(request(SoftTpm("two"))).last("enrolled")
+    assert second["replaced"] == first["record"]
+    tags = Reader(parse_source(f"oci:{site.root}/registry")).registry.list_tags("devices")
+    assert {"ward-1", f"ward-1.{first['record'][7:23]}", f"ward-1.{second['record'][7:23]}"} == set(tags)
+
+
+def lies() -> dict[str, tuple[dict, int]]:
+    tpm, other = SoftTpm("ward-1"), SoftTpm("other")
+    good = request(tpm)
+    forged = tpm.certify_sk(enrol_qualifying(b"another nonce!!!"))
+    by_other = other.certify_sk(enrol_qualifying(NONCE), public=tpm.sk_public)
+    restricted = SoftTpm("ward-1")
+    restricted.sk_attributes = restricted.ak_attributes
+    unrestricted = SoftTpm("ward-1")
+    unrestricted.ak_attributes = unrestricted.sk_attributes
+
+    def certified(attestation):
+        return {"attest": b64(attestation.attest), "signature": b64(attestation.signature)}
+
+    return {
+        "certified under another nonce": (good | {"certify": certified(forged)}, 18),
+        "certified by another TPM": (good | {"certify": certified(by_other)}, 18),
+        "certified another key": (good | {"certify": certified(tpm.certify_sk(enrol_qualifying(NONCE), public=other.sk_public))}, 18),
+        "a signing key from elsewhere": (good | {"sk": b64(other.sk_public)}, 18),
+        "a request for another key": (good | {"csr": b64(csr(other.sk, "ward-1"))}, 18),
+        "a garbled request": (good | {"csr": b64(b"garbage")}, 18),
+        "a restricted signing key": (request(restricted), 18),
+        "an unrestricted attestation key": (request(unrestricted), 18),
+        "another counter": (good | {"counter_index": 0x01800200}, 18),
+        "hardware without EK certificate": (good | {"assurance": "hardware"}, 19),
+        "a name that is no serial": (good | {"device": "urn:edgeprov:device:a.b"}, 4),
+        "another document": (good | {"type": "edgeprov.identity"}, 4),
+        "another version": (good | {"v": 2}, 4),
+        "no nonce": ({key: value for key, value in good.items() if key != "nonce"}, 4),
+    }
+
+
+@pytest.mark.parametrize("lie", lies())
+def test_lies_are_refused_and_nothing_is_issued(site: Site, lie: str):
+    document, code = lies()[lie]
+    run = site.enroll(document)
+    assert run.code == code, (lie, run.out)
+    assert not (site.root / "identity.json").exists()
+    assert not (site.root / "registry" / "index.json").exists() or not Reader(
+        parse_source(f"oci:{site.root}/registry")
+    ).registry.list_tags("devices")
+
+
+def test_an_old_request_does_not_answer_a_fresh_nonce(site: Site):
+    assert site.enroll(request(SoftTpm("ward-1")), "--nonce", "ff" * 16).code == 18
+    assert site.enroll(request(SoftTpm("ward-1")), "--nonce", NONCE.hex()).code == 0
+    assert site.enroll(request(SoftTpm("ward-1")), "--nonce", "zz").code == 2
+
+
+def test_hardware_needs_an_endorsement_certificate(site: Site):
+    policy = site.root / "ca" / "trust.d" / "policy.toml"
+    policy.write_text(policy.read_text().replace('"dev"', '"hardware"'))
+    run = site.enroll(request(SoftTpm("ward-1"), assurance="hardware"))
+    assert run.code == 18
+    assert "endorsement key certificate" in run.last("error")["message"]
+    assert site.enroll(request(SoftTpm("ward-1"))).code == 19  # and `dev` is not accepted there
+
+
+def test_one_tpm_is_one_device(site: Site):
+    tpm = SoftTpm("ward-1")
+    assert site.enroll(request(tpm)).code == 0
+    run = site.enroll(request(tpm, "ward-2"))
+    assert run.code == 19
+    assert "enrolled as urn:edgeprov:device:ward-1" in run.last("error")["message"]
+
+
+def test_denied_keys_are_not_enrolled_again(site: Site):
+    tpm = SoftTpm("ward-1")
+    policy = site.root / "ca" / "trust.d" / "policy.toml"
+    import hashlib
+
+    policy.write_text(f'deny = ["{hashlib.sha256(tpm.public_key_spki).hexdigest()}"]\n' + policy.read_text())
+    assert site.enroll(request(tpm)).code == 19
+
+
+def test_a_wrong_answer_to_the_challenge_is_refused():
+    good = json.dumps({"type": "edgeprov.credential-response", "v": 1, "credential": b64(bytes(32))}).encode()
+    enroll.verify_response(good, bytes(32))
+    with pytest.raises(EnrolmentRefused, match="did not recover"):
+        enroll.verify_response(good, bytes(31) + b"\1")
+    with pytest.raises(EnrolmentRefused, match="no endorsement key certificate"):
+        enroll.make_challenge(enroll.parse_request(json.dumps(request(SoftTpm("a"))).encode()), bytes(96))
