@@ -168,10 +168,11 @@ def enrol(demo: Demo, device: str) -> None:
 def work(demo: Demo, device: str, reference: str) -> None:
     """A day on the ward: install, check, infer, label, seal, upload."""
     demo.run("edgeprov", "model", "install", reference, device=device)
+    demo.run("edgeprov", "simulator", "reboot", device=device)
     demo.run("edgeprov", "boot-check", device=device)
-    demo.run("edgeprov", "infer", "--input", str(CASES), "--array", "X", "--quantize", device=device)
+    demo.run("edgeprov", "infer", "--input", str(CASES), "--array", "X", "--quantize", "--quiet", device=device)
     demo.run("edgeprov", "label", "--from", str(CASES), "--array", "y", "--first", "1", device=device)
-    demo.run("edgeprov", "seal", "--force", device=device)
+    demo.run("edgeprov", "seal", device=device)
     demo.run("edgeprov", "upload", device=device)
 
 
@@ -239,8 +240,17 @@ def flow(demo: Demo) -> None:
 
     demo.step("The auditor's question: which model version produced these devices' results?")
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    tomorrow = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 86_400))
-    demo.run("edgeprov-fleet", "audit", "--fleet", str(fleet), "--trust", str(trust), "--from", today, "--to", tomorrow)
+    demo.run(
+        "edgeprov-fleet", "audit", "--fleet", str(fleet), "--trust", str(trust), "--from", today, "--to", today,
+        "--data", str(fleet / "dataset"), "--html", str(fleet / "audit.html"), "--ca", str(folder / "ca"),
+        "--sign", str(fleet / "audit.sigstore.json"), "--report", str(fleet / "audit.json"),
+    )  # fmt: skip
+
+    demo.step("One result proved to somebody who trusts only the anchors, without showing the others")
+    proof = str(fleet / "ward-1-17.proof")
+    demo.run("edgeprov-fleet", "export-trust", "--trust", str(trust), "-o", str(folder / "trust"), quiet=True)
+    demo.run("edgeprov-fleet", "prove", "ward-1/17", "--fleet", str(fleet), "--trust", str(trust), "-o", proof)
+    demo.run("edgeprov-fleet", "check-proof", proof, "--trust", str(folder / "trust"))
 
 
 def stop_simulator(demo: Demo, device: str) -> None:
@@ -265,8 +275,10 @@ Look at next:
     edgeprov status                          the device: identity, model, what waits
     edgeprov doctor                          each check with its fix
     edgeprov-fleet query --fleet {folder}/fleet
-    edgeprov-fleet audit --fleet {folder}/fleet --trust {folder}/ca/trust.d --from 2026-01-01 --to 2100-01-01 --json
-Flip one byte of any file under {folder}/registry/blobs and run `edgeprov-fleet verify --again`: it is refused."""
+    {folder}/fleet/audit.html                the report as one page, for a browser
+    {folder}/trust/README.md                 how to check all of it with cosign and notation alone
+Flip one byte of any file under {folder}/registry/blobs, then run
+    edgeprov-fleet verify --again --fleet {folder}/fleet --trust {folder}/trust    and see it refused"""
     )
 
 
