@@ -91,9 +91,8 @@ class UploadConfig:
     bandwidth_bytes_per_s: int = 0  # 0: no limit
     budget_s: int = 0  # 0: until done
     metered: str = "no"  # no | yes: upload on metered links
-    min_battery_percent: int = 0
-    start_delay_s: int = 0  # random start delay of timer runs
-    retention: str = "confirmed"  # confirmed: free a kit once the registry confirmed it
+    min_battery_percent: int = 0  # on battery power, wait below this charge
+    retention: str = "confirmed"  # confirmed: free a kit once the registry confirmed it | keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +161,6 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "upload.bandwidth_bytes_per_s": (0, 2**40),
     "upload.budget_s": (0, 2**31),
     "upload.min_battery_percent": (0, 100),
-    "upload.start_delay_s": (0, 86_400),
     "tpm.pcr": (8, 15),  # locality 0 can extend these and not reset them (facts on PCRs)
     "runtime.threads": (1, 256),
 }

@@ -249,12 +249,19 @@ class RegistryError(EdgeprovError):
     default_advice = "Check the link and the registry's name; what waits in the outbox stays there."
 
     def __init__(
-        self, message: str, *, advice: str | None = None, status: int | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        advice: str | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        code: str = "",
     ) -> None:
-        """Keep the HTTP status and how many seconds the server asked to wait, where there are any."""
+        """Keep HTTP status, the registry's own error code, and how many seconds it asked to wait, where there are any."""
         super().__init__(message, advice=advice)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.code = code
 
 
 class RegistryDenied(RegistryError):

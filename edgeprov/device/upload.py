@@ -2,125 +2,149 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data-in, step 3: from the outbox to a registry, and free what the registry confirmed.
 
-Everything is idempotent: blobs by digest, manifest under a tag that holds its digest, signatures as
-referrers. A kit leaves the device only after the registry named its manifest and all its signatures
-by digest. An interrupted upload repeats only what is missing.
+Opportunistic: a run ends when the outbox is empty, the link stays away, or its budget is used up, and
+the next run goes on from there. An artifact leaves the device only after the registry named its
+manifest and all its signatures by digest; the receipt of that is durable before anything is freed.
+An artifact that cannot be sent is parked for this run and does not hold up the others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, Final, cast
+from typing import Any, Final
 
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
+from edgeprov.device.link import why_not_now
+from edgeprov.device.pace import Clock, OutOfTime, Pace
 from edgeprov.device.remotes import open_registry, split_name
 from edgeprov.device.seal import SEAL_LOCK
-from edgeprov.errors import EdgeprovError, RegistryConflict, RegistryError, StoreBusy
-from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.manifest import Manifest
-from edgeprov.registry.base import Registry, push_referrer
+from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
+from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
+from edgeprov.registry.base import Registry
 from edgeprov.store.state import OutboxEntry, State
 
 UPLOAD_LOCK: Final = "upload"
 LAST_UPLOAD: Final = "upload"
+CONFIRMED: Final = "confirmed"
+_RECEIPTS: Final = 64
+_SAME_REFUSALS: Final = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """How this run differs from the configuration; None: as configured.
+
+    Attributes:
+        budget_s: Seconds for the whole run; 0 for until done.
+        bytes_per_s: Bandwidth limit; 0 for none.
+        order: ``oldest`` or ``smallest``.
+        regardless: Upload although the link is metered or the battery low.
+    """
+
+    budget_s: float | None = None
+    bytes_per_s: int | None = None
+    order: str | None = None
+    regardless: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Uploaded:
-    """What one run did. ``parked`` holds what cannot succeed by waiting, with the reason."""
+    """What one run did.
+
+    Attributes:
+        parked: What waiting cannot cure, with the reason.
+        queued: Artifacts that are still to be sent, parked ones included.
+        error: Why the run ended early, None when it did not.
+        reason: The same for an end that is no error: budget, policy, interrupted.
+    """
 
     sent: list[OutboxEntry] = field(default_factory=list)
     parked: list[tuple[OutboxEntry, EdgeprovError]] = field(default_factory=list)
     bytes_sent: int = 0
     queued: int = 0
     error: EdgeprovError | None = None
+    reason: str = ""
 
 
-def upload(context: Context, *, progress: Callable[[int], None] = lambda _bytes: None) -> Uploaded:
-    """Send what waits, oldest first; stop at the first failure that waiting may cure.
+class Observer:
+    """Told what happens while it happens; does nothing itself."""
+
+    def changed(self, tally: Tally) -> None:
+        """A blob or an artifact arrived."""
+
+    def waiting(self, seconds: float, error: RegistryError) -> None:
+        """The link or the registry failed; the next try comes in so many seconds."""
+
+    def sent(self, entry: OutboxEntry) -> None:
+        """The registry confirmed this artifact."""
+
+    def parked(self, entry: OutboxEntry, error: EdgeprovError) -> None:
+        """This artifact cannot be sent by waiting."""
+
+
+def upload(
+    context: Context,
+    options: Options | None = None,
+    *,
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+) -> Uploaded:
+    """Send what waits in the outbox.
 
     Args:
         context: The device.
-        progress: Called with the size of each blob that is done.
+        options: For this run.
+        observer: Told what happens while it happens.
+        clock: Replaced in tests.
 
     Raises:
-        ConfigError: No registry is configured.
+        ConfigError: No registry is configured, or a file it names is wrong.
         StoreBusy: Another process uploads.
+        StoreError: The state cannot be read.
     """
+    options, observer = options or Options(), observer or Observer()
+    settings = context.config.upload
     host, prefix = split_name(context.config.registry.name)
     state = context.state()
-    result = Uploaded()
     with state.lock(UPLOAD_LOCK):
-        registry = open_registry(host, context.config.registry, create=True)
-        for entry in state.outbox():
-            try:
-                result.bytes_sent += push_artifact(state, registry, prefix + entry.repo, entry, progress)
-            except RegistryError as error:
-                if error.retryable:
-                    result.error = error
-                    break
-                result.parked.append((entry, error))
-                journal.event(
-                    "upload-parked",
-                    f"{entry.kind} {entry.seq}: {error.message}",
-                    priority=journal.ERROR,
-                    to_stderr=False,
-                    kit_digest=entry.digest,
-                )
-                continue
-            result.sent.append(entry)
-            journal.event("kit-uploaded", f"{entry.kind} {entry.seq} is in the registry", kit_digest=entry.digest)
-            free_artifact(context, state, entry)
-        if result.sent:
-            state.save_document(
-                LAST_UPLOAD, {"at": timestamp(time.time_ns()), "seq": result.sent[-1].seq, "registry": registry.name}
+        result = Uploaded()
+        entries = _ordered(state, options.order or settings.order)
+        if entries and not options.regardless:
+            result.reason = why_not_now(context) or ""
+        if entries and not result.reason:
+            pace = Pace(
+                budget_s=settings.budget_s if options.budget_s is None else options.budget_s,
+                bytes_per_s=settings.bandwidth_bytes_per_s if options.bytes_per_s is None else options.bytes_per_s,
+                clock=clock,
+                waiting=observer.waiting,
             )
-        result.queued = len(state.outbox())
-        if result.sent and context.config.upload.retention == "confirmed":
+            total = sum(size for _, size in entries)
+            tally = Tally(artifacts=len(entries), total_bytes=total, changed=observer.changed)
+            registry = open_registry(host, context.config.registry, create=True)
+            run = _Run(context, state, registry, Transfer(state.layout, registry, pace, tally), tally, observer, result)
+            try:
+                run.send([(prefix + entry.repo, entry) for entry, _ in entries])
+            except OutOfTime:
+                result.reason = "the time for this run is over"
+            except KeyboardInterrupt:
+                result.reason = "interrupted"
+            result.bytes_sent = tally.sent_bytes
+        result.queued = len(unsent(state))
+        if result.sent and settings.retention == CONFIRMED:
             collect_garbage(state)
     return result
 
 
-def push_artifact(
-    state: State, registry: Registry, repo: str, entry: OutboxEntry, progress: Callable[[int], None]
-) -> int:
-    """Push one artifact with its signatures, and have the registry confirm all of it by digest.
-
-    Returns:
-        Bytes that were sent; what was there already does not count.
+def unsent(state: State) -> list[OutboxEntry]:
+    """What no registry has confirmed yet, oldest first.
 
     Raises:
-        RegistryConflict: The tag names another digest.
-        RegistryError: The registry failed, or does not confirm.
-        StoreError: A blob cannot be read.
+        StoreError: The state cannot be read.
     """
-    layout = state.layout
-    manifest = layout.load_manifest(entry.digest)
-    known = registry.head_manifest(repo, entry.tag)
-    if known is not None and known.digest != entry.digest:
-        raise RegistryConflict(f"tag {entry.tag} in {repo} names {known.digest}")
-    sent = _push_blobs(state, registry, repo, manifest, progress)
-    if known is None:
-        registry.push_manifest(repo, manifest, tag=entry.tag)
-        sent += len(manifest.raw)
-    digests = [entry.digest]
-    for digest in signature_digests(entry):
-        signature = layout.load_manifest(digest)
-        sent += _push_signature(state, registry, repo, signature, progress)
-        digests.append(digest)
-    for digest in digests:
-        confirmed = registry.head_manifest(repo, str(digest))
-        if confirmed is None or confirmed.digest != digest:
-            raise RegistryError(f"{repo} does not confirm {digest}")
-    return sent
-
-
-def signature_digests(entry: OutboxEntry) -> list[Digest]:
-    """Manifest digests of the signatures of an artifact."""
-    return [parse_digest(str(text)) for text in entry.info.get("signatures", ())]
+    return [entry for entry in state.outbox() if entry.state != CONFIRMED]
 
 
 def free_artifact(context: Context, state: State, entry: OutboxEntry) -> None:
@@ -129,8 +153,8 @@ def free_artifact(context: Context, state: State, entry: OutboxEntry) -> None:
     Raises:
         StoreError: The state cannot be changed.
     """
-    if context.config.upload.retention != "confirmed":
-        state.save_outbox(replace(entry, state="confirmed"))
+    if context.config.upload.retention != CONFIRMED:
+        state.save_outbox(replace(entry, state=CONFIRMED))
         return
     state.remove_outbox(entry.digest)
     with state.layout.batch():
@@ -155,22 +179,79 @@ def collect_garbage(state: State) -> int:
         return 0
 
 
-def _push_blobs(
-    state: State, registry: Registry, repo: str, manifest: Manifest, progress: Callable[[int], None]
-) -> int:
-    sent = 0
-    for blob in manifest.blobs:
-        if registry.head_blob(repo, blob.digest) != blob.size:
-            with state.layout.open_blob(blob) as stream:
-                registry.push_blob(repo, blob, cast("BinaryIO", stream))
-            sent += blob.size
-        progress(blob.size)
-    return sent
+def _ordered(state: State, order: str) -> list[tuple[OutboxEntry, int]]:
+    """Entries with their sizes. What cannot be read any more goes last: its turn tells why."""
+    result = []
+    for entry in unsent(state):
+        try:
+            result.append((entry, artifact_bytes(state.layout, entry)))
+        except EdgeprovError:
+            result.append((entry, 0))
+    if order == "smallest":
+        result.sort(key=lambda item: item[1] or 2**63)
+    return result
 
 
-def _push_signature(
-    state: State, registry: Registry, repo: str, signature: Manifest, progress: Callable[[int], None]
-) -> int:
-    sent = _push_blobs(state, registry, repo, signature, progress)
-    push_referrer(registry, repo, signature)
-    return sent + len(signature.raw)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    context: Context
+    state: State
+    registry: Registry
+    transfer: Transfer
+    tally: Tally
+    observer: Observer
+    result: Uploaded
+
+    def send(self, entries: Sequence[tuple[str, OutboxEntry]]) -> None:
+        refusals = 0
+        for repo, entry in entries:
+            try:
+                self.transfer.push(repo, entry)
+            except EdgeprovError as error:
+                if isinstance(error, RegistryError) and error.retryable:
+                    self.result.error = error
+                    return
+                self._park(entry, error)
+                # Wrong credentials or a captive portal refuse everything alike: no need to ask for each kit.
+                refusals = refusals + 1 if isinstance(error, RegistryDenied | RegistryProtocolError) else 0
+                if refusals == _SAME_REFUSALS:
+                    self.result.error = error
+                    return
+                continue
+            refusals = 0
+            _save_receipt(self.state, self.registry, repo, entry)
+            self.result.sent.append(entry)
+            self.tally.done_artifacts += 1
+            self.observer.changed(self.tally)
+            self.observer.sent(entry)
+            journal.event("kit-uploaded", f"{entry.kind} {entry.seq} is in the registry", kit_digest=entry.digest)
+            free_artifact(self.context, self.state, entry)
+
+    def _park(self, entry: OutboxEntry, error: EdgeprovError) -> None:
+        self.result.parked.append((entry, error))
+        self.observer.parked(entry, error)
+        journal.event(
+            "upload-parked",
+            f"{entry.kind} {entry.seq}: {error.message}",
+            priority=journal.ERROR,
+            to_stderr=False,
+            kit_digest=entry.digest,
+        )
+
+
+def _save_receipt(state: State, registry: Registry, repo: str, entry: OutboxEntry) -> None:
+    """Durable before anything is freed; the last few are kept for whoever asks where a kit went."""
+    receipt: dict[str, Any] = {
+        "digest": str(entry.digest),
+        "kind": entry.kind,
+        "seq": entry.seq,
+        "registry": registry.name,
+        "repo": repo,
+        "tag": entry.tag,
+        "at": timestamp(time.time_ns()),
+    }
+    known = (state.load_document(LAST_UPLOAD) or {}).get("receipts", [])
+    receipts = [*(known if isinstance(known, list) else []), receipt][-_RECEIPTS:]
+    state.save_document(
+        LAST_UPLOAD, {"at": receipt["at"], "seq": entry.seq, "registry": registry.name, "receipts": receipts}
+    )

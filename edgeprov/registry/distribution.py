@@ -37,6 +37,10 @@ CHUNK_BYTES: Final = 64 * 1024
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"
 _NO_REFERRERS_API: Final = frozenset((400, 404, 405, 501))
 _RETRY: Final = frozenset((408, 425, 429))
+_SESSION_LOST: Final = frozenset((404, 416))
+_SESSION_LOST_CODES: Final = frozenset(("BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN"))
+_WORTH_GOING_ON: Final = 64 * 1024
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
 _CODE = re.compile(r"[A-Z_]{1,64}")
 
@@ -65,6 +69,7 @@ class SizedStream:
         return self._size
 
     def read(self, size: int = -1) -> bytes:
+        """As the stream's own."""
         return self._stream.read(size)
 
     def rewind(self) -> None:
@@ -98,6 +103,7 @@ class DistributionClient:
         self.name = name
         self._base = base_url
         self._transport = transport
+        self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
     # -- blobs ------------------------------------------------------------------------------------
 
@@ -106,14 +112,13 @@ class DistributionClient:
         answer = self._send("HEAD", f"{repo}/blobs/{digest}", missing=True)
         if answer is None:
             return None
-        self._body(answer, 0)
+        self._drain(answer)
         return _length(answer, f"{repo}: blob {digest}")
 
     def fetch_blob(self, repo: str, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """See Registry.fetch_blob."""
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
-        answer = self._send("GET", f"{repo}/blobs/{descriptor.digest}", headers=headers)
-        assert answer is not None  # noqa: S101 - missing=False raises instead
+        answer = self._ask("GET", self._url(f"{repo}/blobs/{descriptor.digest}"), headers=headers, expected=(200, 206))
         try:
             skip = offset if offset and answer.status == 200 else 0
             _refuse_encoding(answer)
@@ -122,23 +127,70 @@ class DistributionClient:
             answer.close()
 
     def push_blob(self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO) -> bool:
-        """See Registry.push_blob."""
+        """See Registry.push_blob. What has the size of a part is verified before a byte of it is sent."""
         if isinstance(data, bytes):
             descriptor.verify(data, "blob to push")
         if self.head_blob(repo, descriptor.digest) == descriptor.size:
             return False
-        started = self._send("POST", f"{repo}/blobs/uploads/", headers={"Content-Length": "0"}, expected=(202,))
-        assert started is not None  # noqa: S101
-        location = urljoin(self._url(f"{repo}/blobs/uploads/"), _header(started, "Location", "upload session"))
-        started.close()
-        joint = "&" if urlsplit(location).query else "?"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
-        target = f"{location}{joint}digest={quote(str(descriptor.digest), safe='')}"
-        body = data if isinstance(data, bytes) else SizedStream(data, descriptor.size)
-        finished = self._send("PUT", target, headers=headers, data=body, expected=(201,))
-        assert finished is not None  # noqa: S101
-        finished.close()
+        body: bytes | SizedStream
+        if isinstance(data, bytes):
+            body = data
+        elif descriptor.size <= LIMITS.part_max_bytes:
+            body = _read_all(data, descriptor)
+        else:
+            body = SizedStream(data, descriptor.size)
+        session = self._cut.pop((repo, descriptor.digest), None)
+        if session is None or not isinstance(body, bytes) or not self._go_on(session, descriptor, body):
+            self._put_blob(repo, self._open_session(repo), descriptor, body)
         return True
+
+    def _open_session(self, repo: str) -> str:
+        url = self._url(f"{repo}/blobs/uploads/")
+        answer = self._ask("POST", url, headers={"Content-Length": "0"}, expected=(202,))
+        location = urljoin(url, _header(answer, "Location", "upload session"))
+        self._drain(answer)
+        return location
+
+    def _put_blob(self, repo: str, session: str, descriptor: Descriptor, body: bytes | SizedStream) -> None:
+        try:
+            self._finish(session, descriptor, body, len(body))
+        except RegistryError as error:
+            if error.status in _SESSION_LOST or error.code in _SESSION_LOST_CODES:
+                # The session is gone, not the repository: the part starts again.
+                raise RegistryError(error.message, status=error.status, code=error.code) from error
+            if error.status is None and isinstance(body, bytes) and len(body) >= _WORTH_GOING_ON:
+                self._cut.clear()  # one is enough: the caller comes back with the same blob
+                self._cut[repo, descriptor.digest] = session
+            raise
+
+    def _go_on(self, session: str, descriptor: Descriptor, body: bytes) -> bool:
+        """After a cut, send only what the registry lacks; False where it cannot say, or says nonsense.
+
+        distribution v3 keeps what it received; v2 drops the session when it is asked, others refuse to
+        answer. Then nothing is lost but this question.
+        """
+        try:
+            answer = self._ask("GET", session, expected=(204,))
+            received = _RANGE.fullmatch(answer.headers.get("Range", ""))
+            session = urljoin(session, answer.headers.get("Location") or session)
+            self._drain(answer)
+            offset = int(received.group(1)) + 1 if received else 0
+            if not 1 < offset < len(body):  # "0-0" also means that nothing arrived
+                return False
+            self._finish(session, descriptor, body[offset:], len(body) - offset)
+        except RegistryError as error:
+            if error.status is None:
+                raise
+            return False
+        except DigestMismatch:
+            return False
+        return True
+
+    def _finish(self, session: str, descriptor: Descriptor, body: bytes | SizedStream, size: int) -> None:
+        joint = "&" if urlsplit(session).query else "?"
+        target = f"{session}{joint}digest={quote(str(descriptor.digest), safe='')}"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        self._drain(self._ask("PUT", target, headers=headers, data=body, expected=(201,)))
 
     # -- manifests --------------------------------------------------------------------------------
 
@@ -147,7 +199,7 @@ class DistributionClient:
         answer = self._send("HEAD", f"{repo}/manifests/{reference}", headers={"Accept": _ACCEPT}, missing=True)
         if answer is None:
             return None
-        self._body(answer, 0)
+        self._drain(answer)
         named = answer.headers.get("Docker-Content-Digest")
         if named is None:  # the header is optional: then only the bytes can tell
             raw = self._manifest_bytes(repo, reference)
@@ -222,6 +274,23 @@ class DistributionClient:
     def _url(self, path: str) -> str:
         return f"{self._base}/v2/{path}"
 
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | SizedStream | None = None,
+        expected: tuple[int, ...],
+    ) -> Answer:
+        answer = self._send(method, url, headers=headers, data=data, expected=expected)
+        assert answer is not None  # noqa: S101 - missing=False raises instead
+        return answer
+
+    def _drain(self, answer: Answer) -> None:
+        """Read what is left, so that the connection serves the next request too."""
+        self._body(answer, LIMITS.error_body_bytes)
+
     def _send(
         self,
         method: str,
@@ -248,14 +317,14 @@ class DistributionClient:
         what = f"{self.name}: {method} {parts.path} answered {answer.status}{f' {code}' if code else ''}"
         status = answer.status
         if status in (401, 403):
-            return RegistryDenied(what, status=status)
+            return RegistryDenied(what, status=status, code=code)
         if status == 404:
-            return RegistryNotFound(what, status=status)
+            return RegistryNotFound(what, status=status, code=code)
         if code == "DIGEST_INVALID":
             return DigestMismatch(what, advice="The blob changed on its way or on disk; check the local copy.")
         if status in _RETRY or status >= 500:
-            return RegistryError(what, status=status, retry_after_s=_retry_after(answer))
-        return RegistryProtocolError(what, status=status)
+            return RegistryError(what, status=status, code=code, retry_after_s=_retry_after(answer))
+        return RegistryProtocolError(what, status=status, code=code)
 
     def _error_code(self, answer: Answer) -> str:
         try:
@@ -269,19 +338,18 @@ class DistributionClient:
         """The whole body, at most ``max_bytes``; the connection is given back."""
         try:
             body = bytearray()
-            if max_bytes:
-                _refuse_encoding(answer)
-                for chunk in answer.chunks(CHUNK_BYTES):
-                    body += chunk
-                    if len(body) > max_bytes:
-                        raise RegistryProtocolError(f"{self.name}: an answer is longer than {max_bytes} bytes")
+            _refuse_encoding(answer)
+            for chunk in answer.chunks(CHUNK_BYTES):
+                body += chunk
+                if len(body) > max_bytes:
+                    raise RegistryProtocolError(f"{self.name}: an answer is longer than {max_bytes} bytes")
             return bytes(body)
         finally:
             answer.close()
 
     def _manifest_bytes(self, repo: str, reference: str) -> bytes:
-        answer = self._send("GET", f"{repo}/manifests/{reference}", headers={"Accept": _ACCEPT})
-        assert answer is not None  # noqa: S101
+        url = self._url(f"{repo}/manifests/{reference}")
+        answer = self._ask("GET", url, headers={"Accept": _ACCEPT}, expected=(200,))
         raw = self._body(answer, LIMITS.manifest_bytes)
         if reference.startswith("sha256:"):
             verify_digest(raw, parse_digest(reference), f"{repo}: manifest")
@@ -290,11 +358,9 @@ class DistributionClient:
         return raw
 
     def _put_manifest(self, repo: str, raw: bytes, media_type: str, reference: str) -> Answer:
-        answer = self._send(
-            "PUT", f"{repo}/manifests/{reference}", headers={"Content-Type": media_type}, data=raw, expected=(201,)
-        )
-        assert answer is not None  # noqa: S101
-        self._body(answer, LIMITS.error_body_bytes)
+        url = self._url(f"{repo}/manifests/{reference}")
+        answer = self._ask("PUT", url, headers={"Content-Type": media_type}, data=raw, expected=(201,))
+        self._drain(answer)
         named = answer.headers.get("Docker-Content-Digest")
         if named is not None and self._digest_header(named) != digest_of(raw):
             raise DigestMismatch(f"{self.name}: {repo} stored another manifest than was sent")
@@ -366,6 +432,15 @@ def _without_guess(item: Descriptor) -> Descriptor:
 def _refuse_encoding(answer: Answer) -> None:
     if answer.headers.get("Content-Encoding", "identity") != "identity":
         raise RegistryProtocolError("the answer is encoded although that was not asked for")
+
+
+def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:
+    data = bytearray()
+    while len(data) <= descriptor.size and (chunk := stream.read(descriptor.size + 1 - len(data))):
+        data += chunk
+    body = bytes(data)
+    descriptor.verify(body, "blob to push")
+    return body
 
 
 def _header(answer: Answer, name: str, what: str) -> str:
