@@ -130,6 +130,8 @@ def _encode_artifact(artifact: ProofArtifact) -> JsonObject:
 def _parse_artifact(obj: JsonObject) -> ProofArtifact:
     what = "proof"
     layer = obj.get("layer")
+    if "signatures" not in obj:
+        raise FormatError("proof: an artifact has no member 'signatures'")
     return ProofArtifact(
         manifest=get_b64(obj, "manifest", what),
         signatures=_signatures(get_list(obj, "signatures", what, maximum=LIMITS.signatures_per_artifact)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError, SubjectMismatch
@@ -149,9 +150,11 @@ def _publisher_of(proof: Proof, model: Manifest, summary: KitSummary, policy: Tr
 
 
 def _signatures(artifact: ProofArtifact) -> tuple[SignatureArtifact, ...]:
-    return tuple(
-        SignatureArtifact(manifest=parse_manifest(item.manifest), blob=item.blob) for item in artifact.signatures
-    )
+    found = []
+    for item in artifact.signatures:
+        with suppress(FormatError):  # rubbish beside a good signature must not block it
+            found.append(SignatureArtifact(manifest=parse_manifest(item.manifest), blob=item.blob))
+    return tuple(found)
 
 
 def _step(number: int, judge: Callable[[], object]) -> Step:

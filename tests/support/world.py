@@ -282,7 +282,7 @@ class Unit:
         parts, blobs = [], {}
 
         def add(kind: str, name: str, path: str, plain: bytes) -> None:
-            packed = compress(plain, 1)
+            packed = self.world.pack(plain)
             layer = tar_prefix(path, len(packed)) + packed + tar_suffix(len(packed))
             descriptor = describe(layer, "application/vnd.kitops.modelkit.dataset.v1.tar")
             blobs[descriptor.digest] = layer
@@ -366,7 +366,8 @@ class Unit:
 class World:
     """Publisher, vendor and devices. ``policy_files`` is the trust folder that fits them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pack: Callable[[bytes], bytes] = lambda plain: compress(plain, 1)) -> None:
+        self.pack = pack  # how a part is compressed
         self.publisher_root = pki.root("Acme Publisher Root")
         self.publisher = pki.publisher_certificate(self.publisher_root)
         self.device_root = pki.root("Acme Device Root")

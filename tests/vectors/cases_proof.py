@@ -1,0 +1,383 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of steps 11 and 12: the record's place in the kit, and the model's publisher in every form of signature."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from edgeprov.formats.bundle import build_signature_manifest
+from edgeprov.formats.descriptor import describe
+from edgeprov.formats.envelope import pae
+from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
+from edgeprov.formats.mediatypes import (
+    COSIGN_CERTIFICATE,
+    COSIGN_CHAIN,
+    COSIGN_SIGN_PREDICATE,
+    COSIGN_SIGNATURE,
+    COSIGN_SIMPLE_SIGNING,
+    IN_TOTO_PAYLOAD,
+    NOTATION_SIGNATURE,
+    SIGSTORE_BUNDLE,
+    SLSA_PROVENANCE,
+)
+from edgeprov.formats.record import encode_record
+from edgeprov.formats.statement import encode_model_statement
+from edgeprov.verify.signature import SignatureArtifact
+from tests.support import pki
+from tests.support.softtpm import soft_key
+from tests.support.world import sign_bundle, sign_notation
+from tests.vectors.cases_evidence import Case, Stage, case
+from tests.vectors.make import b64, document, edited, flip
+
+PUBLISHER_KEY = soft_key("publisher key")
+P384_KEY = ec.derive_private_key(12345, ec.SECP384R1())
+ED25519_KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+def sign(key, message: bytes) -> bytes:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(message)
+    return key.sign(message, ec.ECDSA(SHA384() if key.key_size == 384 else SHA256(), deterministic_signing=True))
+
+
+def bundle(model: Manifest, material: dict, key, *, statement: bytes | None = None) -> SignatureArtifact:
+    """A bundle as other tools write it: with empty members, and with any material."""
+    statement = statement or encode_model_statement(model.digest)
+    blob = json.dumps(
+        {
+            "mediaType": SIGSTORE_BUNDLE,
+            "verificationMaterial": {"tlogEntries": [], "timestampVerificationData": None} | material,
+            "dsseEnvelope": {
+                "payload": b64(statement),
+                "payloadType": IN_TOTO_PAYLOAD,
+                "signatures": [{"sig": b64(sign(key, pae(IN_TOTO_PAYLOAD, statement))), "keyid": ""}],
+            },
+        }
+    ).encode()
+    manifest = build_signature_manifest(model.descriptor, describe(blob, SIGSTORE_BUNDLE), COSIGN_SIGN_PREDICATE, None)
+    return SignatureArtifact(manifest=manifest, blob=blob)
+
+
+def simple(
+    model: Manifest, key, *, digest: str = "", kind: str = "cosign container image signature", extra: dict | None = None
+) -> SignatureArtifact:
+    payload = json.dumps(
+        {
+            "critical": {
+                "identity": {"docker-reference": "registry.test/models/wdbc"},
+                "image": {"docker-manifest-digest": digest or str(model.digest)},
+                "type": kind,
+            },
+            "optional": None,
+        }
+    ).encode()
+    layer = describe(payload, COSIGN_SIMPLE_SIGNING, {COSIGN_SIGNATURE: b64(sign(key, payload))} | (extra or {}))
+    return SignatureArtifact(manifest=build_manifest(config=EMPTY_CONFIG, layers=[layer]), blob=payload)
+
+
+def model_case(name: str, comment: str, make: Callable[[Stage], list[SignatureArtifact]], **more: object) -> Case:
+    s = Stage()
+    return case(name, comment, s.doc(model_signatures=make(s)), **more)
+
+
+def chain_of(*certificates: bytes) -> dict:
+    return {"x509CertificateChain": {"certificates": [{"rawBytes": b64(item)} for item in certificates]}}
+
+
+def accepted() -> Iterator[Case]:
+    def middle(s: Stage):
+        return s.world.publisher_root.issue(pki.name("Acme Issuing CA"), ca=True, path_length=0)
+
+    def chain(s: Stage) -> list[SignatureArtifact]:
+        leaf = pki.publisher_certificate(middle(s))
+        return [bundle(s.world.model, chain_of(*leaf.certificate_chain[:2]), leaf.key)]
+
+    def new_style(s: Stage) -> list[SignatureArtifact]:
+        legacy = sign_notation(s.world.model.descriptor, s.world.publisher)
+        manifest = build_manifest(
+            config=EMPTY_CONFIG,
+            layers=legacy.manifest.layers,
+            artifact_type=NOTATION_SIGNATURE,
+            subject=s.world.model.descriptor,
+        )
+        return [SignatureArtifact(manifest=manifest, blob=legacy.blob)]
+
+    def certificate_tag(s: Stage) -> list[SignatureArtifact]:
+        extra = {COSIGN_CERTIFICATE: s.world.publisher.pem.decode(), COSIGN_CHAIN: s.world.publisher_root.pem.decode()}
+        return [simple(s.world.model, s.world.publisher.key, extra=extra)]
+
+    yield model_case("model-bundle-chain", "cosign v3: leaf and intermediate in the bundle", chain)
+    for name, key in (("p256", PUBLISHER_KEY), ("p384", P384_KEY), ("ed25519", ED25519_KEY)):
+        yield model_case(
+            f"model-bundle-key-{name}",
+            "cosign v3 in key mode",
+            lambda s, key=key: [bundle(s.world.model, {"publicKey": {"hint": "YQ=="}}, key)],
+            trust="keys",
+        )
+    yield model_case(
+        "model-sig-tag-key", "cosign v2 in key mode", lambda s: [simple(s.world.model, PUBLISHER_KEY)], trust="keys"
+    )
+    yield model_case("model-sig-tag-certificate", "cosign v2 with certificate and chain", certificate_tag)
+    yield model_case(
+        "model-notation-legacy",
+        "notation 1.3: media type in config",
+        lambda s: [sign_notation(s.world.model.descriptor, s.world.publisher)],
+    )
+    yield model_case("model-notation-new", "notation 2: artifactType", new_style)
+    yield model_case(
+        "model-one-good-among-bad",
+        "a foreign signature beside the publisher's",
+        lambda s: [s.world.sign_model(signer=pki.publisher_certificate(pki.root("Foreign"))), s.world.sign_model()],
+    )
+
+
+def step_11() -> Iterator[Case]:
+    def changed(name: str, comment: str, edit: Callable[[dict], object]) -> Case:
+        s = Stage()
+        return case(name, comment, edited(document(s.unit, s.seal(records=13), 7), edit))
+
+    s = Stage()
+    other = document(s.unit, s.seal(records=13), 3)
+    yield changed("record-changed", "one bit of an output", lambda d: d.update(record=flip(d["record"])))
+    forged = encode_record(7, 1_770_087_607_000_000_000, 8_000_000_000, 150_007, [b"\x00\x00"])
+    yield changed("record-made-up", "a well-formed record with other outputs", lambda d: d.update(record=b64(forged)))
+    yield changed("another-place", "right record, another index", lambda d: d.update(index=8))
+    yield changed("place-outside", "index beyond the number of records", lambda d: d.update(index=13))
+    yield changed("path-changed", "one bit of the path", lambda d: d["path"].__setitem__(1, flip(d["path"][1])))
+    yield changed("path-short", "an item too few", lambda d: d["path"].pop())
+    yield changed("path-long", "an item too many", lambda d: d["path"].append(d["path"][0]))
+    yield changed(
+        "path-of-another-record", "path and record do not belong together", lambda d: d.update(path=other["path"])
+    )
+    yield changed(
+        "node-as-record",
+        "an inner node passed off as a record",
+        lambda d: d.update(record=b64(b"\x01" + bytes(64)), path=d["path"][1:]),
+    )
+    yield changed(
+        "evidence-layer-changed",
+        "the layer is not the one that the manifest names",
+        lambda d: d.update(evidenceLayer=flip(d["evidenceLayer"], 600)),
+    )
+    s = Stage()
+    first, second = s.unit.open_segment(), s.unit.open_segment(first=3)
+    doc = document(s.unit, s.seal(segments=[first, second]), 4)
+    from edgeprov.formats.datakit import encode_evidence
+
+    yield case(
+        "segment-left-out",
+        "the last segment left out, so that the record falls to the one before",
+        edited(doc, lambda d: d.update(evidence=b64(encode_evidence([first])))),
+    )
+
+
+def step_12() -> Iterator[Case]:
+    def shaped(name: str, comment: str, **options: object) -> Case:
+        return model_case(
+            name,
+            comment,
+            lambda s: [s.world.sign_model(signer=pki.publisher_certificate(s.world.publisher_root, **options))],
+        )
+
+    yield model_case("model-unsigned", "nobody signed the model", lambda s: [])
+    s = Stage()
+    yield case(
+        "model-of-another-digest",
+        "the proof shows another model than the kit names",
+        s.doc(model=s.world.make_model("other", b"other")),
+    )
+    yield model_case(
+        "model-other-ca",
+        "publisher of another CA",
+        lambda s: [s.world.sign_model(signer=pki.publisher_certificate(pki.root("Foreign")))],
+    )
+    yield model_case(
+        "model-ca-of-the-same-name",
+        "another CA under the same name",
+        lambda s: [s.world.sign_model(signer=pki.publisher_certificate(pki.root("Acme Publisher Root", seed="twin")))],
+    )
+    yield model_case(
+        "model-signed-by-device", "the device CA used for a model", lambda s: [s.world.sign_model(signer=s.unit.tpm)]
+    )
+    yield model_case(
+        "model-device-under-publisher-anchor",
+        "one CA for both by mistake: a device is no publisher",
+        lambda s: [s.world.sign_model(signer=s.unit.tpm)],
+        trust="one-ca",
+    )
+    yield model_case(
+        "model-kit-statement",
+        "a device's kind of statement on a model, signed by the publisher",
+        lambda s: [
+            sign_bundle(
+                s.world.model.descriptor,
+                s.seal().statement.replace(s.unit.sealed[-1].digest.hex.encode(), s.world.model.digest.hex.encode()),
+                s.world.publisher,
+                SLSA_PROVENANCE,
+            )
+        ],
+    )
+    yield model_case(
+        "model-wrong-identity",
+        "a publisher whom the policy does not list",
+        lambda s: [
+            s.world.sign_model(
+                signer=pki.publisher_certificate(s.world.publisher_root, "https://acme.example/models/evil")
+            )
+        ],
+    )
+    yield model_case(
+        "model-no-identities", "the policy lists no publisher", lambda s: [s.world.sign_model()], trust="no-identities"
+    )
+    yield model_case(
+        "model-no-anchor", "no publisher anchor in the policy", lambda s: [s.world.sign_model()], trust="no-publisher"
+    )
+    yield shaped("model-certificate-expired", "expired at the judged time", end=dt.datetime(2026, 2, 1, tzinfo=dt.UTC))
+    yield shaped("model-certificate-not-yet", "not valid yet", start=dt.datetime(2027, 1, 1, tzinfo=dt.UTC))
+    yield shaped(
+        "model-certificate-client-auth", "extended key usage for TLS clients", eku=[ExtendedKeyUsageOID.CLIENT_AUTH]
+    )
+    yield shaped(
+        "model-certificate-no-signature", "key usage without digitalSignature", usage=pki.key_usage(key_agreement=True)
+    )
+    yield shaped("model-certificate-usage-not-critical", "key usage not critical", usage_critical=False)
+    yield shaped(
+        "model-certificate-critical-unknown",
+        "unknown critical extension",
+        extra=[(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)],
+    )
+    yield shaped(
+        "model-certificate-two-names",
+        "two names in one certificate",
+        san=[x509.UniformResourceIdentifier("https://acme.example/models"), x509.RFC822Name("eve@example.com")],
+    )
+
+    def false_ca(s: Stage) -> list[SignatureArtifact]:
+        leaf = pki.publisher_certificate(s.world.publisher, "https://acme.example/models")
+        return [bundle(s.world.model, chain_of(*leaf.certificate_chain), leaf.key)]
+
+    yield model_case("model-leaf-as-ca", "a publisher's certificate issues another", false_ca)
+
+    def too_deep(s: Stage) -> list[SignatureArtifact]:
+        first = s.world.publisher_root.issue(pki.name("CA 1"), ca=True, path_length=0)
+        leaf = pki.publisher_certificate(first.issue(pki.name("CA 2"), ca=True))
+        return [bundle(s.world.model, chain_of(*leaf.certificate_chain), leaf.key)]
+
+    yield model_case("model-path-length", "more CAs than the path length allows", too_deep)
+    yield model_case(
+        "model-key-not-listed",
+        "a key that the policy does not hold",
+        lambda s: [bundle(s.world.model, {"publicKey": {"hint": ""}}, PUBLISHER_KEY)],
+    )
+    yield model_case(
+        "model-sig-tag-other-digest",
+        "cosign v2 payload of another artifact",
+        lambda s: [simple(s.world.model, PUBLISHER_KEY, digest="sha256:" + "0" * 64)],
+        trust="keys",
+    )
+    yield model_case(
+        "model-sig-tag-other-kind",
+        "cosign v2 payload of another kind",
+        lambda s: [simple(s.world.model, PUBLISHER_KEY, kind="atomic container signature")],
+        trust="keys",
+    )
+    yield model_case(
+        "model-bundle-moved",
+        "the bundle of another model",
+        lambda s: [s.world.sign_model(s.world.make_model("other", b"other"))],
+    )
+    yield model_case(
+        "model-notation-moved",
+        "the JWS of another model",
+        lambda s: [sign_notation(s.world.make_model("other", b"other").descriptor, s.world.publisher)],
+    )
+    yield model_case("model-notation-none", "a JWS with algorithm none", lambda s: [_other_algorithm(s, "none")])
+    yield model_case(
+        "model-notation-es384", "a JWS whose algorithm is not the key's", lambda s: [_other_algorithm(s, "ES384")]
+    )
+    yield model_case(
+        "model-two-materials",
+        "certificate and key in one bundle",
+        lambda s: [
+            bundle(
+                s.world.model,
+                {"publicKey": {"hint": ""}, "certificate": {"rawBytes": b64(s.world.publisher.der)}},
+                s.world.publisher.key,
+            )
+        ],
+    )
+    yield model_case(
+        "model-publisher-denied",
+        "the publisher's CA is on the deny list",
+        lambda s: [s.world.sign_model()],
+        trust="publisher-denied",
+    )
+    yield model_case(
+        "model-statement-of-two-minds",
+        "duplicate key in the signed statement",
+        lambda s: [
+            bundle(
+                s.world.model,
+                {"certificate": {"rawBytes": b64(s.world.publisher.der)}},
+                s.world.publisher.key,
+                statement=encode_model_statement(s.world.model.digest).replace(
+                    b'{"_type"', b'{"predicateType":"x","_type"', 1
+                ),
+            )
+        ],
+    )
+
+
+def _other_algorithm(s: Stage, algorithm: str) -> SignatureArtifact:
+    import base64
+
+    good = sign_notation(s.world.model.descriptor, s.world.publisher)
+    document_ = json.loads(good.blob)
+    header = json.loads(base64.urlsafe_b64decode(document_["protected"] + "=="))
+    document_["protected"] = (
+        base64.urlsafe_b64encode(json.dumps(header | {"alg": algorithm}).encode()).rstrip(b"=").decode()
+    )
+    blob = json.dumps(document_).encode()
+    manifest = build_manifest(
+        config=good.manifest.config, layers=[describe(blob, "application/jose+json")], subject=s.world.model.descriptor
+    )
+    return SignatureArtifact(manifest=manifest, blob=blob)
+
+
+def malformed() -> Iterator[Case]:
+    """Not a proof at all: no step is reached."""
+    doc = Stage().doc()
+    yield case("format-version", "another version", edited(doc, lambda d: d.update(v=2)))
+    yield case("format-media-type", "another media type", edited(doc, lambda d: d.update(mediaType="application/json")))
+    yield case("format-no-kit", "no kit", edited(doc, lambda d: d.pop("kit")))
+    yield case(
+        "format-base64", "base64 without padding", edited(doc, lambda d: d.update(record=d["record"].rstrip("=") + "A"))
+    )
+    yield case(
+        "format-path-item", "an item of the path with 31 bytes", edited(doc, lambda d: d.update(path=[b64(bytes(31))]))
+    )
+    yield case(
+        "format-kit-is-a-model",
+        "the model's manifest in the place of the kit's",
+        edited(doc, lambda d: d["kit"].update(manifest=d["model"]["manifest"])),
+    )
+    yield case(
+        "format-evidence",
+        "evidence with a byte behind it",
+        edited(doc, lambda d: d.update(evidence=b64(__import__("base64").b64decode(d["evidence"]) + b"\x00"))),
+    )
+
+
+def all_proof() -> Iterator[tuple[int, Case]]:
+    yield from ((0, item) for item in accepted())
+    yield from ((11, item) for item in step_11())
+    yield from ((12, item) for item in step_12())
+    yield from ((-1, item) for item in malformed())

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the test vectors, or with --check compares them with what would be written.
+
+    python -m tests.vectors.generate [--check]
+
+Everything comes from public seeds and fixed times; signatures are deterministic (RFC 6979). VECTORS.md
+describes the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.support.softtpm import SoftTpm, spki
+from tests.vectors.cases_evidence import all_evidence
+from tests.vectors.cases_proof import ED25519_KEY, P384_KEY, PUBLISHER_KEY, all_proof
+from tests.vectors.make import make_world
+
+HERE = Path(__file__).parent
+AT = "2026-03-01T00:00:00Z"
+
+
+def trust_folders() -> Iterator[tuple[str, dict[str, bytes]]]:
+    world = make_world()
+    standard = world.policy_files
+    toml = standard["policy.toml"]
+    golden = hashlib.sha256(b"boot loader").hexdigest()
+
+    def keys() -> bytes:
+        parts = [
+            key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            for key in (PUBLISHER_KEY, P384_KEY, ED25519_KEY)
+        ]
+        return b"".join(parts)
+
+    yield "standard", standard
+    yield "keys", standard | {"publisher-keys.pem": keys()}
+    yield (
+        "one-ca",
+        standard
+        | {
+            "publisher-2.pem": world.device_root.pem,
+            "policy.toml": toml.replace(b'["https://acme.example/models"]', b'["*"]'),
+        },
+    )
+    yield "no-publisher", {name: data for name, data in standard.items() if name != "publisher.pem"}
+    yield "no-identities", standard | {"policy.toml": toml.replace(b'["https://acme.example/models"]', b"[]")}
+    yield "other-enrollers", standard | {"policy.toml": toml.replace(b"enroller:*", b"enroller:line2")}
+    yield "hardware", standard | {"policy.toml": toml.replace(b'["dev"]', b'["hardware"]')}
+    yield "firmware", standard | {"policy.toml": toml + b"firmware = [%d]\n" % 0x20240125}
+    yield "boot-pcr", standard | {"policy.toml": toml + b'boot_pcrs = { 4 = "%s" }\n' % golden.encode()}
+    key = hashlib.sha256(spki(SoftTpm("unit-0001").sk)).hexdigest().encode()
+    yield "denied", standard | {"policy.toml": b'deny = ["sha256:%s"]\n' % key + toml}
+    serial = f"{world.publisher_root.certificate.serial_number:x}".encode()
+    yield "publisher-denied", standard | {"policy.toml": b'deny = ["%s"]\n' % serial + toml}
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    """Every file below this folder, with its content."""
+    for name, folder in trust_folders():
+        for file, data in folder.items():
+            yield f"trust/{name}/{file}", data
+    names: set[str] = set()
+    index = []
+    for group, (name, comment, document, more) in (*all_evidence(), *all_proof()):
+        place = "accepted" if group == 0 else ("malformed" if group < 0 else f"step-{group:02d}")
+        case_id = f"{place}/{name}" + ("" if group == 0 else "_fail")
+        assert case_id not in names, case_id
+        names.add(case_id)
+        yield f"cases/{case_id}.proof.json", _json(document, indent=None)
+        expected = {"verified": group == 0} | ({"step": group} if group > 0 else {})
+        index.append(
+            {"id": case_id, "comment": comment, "trust": more.pop("trust", "standard"), "at": AT, "expected": expected}
+        )
+        assert not more, more
+    yield (
+        "cases.json",
+        _json({"schema": "edgeprov-proof-vectors-1", "numberOfTests": len(index), "tests": index}, indent=1),
+    )
+
+
+def _json(value: object, *, indent: int | None) -> bytes:
+    return (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode()
+
+
+def main(check: bool) -> int:
+    wanted = dict(files())
+    present = {
+        str(path.relative_to(HERE))
+        for name in ("cases", "trust")
+        for path in (HERE / name).rglob("*")
+        if path.is_file()
+    }
+    stale = sorted(present - set(wanted))
+    changed = [
+        name for name, data in wanted.items() if not (HERE / name).exists() or (HERE / name).read_bytes() != data
+    ]
+    if check:
+        for name in stale + changed:
+            print(f"differs: {name}", file=sys.stderr)
+        return 1 if stale or changed else 0
+    for name in stale:
+        (HERE / name).unlink()
+    for name in changed:
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / name).write_bytes(wanted[name])
+    print(f"{len(wanted)} files, {len(changed)} written, {len(stale)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv[1:]))
