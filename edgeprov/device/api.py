@@ -26,6 +26,7 @@ from edgeprov.device.labels import LabelValue, add_labels
 from edgeprov.device.measure import verified_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.series import remember_model
+from edgeprov.device.trial import begin_load
 from edgeprov.device.weights import StoredModel, find_model, load_weights
 from edgeprov.errors import ModelNotReady, UsageError
 from edgeprov.formats.segment import Tensor
@@ -167,6 +168,7 @@ class Device:
         if slot in self._models:
             self._models.pop(slot).close()
         digest = verified_model(self._context, slot)
+        begin_load(self._context, self._state, slot)
         active = self._state.active(slot)
         if active is not None and active.model != digest:
             raise ModelNotReady(

@@ -14,11 +14,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.measure import measure, save_verdict
+from edgeprov.device.trial import ON_TRIAL, SWITCH_LOCK
 from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
 from edgeprov.device.weights import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
@@ -27,8 +28,6 @@ from edgeprov.store.state import Active, State
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
-
-SWITCH_LOCK: Final = "switch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +106,7 @@ def activate(context: Context, digest: Digest, slot: str) -> Verdict:
         )
     state = context.state()
     with state.lock(SWITCH_LOCK), context.tpm() as tpm:
+        current = next((active for active in active_models(context, state) if active.slot == slot), None)
         try:
             model = verify_model(context, state, digest, tpm.floor())
         except (VerificationError, FormatError) as error:
@@ -120,18 +120,40 @@ def activate(context: Context, digest: Digest, slot: str) -> Verdict:
                 slot=slot,
             )
             # The refusal is in the log after the running model's activation: measure that one again.
-            if (current := state.active(slot)) is not None:
+            if current is not None:
                 measure(context, tpm, "activate", slot, current.model)
             raise
-        current = state.active(slot)
         previous = current.model if current and current.model != digest else current.previous if current else None
         state.set_active(
-            Active(slot=slot, model=digest, previous=previous, info={"activated_at": timestamp(time.time_ns())})
+            Active(
+                slot=slot,
+                model=digest,
+                previous=previous,
+                info={"activated_at": timestamp(time.time_ns()), **ON_TRIAL},
+            )
         )
         measure(context, tpm, "activate", slot, digest)
         save_verdict(context, slot, _stamp(model, "verified"))
     journal.event("model-activated", f"slot {slot}: model {digest} active", model_digest=digest, slot=slot)
     return Verdict(slot=slot, model=digest, kit=model)
+
+
+def return_to_previous(context: Context, active: Active) -> Verdict | None:
+    """Switch a slot back to the model that ran before.
+
+    Returns:
+        None when there is none that passes.
+
+    Raises:
+        TpmError: The switch could not be measured.
+    """
+    state = context.state()
+    with state.lock(SWITCH_LOCK), context.tpm() as tpm:
+        measure(context, tpm, "refused", active.slot, active.model)
+        verdict = _return_to_previous(context, state, tpm, tpm.floor(), active)
+        if verdict is None:
+            measure(context, tpm, "activate", active.slot, active.model)
+        return verdict
 
 
 def verify_model(context: Context, state: State | None, digest: Digest, floor: int) -> StoredModel:

@@ -18,6 +18,7 @@ from edgeprov.device.labels import add_labels
 from edgeprov.device.measure import verified_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.series import remember_model
+from edgeprov.device.trial import begin_load
 from edgeprov.device.weights import StoredModel, find_model
 from edgeprov.errors import EdgeprovError, FormatError, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
@@ -80,6 +81,7 @@ class Session:
         model = verified_model(self._context, slot)
         if hello.get("model", str(model)) != str(model):
             raise UsageError(f"slot {slot} runs {model}, not the model that hello names")
+        begin_load(self._context, self._state, slot)
         self._inputs = tuple(_tensor(item) for item in _typed(hello, "inputs", list, []))
         self._outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
         if not self._outputs:

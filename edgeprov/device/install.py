@@ -20,7 +20,7 @@ from edgeprov.device.remotes import open_registry
 from edgeprov.device.selftest import verify_model_runs
 from edgeprov.device.series import remember_model
 from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
-from edgeprov.device.weights import StoredModel, load_model, verify_archives
+from edgeprov.device.weights import StoredModel, enable_verity, load_model, verify_archives
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreFull, UsageError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
@@ -100,6 +100,7 @@ def install_model(context: Context, text: str, *, progress: Callable[[int], None
             model = load_model(state.layout, digest, "state")
             verify_archives(model)
             trial = verify_model_runs(model, context.config.runtime)
+            trial["verity"] = enable_verity(model) > 0
         except EdgeprovError as error:
             _forget(state, manifest, signatures)
             journal.event(

@@ -24,6 +24,7 @@ from edgeprov import journal
 from edgeprov.device.discard import discard_oldest
 from edgeprov.device.measure import verify_measured
 from edgeprov.device.rotation import RotationServer
+from edgeprov.device.trial import confirm
 from edgeprov.errors import EdgeprovError, StoreFull
 from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
 from edgeprov.formats.digest import Digest
@@ -86,10 +87,13 @@ class Recorder:
             "params": dict(params or {}),
         }
         self._capture = context.config.record.capture
+        self.captures = self._capture != "none"
+        """Whether append wants the inputs."""
         self._sampled_below = int(context.config.record.capture_rate * 2**64)
         self.lock = threading.RLock()
         """Held while a record is appended; an application may hold it around inference and append."""
         self._closed = False
+        self._unconfirmed = True
         self._opened_mono_s = 0.0
         self._clock_offset_ns = 0
         self._header: SegmentHeader | None = None
@@ -111,11 +115,6 @@ class Recorder:
     def slot(self) -> str:
         """The slot that this recorder writes."""
         return self._slot
-
-    @property
-    def captures(self) -> bool:
-        """Whether append wants the inputs."""
-        return self._capture != "none"
 
     @property
     def next_n(self) -> int:
@@ -156,23 +155,27 @@ class Recorder:
                 self._open_segment()
             writer = self._writer
             digest = None
-            if self._capture != "none":
+            if self.captures:
                 digest = keyed_input_digest(self._key or b"", inputs)
             n = writer.next_n
             now_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-            if abs(now_ns - mono_ns - self._clock_offset_ns) > _JUMP_NS:
+            if not -_JUMP_NS < now_ns - mono_ns - self._clock_offset_ns < _JUMP_NS:
                 self._note_jump(now_ns - mono_ns)
             row = encode_record(n, max(now_ns, 0), mono_ns, duration_ns, outputs, digest, params)
             captured = None
             if digest is not None and self._keeps_input(digest):
                 captured = encode_input(n, inputs)
             try:
-                return writer.append_record(row, captured)
+                writer.append_record(row, captured)
             except StoreFull:
                 if self._context.config.record.full != "discard-oldest":
                     raise
                 self._make_room(len(row) + len(captured or b""))
-                return writer.append_record(row, captured)
+                writer.append_record(row, captured)
+            if self._unconfirmed:
+                self._unconfirmed = False
+                confirm(self._context, self._state, self._slot, self._model)
+            return n
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut.
@@ -204,7 +207,7 @@ class Recorder:
     # -- segments -------------------------------------------------------------------------------
 
     def _open_segment(self) -> None:
-        key = os.urandom(_KEY_BYTES) if self._capture != "none" else None
+        key = os.urandom(_KEY_BYTES) if self.captures else None
         position = self._writer.position
         with self._context.tpm() as tpm, tpm.group():
             log = verify_measured(self._context, tpm, self._slot, self._model)
@@ -259,7 +262,9 @@ class Recorder:
         return self._opened_mono_s + seal.max_age_s - time.monotonic()
 
     def _make_room(self, needed: int) -> None:
-        freed = discard_oldest(self._state, self._slot, needed)
+        # A tenth at once: at the brim, each record would ask for its own room.
+        wanted = max(needed, self._context.config.record.quota_bytes // 10)
+        freed = discard_oldest(self._state, self._slot, wanted)
         if not freed:
             raise StoreFull("the spool is full and holds nothing older to discard")
 

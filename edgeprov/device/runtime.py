@@ -59,8 +59,11 @@ class Engine:
             raise ModelRuntimeError(f"{package} refuses the model: {error}") from error
         self._inputs = tuple(self._port(item) for item in self._interpreter.get_input_details())
         self._outputs = tuple(self._port(item) for item in self._interpreter.get_output_details())
-        self._input_indexes = tuple(port.index for port in self._inputs)
-        self._output_indexes = tuple(port.index for port in self._outputs)
+        self._set_tensor = self._interpreter.set_tensor
+        self._get_tensor = self._interpreter.get_tensor
+        self._run = self._interpreter.invoke
+        single = len(self._inputs) == len(self._outputs) == 1
+        self._single = (self._inputs[0].index, self._outputs[0].index) if single else None
         self.inputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._inputs)
         self.outputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._outputs)
         self.info = RuntimeInfo(name=package, version=_version(package), threads=threads, delegate="default")
@@ -115,12 +118,15 @@ class Engine:
         Raises:
             ModelRuntimeError: The interpreter failed.
         """
-        interpreter = self._interpreter
         try:
-            for array, index in zip(arrays, self._input_indexes):  # noqa: B905 - as in check
-                interpreter.set_tensor(index, array)
-            interpreter.invoke()
-            return tuple([interpreter.get_tensor(index) for index in self._output_indexes])
+            if self._single is not None:  # nearly every model: no loops on the hot path
+                self._set_tensor(self._single[0], arrays[0])
+                self._run()
+                return (self._get_tensor(self._single[1]),)
+            for array, port in zip(arrays, self._inputs, strict=True):
+                self._set_tensor(port.index, array)
+            self._run()
+            return tuple([self._get_tensor(port.index) for port in self._outputs])
         except (ValueError, RuntimeError) as error:
             raise ModelRuntimeError(f"the interpreter failed: {error}") from error
 

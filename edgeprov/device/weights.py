@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeprov.errors import FormatError, LimitError, NotStored
 from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.digest import Digest
+from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.formats.modelkit import ModelKit, layer_compression, parse_modelkit
 from edgeprov.formats.tarball import Member, iter_tar
 from edgeprov.limits import KIB, LIMITS
+from edgeprov.store import verity
 from edgeprov.store.compress import gunzip
 from edgeprov.store.layout import Layout
 
@@ -87,15 +89,43 @@ def list_models(context: Context, state: State | None) -> list[StoredModel]:
     return list(result.values())
 
 
-def verify_blobs(model: StoredModel) -> None:
-    """Hash every blob of the model against its digest.
+def verify_blobs(model: StoredModel) -> int:
+    """Every blob of the model against its digest.
+
+    Where the kernel keeps the fs-verity digest that the signed manifest names, it checks every page
+    that is read: the blob is not hashed here, whatever its size.
+
+    Returns:
+        How many blobs the kernel vouches for.
 
     Raises:
         DigestMismatch: A blob changed.
         NotStored: A blob is missing.
     """
+    measured = 0
     for descriptor in model.manifest.blobs:
-        model.layout.verify_blob(descriptor)
+        if _kernel_vouches(model.layout, descriptor):
+            measured += 1
+        else:
+            model.layout.verify_blob(descriptor)
+    return measured
+
+
+def enable_verity(model: StoredModel) -> int:
+    """Have the kernel keep the digests of all layers whose fs-verity digest the manifest names.
+
+    Returns:
+        How many layers it keeps now; 0 on a file system without fs-verity.
+
+    Raises:
+        DigestMismatch: The manifest names another fs-verity digest than the layer has.
+        StoreFull: No space for the hash trees.
+    """
+    kept = 0
+    for layer in model.manifest.layers:
+        if A_VERITY in layer.annotations and verity.enable(model.layout.blob_path(layer.digest)):
+            kept += _kernel_vouches(model.layout, layer)
+    return kept
 
 
 def load_weights(model: StoredModel) -> bytes:
@@ -144,14 +174,38 @@ def open_archive(layout: Layout, layer: Descriptor) -> Iterator[tuple[Member, It
         FormatError: The archive is malformed.
     """
     kind = layer_compression(layer.media_type)
-    with layout.open_blob(layer) as blob:
+    with _open_vouched(layout, layer) or layout.open_blob(layer) as blob:
+        read: Callable[[int], bytes] = blob.read
         if kind == "tar+gzip":
             bound = min(LIMITS.unpacked_bytes, layer.size * LIMITS.unpack_ratio)
-            yield from iter_tar(_reader(gunzip(_chunks(blob.read), bound)))
-        else:
-            yield from iter_tar(blob.read)
-        while blob.read(READ_BYTES):
-            pass
+            read = _reader(gunzip(_chunks(blob.read), bound))
+        try:
+            yield from iter_tar(read)
+        except FormatError:
+            _drain(blob.read)  # a blob that is not what was signed is told as that
+            raise
+        _drain(blob.read)
+
+
+def _open_vouched(layout: Layout, descriptor: Descriptor) -> io.BufferedIOBase | None:
+    """The blob unhashed, if the kernel checks what is read through this very open file."""
+    if A_VERITY not in descriptor.annotations or not _kernel_vouches(layout, descriptor):
+        return None
+    file = layout.blob_path(descriptor.digest).open("rb")
+    if verity.measure_open(file.fileno()) != parse_digest(descriptor.annotations[A_VERITY]):
+        file.close()
+        return None
+    return file
+
+
+def _kernel_vouches(layout: Layout, descriptor: Descriptor) -> bool:
+    expected = descriptor.annotations.get(A_VERITY)
+    if expected is None:
+        return False
+    path = layout.blob_path(descriptor.digest)
+    if not layout.has_blob(descriptor.digest) or layout.blob_size(descriptor.digest) != descriptor.size:
+        return False  # hashing it tells what is wrong
+    return verity.verify_measured(path, parse_digest(expected))
 
 
 def _model_layer(kit: ModelKit) -> Descriptor:
@@ -169,6 +223,11 @@ def _collect(chunks: Iterator[bytes], member: Member) -> bytes:
     for chunk in chunks:
         buffer.write(chunk)
     return buffer.getvalue()
+
+
+def _drain(read: Callable[[int], bytes]) -> None:
+    while read(READ_BYTES):
+        pass
 
 
 def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
