@@ -102,7 +102,7 @@ class _Teller(Observer):
         values = {"code": error.exit_code, "message": error.message, "advice": error.advice}
         self._line("parked", text, **_named(entry), **values)
 
-    def _line(self, kind: str, text: str, **values: Any) -> None:
+    def _line(self, kind: str, text: str, /, **values: Any) -> None:
         self.meter.clear()
         self._out.item(kind, text, **values)
         sys.stdout.flush()
