@@ -49,17 +49,20 @@ class ContentCheck:
             if header.raw not in self._range:
                 raise SubjectMismatch("a part names a segment for which the kit holds no evidence")
         for block in part.blocks:
-            numbers = block.numbers()
             first, end = self._range[block.header.raw]
-            if numbers[0] <= self._last or numbers[0] < first or numbers[-1] >= end:
-                raise SubjectMismatch(f"records {numbers[0]} to {numbers[-1]} lie outside of their segment")
-            if self._records == 0 and numbers[0] != self._kit.first:
-                raise SubjectMismatch(f"the first record is {numbers[0]}, the manifest says {self._kit.first}")
-            self._last = numbers[-1]
+            if block.first <= self._last or block.first < first or block.last >= end:
+                raise SubjectMismatch(f"records {block.first} to {block.last} lie outside of their segment")
+            if self._records == 0 and block.first != self._kit.first:
+                raise SubjectMismatch(f"the first record is {block.first}, the manifest says {self._kit.first}")
+            self._last = block.last
             self._records += block.count
             if self._merkle is not None:
                 self._merkle.add_all(block.rows())
         self._labels += len(part.labels)
+
+    def add_labels(self, count: int) -> None:
+        """Count labels whose parts were read apart."""
+        self._labels += count
 
     def finish(self) -> None:
         """After the last part.

@@ -157,6 +157,9 @@ def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> Iden
 
 def _moment(text: str) -> dt.datetime:
     try:
-        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+        moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise EvidenceInvalid(f"the time of enrolment is not RFC 3339: {text[:40]!r}", step=1) from error
+    if not text.endswith("Z") or moment.tzinfo is None:
+        raise EvidenceInvalid(f"the time of enrolment is not in UTC: {text[:40]!r}", step=1)
+    return moment

@@ -34,7 +34,7 @@ from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.softtpm import soft_key
 from tests.support.world import sign_bundle, sign_notation
-from tests.vectors.cases_evidence import Case, Stage, case
+from tests.vectors.cases_device import Case, Stage, case
 from tests.vectors.make import b64, document, edited, flip
 
 PUBLISHER_KEY = soft_key("publisher key")

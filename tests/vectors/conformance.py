@@ -8,7 +8,7 @@ COMMAND gets three more arguments for each case: the proof file, the trust folde
 (RFC 3339, UTC). It exits with 0 when the proof is verified and with another code when not, and prints one JSON
 object on its last line, with ``verified`` and, when a step refuses, ``step``. Example, our second checker:
 
-    python -m tests.vectors.conformance -- python tests/vectors/second_checker.py {file} --trust {trust} --at {at}
+    python -m tests.vectors.conformance -- python -m tests.vectors.second {file} --trust {trust} --at {at}
 
 Where COMMAND has {file}, {trust} or {at}, these are replaced instead.
 """

@@ -19,7 +19,7 @@ from edgeprov.fleet.prove import unpack_evidence
 from edgeprov.formats.proof import parse_proof
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.proof import check_proof
-from tests.vectors import second_checker
+from tests.vectors import second
 from tests.vectors.conformance import HERE, Vector, differences, load
 from tests.vectors.generate import main as generate
 
@@ -43,7 +43,7 @@ def ours(raw: bytes, trust: Path, at: str) -> dict:
 
 
 def theirs(raw: bytes, trust: Path, at: str) -> dict:
-    verdict = second_checker.check(raw, second_checker.Policy(trust), moment(at))
+    verdict = second.check(raw, second.Policy(trust), moment(at))
     verdict.pop("why", None)
     return verdict
 
@@ -72,15 +72,16 @@ def test_document_lists_every_case():
 
 
 def test_second_checker_shares_no_code():
-    """Standard library and cryptography only."""
-    tree = ast.parse(Path(second_checker.__file__).read_text())
+    """Standard library, cryptography and its own files only."""
     names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {item.name.partition(".")[0] for item in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").partition(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"cryptography"}
+    for path in (HERE / "second").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {item.name for item in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module or "")
+    foreign = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert all(name.startswith(("cryptography", "tests.vectors.second")) for name in foreign), foreign
 
 
 def bound(raw: bytes) -> dict:
@@ -113,7 +114,7 @@ def test_random_changes_are_refused(name):
 def test_conformance_runner_with_both_command_lines(monkeypatch):
     """The protocol that another implementation follows, on a few cases of each group."""
     chosen = [vector for number, vector in enumerate(VECTORS) if number % 12 == 0]
-    second = [sys.executable, str(HERE / "second_checker.py"), "{file}", "--trust", "{trust}", "--at", "{at}"]
+    second = [sys.executable, "-m", "tests.vectors.second", "{file}", "--trust", "{trust}", "--at", "{at}"]
     assert list(differences(second, chosen)) == []
     epoch = str(int(moment(VECTORS[0].at).timestamp()))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
@@ -127,7 +128,7 @@ def test_runner_reports_a_checker_that_accepts_everything():
     some = [vector for vector in VECTORS if not vector.expected["verified"]][:2]
     assert len(list(differences(wrong, some))) >= 2
     done = subprocess.run(
-        [sys.executable, str(HERE / "second_checker.py"), "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.vectors.second", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
     assert json.loads((HERE / "cases.json").read_text())["numberOfTests"] == len(VECTORS)

@@ -123,6 +123,13 @@ def test_certificate_of_another_ca_or_expired(world, unit):
         judged(world, unit, certificates=expired.certificate_chain)
 
 
+def test_time_of_enrolment(world, unit):
+    judged(world, unit, enrolled_at="2026-01-02T03:04:05.250Z")
+    for text in ("2026-01-02", "2026-01-02T03:04:05", "2026-01-02T03:04:05+01:00", "yesterday", "2026-13-01T00:00:00Z"):
+        with pytest.raises(EvidenceInvalid, match="time of enrolment"):
+            judged(world, unit, enrolled_at=text)
+
+
 def test_record_that_no_enroller_signed(world, unit):
     with pytest.raises(SignerUntrusted, match="does not name an enroller"):
         signature = world.vouch(unit.record_manifest, unit.record, signer=unit.tpm)  # the device vouches for itself
@@ -183,5 +190,5 @@ def test_ek_certificate(world):
     signer = middle.issue(pki.name("signer"), eku=[ExtendedKeyUsageOID.CODE_SIGNING])
     with pytest.raises(EnrolmentRefused, match="not for an endorsement key"):
         verify_ek_certificate(signer.der, [middle.der], policy, pki.NOW)
-    with pytest.raises(EnrolmentRefused, match="not an X.509 certificate"):
+    with pytest.raises(EnrolmentRefused, match=r"not an X\.509 certificate"):
         verify_ek_certificate(b"\x30\x00", [], policy, pki.NOW)

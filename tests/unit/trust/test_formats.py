@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 
@@ -359,10 +360,8 @@ def test_any_bytes_give_a_value_or_a_format_error(raw):
         parse_statement,
         parse_head,
     ):
-        try:
+        with contextlib.suppress(FormatError):
             reader(raw)
-        except FormatError:
-            pass
 
 
 # -- event log --------------------------------------------------------------------------------------

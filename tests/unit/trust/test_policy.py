@@ -77,7 +77,7 @@ required = true
     ],
 )
 def test_policy_refuses(toml):
-    with pytest.raises(ConfigError, match="policy.toml"):
+    with pytest.raises(ConfigError, match=r"policy\.toml"):
         parse_policy({"policy.toml": toml})
 
 

@@ -1,0 +1,348 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Accepted cases, and those of steps 1 and 2: device record and statement signature."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edgeprov.formats import tpmt
+from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
+from edgeprov.formats.tpmt import parse_public
+from edgeprov.verify.signature import SignatureArtifact
+from tests.support import pki
+from tests.support.softtpm import SoftTpm, public_area, soft_key
+from tests.support.world import Sealed, sign_bundle, sign_notation
+from tests.vectors.make import document, edited, make_world
+
+OTHER = Digest(hashlib.sha256(b"another model").hexdigest())
+Case = tuple[str, str, dict, dict]
+
+
+def case(name: str, comment: str, doc: dict, **more: object) -> Case:
+    return name, comment, doc, more
+
+
+class Stage:
+    """A fresh world for one case, so that cases do not depend on their order."""
+
+    def __init__(self, serial: str = "unit-0001") -> None:
+        self.world = make_world()
+        self.unit = self.world.enrol(serial)
+
+    def seal(self, **options: object) -> Sealed:
+        return self.unit.seal(**options)  # type: ignore[arg-type]
+
+    def doc(self, sealed: Sealed | None = None, **options: object) -> dict:
+        return document(self.unit, sealed or self.seal(), **options)  # type: ignore[arg-type]
+
+
+def accepted() -> Iterator[Case]:
+    s = Stage()
+    yield case("plain", "one kit of five records, certificate bundle; first record", s.doc())
+    s = Stage()
+    yield case("notation-beside", "bundle and notation JWS side by side", s.doc(s.seal(notation=True)))
+    s = Stage()
+    s.seal()
+    yield case(
+        "second-kit", "a later kit names the one before; last of 13 records", s.doc(s.seal(records=13), index=12)
+    )
+    s = Stage()
+    segment = s.unit.open_segment()
+    s.unit.reboot()
+    s.unit.measure(OTHER)
+    yield case(
+        "sealed-in-later-boot",
+        "the sealing boot measured another model: the segment's own quote counts",
+        s.doc(s.seal(segments=[segment])),
+    )
+    s = Stage()
+    first = s.unit.open_segment()
+    s.unit.reboot()
+    s.unit.measure(s.world.model.digest)
+    yield case("two-segments", "segments of two boots, chained", s.doc(s.seal(segments=[first, s.unit.open_segment()])))
+    s = Stage()
+    s.unit.measure(OTHER, slot="left")
+    s.unit.measure(OTHER)
+    s.unit.measure(s.world.model.digest)
+    yield case(
+        "several-models", "other models and slots were measured before; the last activation of the slot counts", s.doc()
+    )
+    s = Stage()
+    sealed = s.seal()
+    rubbish = SignatureArtifact(manifest=sealed.signatures[0].manifest, blob=b"{}")
+    sealed.signatures.insert(0, rubbish)
+    yield case("rubbish-beside", "an unreadable signature beside a good one does not block", s.doc(sealed))
+    s = Stage()
+    golden = hashlib.sha256(b"boot loader").digest()
+    s.unit.tpm.pcrs[4] = golden
+    yield case("boot-pcr", "the policy asks for PCR 4 as well, and the quotes cover it", s.doc(), trust="boot-pcr")
+    s = Stage()
+    yield case("firmware-listed", "the policy lists TPM firmware, and this one is on it", s.doc(), trust="firmware")
+
+
+def step_1() -> Iterator[Case]:
+    def with_record(comment_name: str, comment: str, **changes: object) -> Case:
+        s = Stage()
+        tpm = s.unit.tpm
+        values = {key: value(s) if callable(value) else value for key, value in changes.items()}
+        record = replace(s.unit.record, **values)  # type: ignore[arg-type]
+        s.unit.record_manifest, s.unit.record_blob = build_device_record(record)
+        s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, record)]
+        assert tpm is s.unit.tpm
+        return case(comment_name, comment, s.doc())
+
+    s = Stage()
+    other = s.world.enrol("unit-0002")
+    yield case(
+        "kit-of-another-device",
+        "the record is of another device than the kit",
+        edited(s.doc(), lambda d: d.update(device=document(other, other.seal())["device"])),
+    )
+    s = Stage()
+    s.unit.record_signatures = []
+    yield case("record-unsigned", "nobody vouches for the device record", s.doc())
+    s = Stage()
+    s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, s.unit.record, signer=s.unit.tpm)]
+    yield case("record-self-signed", "the device vouches for itself", s.doc())
+    s = Stage()
+    foreign = pki.enroller_certificate(pki.root("Foreign"))
+    s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, s.unit.record, signer=foreign)]
+    yield case("record-foreign-enroller", "an enroller of another CA", s.doc())
+    s = Stage()
+    other = s.world.enrol("unit-0002")
+    s.unit.record_signatures = other.record_signatures
+    yield case("record-signature-moved", "the enroller's signature is of another record", s.doc())
+    s = Stage()
+    s.unit.record_blob = s.unit.record_blob.replace(b'"counter_base":100', b'"counter_base":105')
+    yield case("record-changed", "one member changed: the layer's digest is another", s.doc())
+    yield case(
+        "enroller-not-listed", "the policy lists no enroller of this name", Stage().doc(), trust="other-enrollers"
+    )
+    yield case("device-denied", "the device's key is on the deny list", Stage().doc(), trust="denied")
+    yield case(
+        "assurance-not-accepted", "a software TPM where the policy asks for hardware", Stage().doc(), trust="hardware"
+    )
+    yield with_record(
+        "assurance-without-proof", "hardware claimed without EK certificate and proof", assurance="hardware"
+    )
+    yield with_record(
+        "ak-unrestricted",
+        "an unrestricted key poses as AK: it would sign a forged attestation",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.SK_ATTRIBUTES)),
+    )
+    yield with_record(
+        "ak-not-fixed",
+        "AK that the TPM did not make",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.AK_ATTRIBUTES & ~tpmt.SENSITIVE_DATA_ORIGIN)),
+    )
+    yield with_record(
+        "ak-decrypts",
+        "AK that may also decrypt",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.AK_ATTRIBUTES | tpmt.DECRYPT)),
+    )
+    yield with_record(
+        "sk-software",
+        "a software key was loaded and certified: its attributes show it",
+        sk=lambda s: parse_public(public_area(s.unit.tpm.sk, 0x40440)),
+    )
+    yield with_record(
+        "sk-restricted", "SK is restricted", sk=lambda s: parse_public(public_area(s.unit.tpm.sk, tpmt.AK_ATTRIBUTES))
+    )
+    yield with_record("certify-replayed", "certification made for another nonce", nonce=bytes(32))
+    yield with_record(
+        "certify-without-label",
+        "certification over the bare nonce",
+        certify=lambda s: s.unit.tpm.certify_sk(s.unit.record.nonce),
+    )
+    yield with_record(
+        "certify-of-another-key",
+        "AK certified another key",
+        certify=lambda s: s.unit.tpm.certify_sk(enrol_qualifying(s.unit.record.nonce), public=SoftTpm("x").sk_public),
+    )
+    yield with_record(
+        "certify-by-another-ak",
+        "another TPM's AK certified SK",
+        certify=lambda s: SoftTpm("x").certify_sk(enrol_qualifying(s.unit.record.nonce), public=s.unit.tpm.sk_public),
+    )
+    yield with_record(
+        "certify-forged",
+        "certification signed by a software key",
+        certify=lambda s: s.unit.tpm.sign_attest(s.unit.record.certify.attest, key=soft_key("forger")),
+    )
+    yield with_record(
+        "certify-is-a-quote",
+        "a quote in the place of the certification",
+        certify=lambda s: s.unit.tpm.quote(enrol_qualifying(s.unit.record.nonce)),
+    )
+    yield with_record(
+        "certificate-of-another-key",
+        "the certificate holds another key than SK",
+        certificates=lambda s: (
+            pki.device_certificate(s.world.device_root, "unit-0001", soft_key("y")).certificate_chain
+        ),
+    )
+    yield with_record(
+        "certificate-of-another-serial",
+        "the certificate names another device",
+        certificates=lambda s: (
+            pki.device_certificate(s.world.device_root, "unit-0009", s.unit.tpm.sk).certificate_chain
+        ),
+    )
+    yield with_record(
+        "certificate-foreign",
+        "the certificate is of another CA",
+        certificates=lambda s: (
+            pki.device_certificate(pki.root("Foreign"), "unit-0001", s.unit.tpm.sk).certificate_chain
+        ),
+    )
+    yield with_record(
+        "certificate-client-auth",
+        "the certificate is for TLS clients only",
+        certificates=lambda s: (
+            pki.device_certificate(
+                s.world.device_root, "unit-0001", s.unit.tpm.sk, eku=[pki.ExtendedKeyUsageOID.CLIENT_AUTH]
+            ).certificate_chain
+        ),
+    )
+
+
+def step_2() -> Iterator[Case]:
+    def signed(name: str, comment: str, make, **more: object) -> Case:
+        s = Stage()
+        sealed = s.seal()
+        sealed.signatures = make(s, sealed)
+        return case(name, comment, s.doc(sealed), **more)
+
+    def sign(s: Stage, sealed: Sealed, statement: bytes, signer=None, kind: str = SLSA_PROVENANCE, subject=None):
+        return [sign_bundle(subject or sealed.manifest.descriptor, statement, signer or s.unit.tpm, kind)]
+
+    def json_edit(statement: bytes, edit) -> bytes:
+        value = json.loads(statement)
+        edit(value)
+        return json.dumps(value).encode()
+
+    yield signed("unsigned", "no signature at all", lambda s, k: [])
+    yield signed(
+        "notation-only", "a JWS carries no evidence", lambda s, k: [sign_notation(k.manifest.descriptor, s.unit.tpm)]
+    )
+    yield signed(
+        "statement-of-another-kit", "signature moved from another kit", lambda s, k: sign(s, k, s.seal().statement)
+    )
+    yield signed(
+        "referrer-of-another-kit",
+        "the signature's manifest names another subject",
+        lambda s, k: sign(s, k, k.statement, subject=s.seal().manifest.descriptor),
+    )
+    yield signed(
+        "tombstone-statement",
+        "a tombstone's statement on a kit",
+        lambda s, k: sign(
+            s, k, k.statement.replace(SLSA_PROVENANCE.encode(), TOMBSTONE_PREDICATE.encode()), kind=TOMBSTONE_PREDICATE
+        ),
+    )
+    yield signed(
+        "model-statement", "cosign's own statement on a kit", lambda s, k: [s.world.sign_model(k.manifest, s.unit.tpm)]
+    )
+    yield signed(
+        "signed-by-publisher",
+        "the model publisher signs a kit",
+        lambda s, k: sign(s, k, k.statement, s.world.publisher),
+    )
+    yield signed(
+        "signed-by-another-device",
+        "another enrolled device signs",
+        lambda s, k: sign(s, k, k.statement, s.world.enrol("unit-0002").tpm),
+    )
+    yield signed(
+        "signed-by-enroller", "the enroller signs a kit", lambda s, k: sign(s, k, k.statement, s.world.enroller)
+    )
+
+    def thief(s: Stage, k: Sealed):
+        tpm = SoftTpm("thief")
+        tpm.certificate_chain = pki.device_certificate(s.world.device_root, "unit-0001", tpm.sk).certificate_chain
+        return sign(s, k, k.statement, tpm)
+
+    yield signed("second-certificate", "same serial, other key", thief)
+
+    def wrong_key(s: Stage, k: Sealed):
+        tpm = SoftTpm("wrong")
+        tpm.certificate_chain = s.unit.tpm.certificate_chain
+        return sign(s, k, k.statement, tpm)
+
+    yield signed("signature-does-not-fit", "signed with another key than the certificate's", wrong_key)
+    yield signed(
+        "duplicate-keys",
+        "duplicate JSON key in the signed statement",
+        lambda s, k: sign(s, k, k.statement.replace(b'{"_type"', b'{"predicateType":"x","_type"', 1)),
+    )
+    yield signed(
+        "other-build-type",
+        "a SLSA provenance that is not ours",
+        lambda s, k: sign(
+            s,
+            k,
+            json_edit(
+                k.statement, lambda v: v["predicate"]["buildDefinition"].update(buildType="https://example.com/build")
+            ),
+        ),
+    )
+    yield signed(
+        "model-in-parameters-only",
+        "externalParameters name another model than resolvedDependencies",
+        lambda s, k: sign(
+            s,
+            k,
+            json_edit(
+                k.statement, lambda v: v["predicate"]["buildDefinition"]["externalParameters"].update(model=str(OTHER))
+            ),
+        ),
+    )
+    yield signed(
+        "no-quote-byproduct",
+        "the statement carries no quote",
+        lambda s, k: sign(s, k, json_edit(k.statement, lambda v: v["predicate"]["runDetails"]["byproducts"].pop(0))),
+    )
+    yield signed(
+        "two-quotes",
+        "the statement carries two quotes",
+        lambda s, k: sign(
+            s,
+            k,
+            json_edit(
+                k.statement,
+                lambda v: v["predicate"]["runDetails"]["byproducts"].append(
+                    v["predicate"]["runDetails"]["byproducts"][0]
+                ),
+            ),
+        ),
+    )
+    s = Stage()
+    yield case(
+        "claims-another-model", "statement and manifest name different models", s.doc(s.seal(claims={"model": OTHER}))
+    )
+    s = Stage()
+    yield case(
+        "claims-another-slot", "statement and manifest name different slots", s.doc(s.seal(claims={"slot": "left"}))
+    )
+    s = Stage()
+    yield case(
+        "claims-higher-assurance",
+        "the statement claims hardware, enrolled is dev",
+        s.doc(s.seal(claims={"assurance": "hardware"})),
+    )
+
+    def changed_manifest(d: dict) -> None:
+        import base64
+
+        raw = base64.b64decode(d["kit"]["manifest"])
+        d["kit"]["manifest"] = base64.b64encode(
+            raw.replace(b'"dev.edgeprov.seq":"101"', b'"dev.edgeprov.seq":"102"')
+        ).decode()
+
+    yield case("manifest-changed", "one digit of an annotation changed", edited(Stage().doc(), changed_manifest))

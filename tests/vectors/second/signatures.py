@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates, bundles, JWS and cosign v2 signatures (FORMAT.md sections 17 and 18)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.vectors.second.base import HEX64, Bad, Policy, load_json, need, un64, un64url
+
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+IN_TOTO = "application/vnd.in-toto+json"
+NOTARY = "application/vnd.cncf.notary.signature"
+SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+
+# -- section 18: certificates -----------------------------------------------------------------------
+
+
+def spki(key) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def extension(certificate: x509.Certificate, kind: type):
+    try:
+        return certificate.extensions.get_extension_for_class(kind)
+    except x509.ExtensionNotFound:
+        return None
+
+
+KNOWN = {"2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17", "2.5.29.14", "2.5.29.35"}
+CODE_SIGNING = "1.3.6.1.5.5.7.3.3"
+
+
+def path_to(certificate: x509.Certificate, others: list, anchors: list) -> list | None:
+    def issued(issuer: x509.Certificate) -> bool:
+        if certificate.signature_hash_algorithm is None or certificate.signature_hash_algorithm.digest_size < 32:
+            return False
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
+    for anchor in anchors:
+        if issued(anchor):
+            return [certificate, anchor]
+    for other in others:
+        if issued(other):
+            rest = path_to(other, [item for item in others if item is not other], anchors)
+            if rest:
+                return [certificate, *rest]
+    return None
+
+
+def judge_certificate(
+    policy: Policy, leaf: bytes, above: list[bytes], purpose: str, at: dt.datetime
+) -> tuple[str, object]:
+    """Returns the name and the key of a certificate that serves the purpose at the time."""
+    try:
+        certificate, others = (
+            x509.load_der_x509_certificate(leaf),
+            [x509.load_der_x509_certificate(item) for item in above],
+        )
+    except ValueError as error:
+        raise Bad("not a certificate") from error
+    anchors = policy.anchors["publisher" if purpose == "publisher" else "device"]
+    need(certificate not in anchors, "leaf is an anchor")
+    path = path_to(certificate, others, anchors)
+    need(path, "no path to an anchor")
+    for below, ca in enumerate(path[1:]):
+        constraints, usage = extension(ca, x509.BasicConstraints), extension(ca, x509.KeyUsage)
+        need(constraints and constraints.value.ca and usage and usage.value.key_cert_sign, "not a CA")
+        need(constraints.value.path_length is None or below <= constraints.value.path_length, "path length")
+    for item in path:
+        need(all(not ext.critical or ext.oid.dotted_string in KNOWN for ext in item.extensions), "critical extension")
+        need(item.not_valid_before_utc <= at <= item.not_valid_after_utc, "not valid at that time")
+    constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
+    need(not (constraints and constraints.value.ca), "leaf is a CA")
+    need(usage and usage.critical and usage.value.digital_signature and not usage.value.key_cert_sign, "key usage")
+    extended = extension(certificate, x509.ExtendedKeyUsage)
+    need(extended is None or CODE_SIGNING in [oid.dotted_string for oid in extended.value], "extended key usage")
+    alternative = extension(certificate, x509.SubjectAlternativeName)
+    names = (
+        []
+        if alternative is None
+        else alternative.value.get_values_for_type(x509.UniformResourceIdentifier)
+        + alternative.value.get_values_for_type(x509.RFC822Name)
+    )
+    need(len(names) <= 1, "more than one name")
+    name = names[0] if names else ""
+    key = certificate.public_key()
+    if purpose == "publisher":
+        need(not name.startswith(("urn:edgeprov:device:", "urn:edgeprov:enroller:")), "a device is no publisher")
+    else:
+        need(name.startswith(f"urn:edgeprov:{purpose}:"), "name")
+        need(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1", "device key")
+    for item in path:
+        need(f"{item.serial_number:x}" not in policy.deny, "denied")
+        need(hashlib.sha256(spki(item.public_key())).hexdigest() not in policy.deny, "denied")
+    if purpose == "publisher":
+        need(any(listed(pattern, name) for pattern in policy.identities), "publisher not listed")
+    if purpose == "enroller":
+        need(any(listed(pattern, name) for pattern in policy.enrollers), "enroller not listed")
+    return name, key
+
+
+def listed(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def check_signature(key, signature: bytes, message: bytes) -> None:
+    """The encoding of cosign: DER for ECDSA."""
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            return key.verify(signature, message)
+        need(isinstance(key, ec.EllipticCurvePublicKey), "kind of key")
+        if key.curve.name == "secp256r1":
+            return key.verify(signature, message, ec.ECDSA(SHA256()))
+        need(key.curve.name == "secp384r1", "curve")
+        try:
+            return key.verify(signature, message, ec.ECDSA(SHA384()))
+        except InvalidSignature:
+            return key.verify(signature, message, ec.ECDSA(SHA256()))
+    except (InvalidSignature, ValueError) as error:
+        raise Bad("signature does not fit") from error
+
+
+# -- sections 17 and 18: signatures -----------------------------------------------------------------
+
+
+class Artifact:
+    def __init__(self, value: dict) -> None:
+        need(isinstance(value, dict), "artifact")
+        self.raw = un64(value.get("manifest"))
+        self.signatures = [(un64(item["manifest"]), un64(item["blob"])) for item in value["signatures"]]
+        self.layer = un64(value["layer"]) if value.get("layer") is not None else None
+        self.digest = hashlib.sha256(self.raw).hexdigest()
+
+    @property
+    def manifest(self) -> dict:
+        return load_json(self.raw)
+
+
+def layer_of(manifest: dict, blob: bytes, kind: str) -> dict:
+    for layer in manifest["layers"]:
+        if (
+            layer["mediaType"] == kind
+            and layer["digest"] == "sha256:" + hashlib.sha256(blob).hexdigest()
+            and layer["size"] == len(blob)
+        ):
+            return layer
+    raise Bad("blob is not a layer of its manifest")
+
+
+def read_bundle(artifact: Artifact, manifest: dict, blob: bytes) -> tuple[str, list[bytes], bytes, bytes]:
+    layer_of(manifest, blob, BUNDLE)
+    need((manifest.get("subject") or {}).get("digest") == "sha256:" + artifact.digest, "hangs on another artifact")
+    value = load_json(blob)
+    need(value.get("mediaType") == BUNDLE, "bundle version")
+    material = value["verificationMaterial"]
+    kinds = [kind for kind in ("certificate", "x509CertificateChain", "publicKey") if material.get(kind) is not None]
+    need(len(kinds) == 1, "verification material")
+    chain: list[bytes] = []
+    if kinds[0] == "certificate":
+        chain = [un64(material["certificate"]["rawBytes"])]
+    elif kinds[0] == "x509CertificateChain":
+        chain = [un64(item["rawBytes"]) for item in material["x509CertificateChain"]["certificates"]]
+        need(chain, "empty chain")
+    envelope = value["dsseEnvelope"]
+    need(envelope["payloadType"] == IN_TOTO and len(envelope["signatures"]) == 1, "envelope")
+    return kinds[0], chain, un64(envelope["payload"]), un64(envelope["signatures"][0]["sig"])
+
+
+def pae(payload: bytes) -> bytes:
+    return f"DSSEv1 {len(IN_TOTO)} {IN_TOTO} {len(payload)} ".encode() + payload
+
+
+def statement_of(artifact: Artifact, payload: bytes, kinds: tuple[str, ...]) -> dict:
+    value = load_json(payload)
+    need(value.get("_type") == "https://in-toto.io/Statement/v1", "statement")
+    subjects = [item["digest"]["sha256"] for item in value["subject"]]
+    need(all(HEX64.fullmatch(item) for item in subjects) and artifact.digest in subjects, "subject")
+    need(value["predicateType"] in kinds, "predicate type")
+    return value
+
+
+def device_statement(policy: Policy, artifact: Artifact, purpose: str, above: list[bytes], kind: str, at: dt.datetime):
+    """The first good bundle by a device or enroller: statement, name, key."""
+    why = "no bundle"
+    for raw, blob in artifact.signatures:
+        try:
+            manifest = load_json(raw)
+            if manifest.get("artifactType") != BUNDLE:
+                continue
+            material, chain, payload, signature = read_bundle(artifact, manifest, blob)
+            need(material != "publicKey", "no certificate")
+            name, key = judge_certificate(policy, chain[0], chain[1:] + above, purpose, at)
+            check_signature(key, signature, pae(payload))
+            return statement_of(artifact, payload, (kind,)), name, key
+        except (Bad, KeyError, TypeError) as error:
+            why = str(error)
+    raise Bad(why)
+
+
+def model_signed(policy: Policy, artifact: Artifact, at: dt.datetime) -> None:
+    why = "no signature"
+    for raw, blob in artifact.signatures:
+        try:
+            manifest = load_json(raw)
+            if manifest.get("artifactType") == BUNDLE:
+                material, chain, payload, signature = read_bundle(artifact, manifest, blob)
+                by_keys(policy, signature, pae(payload)) if material == "publicKey" else check_signature(
+                    judge_certificate(policy, chain[0], chain[1:], "publisher", at)[1], signature, pae(payload)
+                )
+                statement_of(artifact, payload, ("https://sigstore.dev/cosign/sign/v1",))
+            elif NOTARY in (manifest.get("artifactType"), manifest["config"]["mediaType"]):
+                check_jws(policy, artifact, manifest, blob, at)
+            else:
+                check_simple(policy, artifact, manifest, blob, at)
+            return
+        except (Bad, KeyError, TypeError) as error:
+            why = str(error)
+    raise Bad(why)
+
+
+def by_keys(policy: Policy, signature: bytes, message: bytes) -> None:
+    for key in policy.keys:
+        try:
+            check_signature(key, signature, message)
+        except Bad:
+            continue
+        need(hashlib.sha256(spki(key)).hexdigest() not in policy.deny, "denied")
+        return
+    raise Bad("no listed key")
+
+
+def check_jws(policy: Policy, artifact: Artifact, manifest: dict, blob: bytes, at: dt.datetime) -> None:
+    layer_of(manifest, blob, "application/jose+json")
+    value = load_json(blob)
+    need(set(value) <= {"payload", "protected", "header", "signature"}, "members")
+    protected = load_json(un64url(value["protected"]))
+    need(protected["alg"] in ("ES256", "ES384"), "algorithm")
+    need(protected["cty"] == "application/vnd.cncf.notary.payload.v1+json", "content type")
+    scheme = "io.cncf.notary.signingScheme"
+    need(scheme in protected["crit"] and set(protected["crit"]) <= {scheme, "io.cncf.notary.expiry"}, "crit")
+    need(protected[scheme] == "notary.x509", "scheme")
+    chain = [un64(item) for item in value["header"]["x5c"]]
+    _, key = judge_certificate(policy, chain[0], chain[1:], "publisher", at)
+    size, algorithm, curve = (32, SHA256(), "secp256r1") if protected["alg"] == "ES256" else (48, SHA384(), "secp384r1")
+    need(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == curve, "algorithm and key")
+    signature = un64url(value["signature"])
+    need(len(signature) == 2 * size, "signature length")
+    der = der_signature(int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big"))
+    try:
+        key.verify(der, f"{value['protected']}.{value['payload']}".encode(), ec.ECDSA(algorithm))
+    except InvalidSignature as error:
+        raise Bad("signature does not fit") from error
+    target = load_json(un64url(value["payload"]))["targetArtifact"]
+    need(target["digest"] == "sha256:" + artifact.digest and target["size"] == len(artifact.raw), "target")
+    need(target["mediaType"] == "application/vnd.oci.image.manifest.v1+json", "target type")
+
+
+def check_simple(policy: Policy, artifact: Artifact, manifest: dict, blob: bytes, at: dt.datetime) -> None:
+    annotations = layer_of(manifest, blob, SIMPLE).get("annotations", {})
+    signature = un64(annotations["dev.cosignproject.cosign/signature"])
+    if annotations.get("dev.sigstore.cosign/certificate"):
+        pems = annotations["dev.sigstore.cosign/certificate"] + annotations.get("dev.sigstore.cosign/chain", "")
+        ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(pems.encode())]
+        check_signature(judge_certificate(policy, ders[0], ders[1:], "publisher", at)[1], signature, blob)
+    else:
+        by_keys(policy, signature, blob)
+    critical = load_json(blob)["critical"]
+    need(critical["type"] == "cosign container image signature", "type")
+    need(critical["image"]["docker-manifest-digest"] == "sha256:" + artifact.digest, "digest")
+
+
+def der_signature(r: int, s: int) -> bytes:
+    def integer(value: int) -> bytes:
+        raw = value.to_bytes(value.bit_length() // 8 + 1, "big")
+        return bytes((2, len(raw))) + raw
+
+    body = integer(r) + integer(s)
+    return b"\x30" + (bytes((len(body),)) if len(body) < 128 else bytes((0x81, len(body)))) + body

@@ -1,0 +1,268 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The twelve steps on a proof (FORMAT.md sections 21 and 23), and the command."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import hashlib
+import json
+from pathlib import Path
+
+from tests.vectors.second.base import Bad, Policy, load_json, need, sha, un64, unpack
+from tests.vectors.second.signatures import (
+    Artifact,
+    device_statement,
+    judge_certificate,
+    layer_of,
+    model_signed,
+    spki,
+)
+from tests.vectors.second.tpm import Attest, Public, attested, replay, tpm_keys
+
+SLSA = "https://slsa.dev/provenance/v1"
+
+
+class Refused(Exception):
+    def __init__(self, step: int | None, why: str) -> None:
+        super().__init__(why)
+        self.step, self.why = step, why
+
+
+# -- sections 21 and 23: the steps ------------------------------------------------------------------
+
+
+class Checker:
+    def __init__(self, proof: dict, policy: Policy, at: dt.datetime) -> None:
+        need(proof.get("v") == 1 and proof.get("mediaType") == "application/vnd.edgeprov.proof.v1+json", "not a proof")
+        self.policy, self.at = policy, at
+        self.record, self.index = un64(proof["record"]), proof["index"]
+        self.path = [un64(item) for item in proof["path"]]
+        need(all(len(item) == 32 for item in self.path), "path")
+        self.kit, self.device, self.model = (Artifact(proof[name]) for name in ("kit", "device", "model"))
+        self.evidence, self.layer = un64(proof["evidence"]), un64(proof["evidenceLayer"])
+        self.manifest = self.kit.manifest
+        need(self.manifest.get("artifactType") == "application/vnd.kitops.modelkit.manifest.v1+json", "not a data kit")
+        notes = self.manifest.get("annotations", {})
+        self.note = lambda name: notes["dev.edgeprov." + name]
+        need(self.note("model") == self.manifest["subject"]["digest"], "subject")
+        evidence = unpack(self.evidence)
+        need(isinstance(evidence, dict) and set(evidence) == {"v", "segments"} and evidence["v"] == 1, "evidence")
+        self.segments = evidence["segments"]
+
+    def step_1(self) -> None:
+        need(self.device.layer is not None, "no record")
+        statement, _, _ = device_statement(
+            self.policy, self.device, "enroller", [], "https://edgeprov.dev/device/v1", self.at
+        )
+        kind = "application/vnd.edgeprov.device.v1+json"
+        manifest = self.device.manifest
+        need(manifest.get("artifactType") == kind and len(manifest["layers"]) == 1, "record manifest")
+        layer_of(manifest, self.device.layer, kind)
+        record = load_json(self.device.layer)
+        need(record["v"] == 1 and manifest["annotations"]["dev.edgeprov.device"] == record["device"], "record")
+        need(statement["predicate"]["device"] == record["device"], "statement of another device")
+        self.ak, self.sk = Public(un64(record["ak"])), Public(un64(record["sk"]))
+        tpm_keys(self.ak, self.sk)
+        raw = un64(record["certify"]["attest"])
+        certify = Attest(raw)
+        attested(self.ak, raw, un64(record["certify"]["signature"]), certify, 0x8017)
+        need(certify.extra == sha(b"edgeprov.enrol\0" + un64(record["nonce"])), "nonce")
+        need(certify.name == self.sk.name, "certified name")
+        chain = [un64(item) for item in record["certificates"]]
+        need(chain, "no certificate")
+        enrolled = dt.datetime.fromisoformat(record["enrolled_at"])
+        need(record["enrolled_at"].endswith("Z") and enrolled.tzinfo, "time of enrolment")
+        name, key = judge_certificate(self.policy, chain[0], chain[1:], "device", enrolled)
+        need(spki(key) == spki(self.sk.key) and name == record["device"], "certificate")
+        need(record["assurance"] in self.policy.assurance, "assurance")
+        need(
+            record["assurance"] == "dev" or (record["ek"] and record["proof"]["credential"] == "activated"),
+            "assurance without proof",
+        )
+        need(record["device"] == self.note("device"), "kit of another device")
+        self.device_record, self.above = record, chain[1:]
+
+    def step_2(self) -> None:
+        statement, name, key = device_statement(self.policy, self.kit, "device", self.above, SLSA, self.at)
+        need(name == self.device_record["device"] and spki(key) == spki(self.sk.key), "another signer")
+        build, run = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
+        need(build["buildType"] == "https://edgeprov.dev/inference/v1", "build type")
+        models = [item["digest"]["sha256"] for item in build["resolvedDependencies"] if item.get("name") == "model"]
+        model, slot = build["externalParameters"]["model"], build["externalParameters"]["slot"]
+        need(models == [model[7:]], "model twice")
+        need(
+            (model, slot, run["builder"]["id"]) == (self.note("model"), self.note("slot"), self.note("device")),
+            "claims",
+        )
+        need(build["internalParameters"]["assurance"] == self.device_record["assurance"], "assurance")
+        self.statement, self.invocation = statement, run["metadata"]["invocationId"]
+        batch = len(statement["subject"]) > 1
+
+        def product(wanted: str, kind: str, *, shared: bool = False) -> bytes:
+            found = []
+            for item in run["byproducts"]:
+                owner = item.get("annotations", {}).get("dev.edgeprov.kit")
+                if item["name"] == wanted and (
+                    owner == "sha256:" + self.kit.digest or (owner is None and (shared or not batch))
+                ):
+                    found.append(item)
+            need(len(found) == 1 and found[0]["mediaType"] == kind, f"byproduct {wanted}")
+            return un64(found[0]["content"])
+
+        self.quote_raw = unpack(product("tpm-quote", "application/vnd.edgeprov.tpm.quote.v1"))
+        self.counter_raw = unpack(product("tpm-counter", "application/vnd.edgeprov.tpm.counter.v1"))
+        for item in (self.quote_raw, self.counter_raw):
+            need(
+                isinstance(item, list) and len(item) == 2 and all(isinstance(part, bytes) for part in item),
+                "attestation",
+            )
+        self.log = product("event-log", "application/vnd.edgeprov.event-log.v1+json-seq", shared=True)
+
+    def step_3(self) -> None:
+        d = bytes.fromhex(self.kit.digest)
+        self.quote, self.counter = Attest(self.quote_raw[0]), Attest(self.counter_raw[0])
+        need(self.quote.extra == d and self.counter.extra == d, "made for another kit")
+        self.opened: list[tuple[dict, Attest, dict]] = []
+        for segment in self.segments:
+            need(segment["quote"] is not None, "segment without quote")
+            quote = Attest(segment["quote"]["attest"])
+            need(quote.extra == sha(segment["header"]), "segment quote made for another header")
+            self.opened.append((unpack(segment["header"]), quote, segment))
+
+    def step_4(self) -> None:
+        attested(self.ak, *self.quote_raw, self.quote, 0x8018)
+        attested(self.ak, *self.counter_raw, self.counter, 0x8014)
+        for _, quote, segment in self.opened:
+            attested(self.ak, segment["quote"]["attest"], segment["quote"]["signature"], quote, 0x8018)
+
+    def step_5(self) -> None:
+        boot = (self.quote.resets, self.quote.restarts)
+        need(boot == (self.counter.resets, self.counter.restarts), "two boots")
+        need(len(self.statement["subject"]) > 1 or self.invocation == f"{boot[0]}.{self.note('seq')}", "invocation")
+        for header, quote, _ in self.opened:
+            need(
+                (header["reset_count"], header["restart_count"]) == (quote.resets, quote.restarts),
+                "header of another boot",
+            )
+            need((quote.resets, quote.restarts) <= boot, "segment of a later boot")
+            need(quote.resets != boot[0] or quote.clock <= self.quote.clock, "segment after the sealing")
+
+    def step_6(self) -> None:
+        self.active: list[dict[str, str | None]] = []
+        for quote, log in [(self.quote, self.log), *((quote, segment["log"]) for _, quote, segment in self.opened)]:
+            values = dict(self.policy.boot)
+            events, values[self.policy.pcr] = replay(log, self.policy.pcr)
+            need(quote.selection == [(0x0B, sum(1 << pcr for pcr in values))], "selection")
+            need(quote.pcr_digest == sha(b"".join(values[pcr] for pcr in sorted(values))), "PCR value")
+            last = {slot: model if kind == "activate" else None for kind, slot, model in events}
+            self.active.append(last)
+
+    def step_7(self) -> None:
+        need(self.opened or self.note("records") == "0", "no segment")
+        for (header, _, _), active in zip(self.opened, self.active[1:], strict=True):
+            named = (header["model"], header["slot"], header["device"])
+            need(named == (self.note("model"), self.note("slot"), self.note("device")), "segment of something else")
+            need(active.get(header["slot"]) == header["model"], "model not measured")
+
+    def step_8(self) -> None:
+        index = self.device_record["counter_index"].to_bytes(4, "big")
+        name = b"\x00\x0b" + sha(index + b"\x00\x0b" + b"\x22\x06\x00\x14" + b"\x00\x00" + b"\x00\x08")
+        need(self.counter.index == name and self.counter.offset == 0 and len(self.counter.contents) == 8, "counter")
+        need(int.from_bytes(self.counter.contents, "big") == int(self.note("seq")), "counter value")
+
+    def step_9(self) -> None:
+        seq, base = int(self.note("seq")), self.device_record["counter_base"]
+        need(seq > base and (self.note("prev") == "none") == (seq == base + 1), "place")
+        headers = [header for header, _, _ in self.opened]
+        for number in range(1, len(headers)):
+            need(headers[number]["prev"] == sha(self.segments[number - 1]["header"]), "segments not chained")
+            need(headers[number]["first"] >= headers[number - 1]["first"], "segments fall")
+        if headers and self.note("records") != "0":
+            need(
+                headers[0]["first"] <= int(self.note("first")) and headers[-1]["first"] <= int(self.note("last")),
+                "numbers",
+            )
+
+    def step_10(self) -> None:
+        need(not self.policy.firmware or self.quote.firmware in self.policy.firmware, "firmware")
+
+    def step_11(self) -> None:
+        path = "evidence/evidence.msgpack.zst"
+        layers = [
+            item
+            for item in self.manifest["layers"]
+            if item.get("annotations", {}).get("org.cncf.model.filepath") == path
+        ]
+        need(layers and layers[0]["digest"] == "sha256:" + hashlib.sha256(self.layer).hexdigest(), "evidence layer")
+        plain = stored_evidence(self.layer)
+        need(plain is None or plain == self.evidence, "evidence is not what the layer holds")
+        self.inclusion(int(self.note("records")), bytes.fromhex(self.note("merkle").removeprefix("sha256:")))
+        record = unpack(self.record)
+        need(isinstance(record, list) and len(record) == 7 and isinstance(record[4], list), "record")
+        n = record[0]
+        need(int(self.note("first")) <= n <= int(self.note("last")), "record number")
+        need(any(header["first"] <= n for header, _, _ in self.opened), "segment of the record")
+
+    def inclusion(self, size: int, root: bytes) -> None:
+        """RFC 9162, 2.1.3.2."""
+        need(isinstance(self.index, int) and 0 <= self.index < size, "index")
+        fn, sn, value = self.index, size - 1, sha(b"\x00" + self.record)
+        for item in self.path:
+            need(sn != 0, "path too long")
+            if fn & 1 or fn == sn:
+                value = sha(b"\x01" + item + value)
+                while not fn & 1 and fn:
+                    fn, sn = fn >> 1, sn >> 1
+            else:
+                value = sha(b"\x01" + value + item)
+            fn, sn = fn >> 1, sn >> 1
+        need(sn == 0 and value == root, "Merkle path")
+
+    def step_12(self) -> None:
+        need("sha256:" + self.model.digest == self.note("model"), "another model")
+        model_signed(self.policy, self.model, self.at)
+
+    def run(self) -> None:
+        for number in range(1, 13):
+            try:
+                getattr(self, f"step_{number}")()
+            except (Bad, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                raise Refused(number, f"{type(error).__name__}: {error}") from error
+
+
+def stored_evidence(layer: bytes) -> bytes | None:
+    """The file of a layer whose zstd frame holds one stored block; None for a compressed one."""
+    at, body = 0, None
+    while at + 512 <= len(layer) and layer[at : at + 512].strip(b"\0"):
+        size = int(layer[at + 124 : at + 135].rstrip(b"\0 ") or b"0", 8)
+        if layer[at + 156 : at + 157] in (b"0", b"\0"):
+            body = layer[at + 512 : at + 512 + size]
+        at += 512 + (size + 511) // 512 * 512
+    if body is None or body[:5] != b"\x28\xb5\x2f\xfd\xa0":
+        return None
+    block = int.from_bytes(body[9:12], "little")
+    return body[12:] if block & 7 == 1 and block >> 3 == len(body) - 12 else None
+
+
+def check(raw: bytes, policy: Policy, at: dt.datetime) -> dict:
+    try:
+        Checker(load_json(raw), policy, at).run()
+    except Refused as refused:
+        return {"verified": False, "step": refused.step, "why": refused.why}
+    except (Bad, KeyError, TypeError, ValueError) as error:
+        return {"verified": False, "why": f"not a proof: {error}"}
+    return {"verified": True}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--trust", type=Path, required=True)
+    parser.add_argument("--at", required=True)
+    args = parser.parse_args(argv)
+    at = dt.datetime.strptime(args.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+    verdict = check(args.file.read_bytes(), Policy(args.trust), at)
+    print(json.dumps(verdict))
+    return 0 if verdict["verified"] else 10
