@@ -276,7 +276,7 @@ Look at next:
     edgeprov doctor                          each check with its fix
     edgeprov-fleet query --fleet {folder}/fleet
     {folder}/fleet/audit.html                the report as one page, for a browser
-    {folder}/trust/README.md                 how to check all of it with cosign and notation alone
+    {folder}/trust/COMMANDS.txt              how to check all of it with cosign and notation alone
 Flip one byte of any file under {folder}/registry/blobs, then run
     edgeprov-fleet verify --again --fleet {folder}/fleet --trust {folder}/trust    and see it refused"""
     )
