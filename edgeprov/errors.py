@@ -257,7 +257,7 @@ class RegistryError(EdgeprovError):
         retry_after_s: float | None = None,
         code: str = "",
     ) -> None:
-        """Keep HTTP status, the registry's own error code, and how many seconds it asked to wait, where there are any."""
+        """Keep HTTP status, the registry's own error code, and the seconds it asked to wait, where there are any."""
         super().__init__(message, advice=advice)
         self.status = status
         self.retry_after_s = retry_after_s

@@ -27,7 +27,7 @@ def test_the_top_level_holds_what_the_design_names() -> None:
     assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(SOURCES), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_source_file_has_its_header_its_purpose_and_a_readable_size(path: Path) -> None:
     text = path.read_text()
     lines = text.splitlines()
