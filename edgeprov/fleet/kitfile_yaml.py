@@ -49,8 +49,12 @@ def _no_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return result
 
 
+def _plain_text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _plain_text)
 
 
 def parse_kitfile_yaml(raw: bytes) -> JsonObject:
@@ -64,9 +68,7 @@ def parse_kitfile_yaml(raw: bytes) -> JsonObject:
         raise LimitError(f"Kitfile has {len(raw)} bytes, more than {LIMITS.config_bytes}")
     try:
         text = raw.decode("utf-8")
-        # Aliases are YAML's way to make ten lines into gigabytes; no Kitfile needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise FormatError("Kitfile: aliases (*name) are not allowed")
+        _verify_events(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
         if not isinstance(value, dict):
             raise FormatError("Kitfile is not a map")
@@ -78,6 +80,17 @@ def parse_kitfile_yaml(raw: bytes) -> JsonObject:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"Kitfile: {_one_line(error)}") from error
+
+
+def _verify_events(text: str) -> None:
+    # Aliases are YAML's way to make ten lines into gigabytes, depth its way to make them slow.
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise FormatError("Kitfile: aliases (*name) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > LIMITS.json_depth:
+            raise LimitError(f"Kitfile is nested deeper than {LIMITS.json_depth}")
 
 
 def _verify_keys(kitfile: Mapping[str, Any]) -> None:

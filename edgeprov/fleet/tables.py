@@ -47,6 +47,8 @@ _LABELS: Final[Mapping[LabelType, Any]] = {
     "json": pa.string(),
 }  # fmt: skip
 _TIME: Final = pa.timestamp("ns", tz="UTC")
+_NAME: Final = pa.dictionary(pa.int32(), pa.string())
+"""Values that repeat: written and read many times faster than plain strings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +64,10 @@ class TableSpec:
     def schema(self, metadata: Mapping[str, str]) -> Any:
         """The Arrow schema; ``metadata`` goes into the file."""
         fields = [
-            pa.field("slot", pa.string(), nullable=False),
+            pa.field("slot", _NAME, nullable=False),
             pa.field("n", pa.int64(), nullable=False, metadata={"doc": "record number, per device and slot"}),
             pa.field("recorded_at", _TIME, nullable=False, metadata={"doc": "device clock, not proved"}),
-            pa.field("boot_id", pa.string(), nullable=False),
+            pa.field("boot_id", _NAME, nullable=False),
             pa.field("mono_ns", pa.int64(), nullable=False, metadata={"unit": "ns since boot"}),
             pa.field("duration_ns", pa.int64(), nullable=False, metadata={"unit": "ns"}),
         ]
@@ -82,9 +84,9 @@ class TableSpec:
                 _LABELS[self.label_type],
                 metadata={"encoding": "json" if self.label_type == "json" else "plain"},
             ),
-            pa.field("label_source", pa.string()),
+            pa.field("label_source", _NAME),
             pa.field("labelled_at", _TIME),
-            pa.field("kit", pa.string(), nullable=False, metadata={"doc": "manifest digest"}),
+            pa.field("kit", _NAME, nullable=False, metadata={"doc": "manifest digest"}),
             pa.field("seq", pa.int64(), nullable=False, metadata={"doc": "number of the kit in the device's series"}),
         ]
         return pa.schema(fields, metadata=dict(metadata))
@@ -130,7 +132,7 @@ class LabelSet:
             "n": _borrow(self._n, pa.int64()),
             "at": _borrow(self._at, pa.int64()),
             "order": _borrow(self._order, pa.int64()),
-            "source": pa.array(self._source, pa.int64()),
+            "source": pa.array(self._source, pa.int32()),
             "value": pa.array(self._values, _LABELS[self.label_type]),
         })  # fmt: skip
         table = table.sort_by([("n", "ascending"), ("at", "ascending"), ("order", "ascending")])
@@ -140,23 +142,37 @@ class LabelSet:
         self._numbers = memoryview(self._table["n"].chunk(0).buffers()[1]).cast("q")[: len(self._table)]
         self._n = self._at = self._order = array("q")
 
-    def join(self, numbers: array[int]) -> tuple[Any, Any, Any]:
-        """Label, source and time of each record number (rising), null where there is none."""
+    def join(self, numbers: Any, first: int, last: int) -> tuple[Any, Any, Any]:
+        """Label, source and time of each record number (int64, rising from first to last), null where there is none."""
         count = len(numbers)
-        empty = (pa.nulls(count, _LABELS[self.label_type]), pa.nulls(count, pa.string()), pa.nulls(count, _TIME))
+        empty = (
+            pa.nulls(count, _LABELS[self.label_type]),
+            pa.DictionaryArray.from_arrays(pa.nulls(count, pa.int32()), pa.array([], pa.string())),
+            pa.nulls(count, _TIME),
+        )
         if self._table is None or not count:
             return empty
-        start, end = bisect_left(self._numbers, numbers[0]), bisect_right(self._numbers, numbers[-1])
+        start, end = bisect_left(self._numbers, first), bisect_right(self._numbers, last)
         if start == end:
             return empty
         part = self._table.slice(start, end - start)
-        where = pc.index_in(_borrow(numbers, pa.int64()), value_set=part["n"].combine_chunks())
+        where = pc.index_in(numbers, value_set=part["n"].combine_chunks())
         names = pa.array(list(self._sources), pa.string())
         return (
             part["value"].combine_chunks().take(where),
-            names.take(part["source"].combine_chunks().take(where)),
+            pa.DictionaryArray.from_arrays(part["source"].combine_chunks().take(where), names),
             part["at"].combine_chunks().take(where).cast(_TIME),
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    block: Block
+    kit: str
+    seq: int
+    labels: LabelSet | None
+    skip: int
+    inputs: Mapping[int, Sequence[bytes]] | None
 
 
 class PartitionWriter:
@@ -172,7 +188,7 @@ class PartitionWriter:
         self.schema = spec.schema(metadata)
         self.rows = 0
         self.labelled = 0
-        self._pending: list[Any] = []
+        self._pending: list[_Rows] = []
         self._pending_rows = self._pending_bytes = 0
         self._path = path
         try:
@@ -192,46 +208,18 @@ class PartitionWriter:
         """Append the rows of a block.
 
         Args:
-            block: From a verified kit.
+            block: From a verified kit; its views are kept until the row group is written.
             kit: Manifest digest.
             seq: Number of the kit.
             labels: Of the block's slot.
             skip: Rows at the start to leave out (duplicates).
             inputs: Captured inputs by record number.
         """
-        numbers, count = block.numbers(), block.count
-        columns: list[Any] = [
-            pa.repeat(block.header.slot, count),
-            _borrow(numbers, pa.int64()),
-            _borrow(block.recorded_at_ns(), pa.int64()).cast(_TIME),
-            pa.repeat(block.header.boot_id, count),
-            _borrow(block.mono_ns(), pa.int64()),
-            _borrow(block.durations_ns(), pa.int64()),
-        ]
-        for number, tensor in enumerate(self.spec.outputs):
-            columns.append(values := _output(block, number, tensor))
-            if self.spec.dequantise and tensor.scale:
-                columns.append(_dequantise(values, tensor))
-        for number, tensor in enumerate(self.spec.inputs):
-            columns.append(values := _captured(numbers, number, tensor, inputs or {}))
-            if self.spec.dequantise and tensor.scale:
-                columns.append(_dequantise(values, tensor))
-        label, source, at = (labels or LabelSet(self.spec.label_type)).join(numbers)
-        columns += [
-            pa.array(block.input_digests(), pa.binary(32)),
-            _params(block),
-            label, source, at,
-            pa.repeat(kit, count),
-            pa.array([seq], pa.int64()).take(pa.repeat(pa.scalar(0, pa.int32()), count)),
-        ]  # fmt: skip
-        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema)
-        if skip:
-            batch = batch.slice(skip)
-        self.rows += batch.num_rows
-        self.labelled += batch.num_rows - batch["labelled_at"].null_count
-        self._pending.append(batch)
-        self._pending_rows += batch.num_rows
-        self._pending_bytes += sum(len(view) for view in block.columns.values()) + 160 * count
+        self._pending.append(_Rows(block=block, kit=kit, seq=seq, labels=labels, skip=skip, inputs=inputs))
+        self._pending_rows += block.count - skip
+        self._pending_bytes += sum(map(len, block.columns.values())) + 64 * block.count
+        if inputs:
+            self._pending_bytes += sum(sum(map(len, tensors)) for tensors in inputs.values())
         if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
             self.flush()
 
@@ -239,13 +227,68 @@ class PartitionWriter:
         """Write what is pending as one row group."""
         if not self._pending:
             return
+        table = self._table(self._pending)
+        self._pending = []
+        self._pending_rows = self._pending_bytes = 0
+        self.rows += table.num_rows
+        self.labelled += table.num_rows - table["labelled_at"].null_count
         try:
-            table = pa.Table.from_batches(self._pending, self.schema)
             self._writer.write_table(table, row_group_size=len(table))
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{self._path}: {error}") from error
-        self._pending = []
-        self._pending_rows = self._pending_bytes = 0
+
+    def _table(self, pending: list[_Rows]) -> Any:
+        """Columns of many blocks at once: a call into Arrow costs more than a thousand of its values."""
+        blocks = [rows.block for rows in pending]
+        numbers = [_deltas(block, "n") for block in blocks]
+        columns: list[Any] = [
+            _names([(block.header.slot, block.count) for block in blocks]),
+            pa.chunked_array(numbers, pa.int64()),
+            pa.chunked_array([_deltas(block, "recorded_at") for block in blocks], pa.int64()).cast(_TIME),
+            _names([(block.header.boot_id, block.count) for block in blocks]),
+            pa.chunked_array([_deltas(block, "mono") for block in blocks], pa.int64()),
+            pa.chunked_array([_int64(block.columns["duration"], block.count) for block in blocks], pa.int64()),
+        ]
+        for kind, tensors in (("output", self.spec.outputs), ("input", self.spec.inputs)):
+            for number, tensor in enumerate(tensors):
+                if kind == "output":
+                    values = _outputs(blocks, number, tensor)
+                else:
+                    values = [_captured(rows.block, number, tensor, rows.inputs or {}) for rows in pending]
+                columns.append(pa.chunked_array(values))
+                if self.spec.dequantise and tensor.scale:
+                    columns.append(pa.chunked_array([_dequantise(chunk, tensor) for chunk in values]))
+        columns += [
+            pa.chunked_array([_digests(block) for block in blocks], pa.binary(32)),
+            pa.chunked_array([_params(block) for block in blocks], pa.string()),
+            *self._labels(pending, numbers),
+            _names([(rows.kit, rows.block.count) for rows in pending]),
+            _repeated([(rows.seq, rows.block.count) for rows in pending], pa.int64()),
+        ]
+        table = pa.table(columns, schema=self.schema)
+        if any(rows.skip for rows in pending):
+            kept, position = [], 0
+            for rows in pending:
+                kept.append(table.slice(position + rows.skip, rows.block.count - rows.skip))
+                position += rows.block.count
+            table = pa.concat_tables(kept)
+        return table
+
+    def _labels(self, pending: list[_Rows], numbers: list[Any]) -> list[Any]:
+        """Label, source and time, joined kit by kit: numbers rise within a kit."""
+        chunks: list[list[Any]] = [[], [], []]
+        start = 0
+        while start < len(pending):
+            end = start + 1
+            while end < len(pending) and pending[end].kit == pending[start].kit:
+                end += 1
+            some = numbers[start] if end == start + 1 else pa.concat_arrays(numbers[start:end])
+            labels = pending[start].labels or LabelSet(self.spec.label_type)
+            joined = labels.join(some, pending[start].block.first, pending[end - 1].block.last)
+            for column, chunk in zip(chunks, joined, strict=True):
+                column.append(chunk)
+            start = end
+        return [pa.chunked_array(column) for column in chunks]
 
     def close(self) -> None:
         """Write the rest and the footer."""
@@ -327,28 +370,31 @@ def _elements(tensor: Tensor) -> int | None:
     return None if -1 in tensor.shape else math.prod(tensor.shape) * (2 if tensor.dtype == "complex64" else 1)
 
 
-def _output(block: Block, number: int, tensor: Tensor) -> Any:
+def _outputs(blocks: Sequence[Block], number: int, tensor: Tensor) -> list[Any]:
     kind, elements = _ARROW[tensor.dtype], _elements(tensor)
-    view, offsets = block.output(number), block.output_offsets(number)
+    item = pa.field("item", kind, nullable=False)
     width = kind.bit_width // 8
-    if len(view) % width:
-        raise FormatError(f"output {number} is not a whole number of {tensor.dtype} values")
-    values = pa.Array.from_buffers(kind, len(view) // width, [None, pa.py_buffer(view)])
+    views = [block.output(number) for block in blocks]
     if elements is not None:
-        if offsets is not None:
+        if any(block.output_offsets(number) is not None for block in blocks):
             raise FormatError(f"output {number} has rows of another size than its tensor")
-        return pa.FixedSizeListArray.from_arrays(
-            values, type=pa.list_(pa.field("item", kind, nullable=False), elements)
-        )
-    if offsets is None or any(offset % width for offset in offsets):
-        raise FormatError(f"output {number} is not cut at whole {tensor.dtype} values")
-    cuts = pa.array([offset // width for offset in offsets], pa.int32())
-    return pa.ListArray.from_arrays(cuts, values, type=pa.list_(pa.field("item", kind, nullable=False)))
+        whole = views[0] if len(views) == 1 else b"".join(views)
+        values = pa.Array.from_buffers(kind, len(whole) // width, [None, pa.py_buffer(whole)])
+        return [pa.FixedSizeListArray.from_arrays(values, type=pa.list_(item, elements))]
+    result = []
+    for block, view in zip(blocks, views, strict=True):
+        offsets = block.output_offsets(number)
+        if offsets is None or any(offset % width for offset in offsets):
+            raise FormatError(f"output {number} is not cut at whole {tensor.dtype} values")
+        values = pa.Array.from_buffers(kind, len(view) // width, [None, pa.py_buffer(view)])
+        cuts = pa.array([offset // width for offset in offsets], pa.int32())
+        result.append(pa.ListArray.from_arrays(cuts, values, type=pa.list_(item)))
+    return result
 
 
-def _captured(numbers: array[int], number: int, tensor: Tensor, inputs: Mapping[int, Sequence[bytes]]) -> Any:
+def _captured(block: Block, number: int, tensor: Tensor, inputs: Mapping[int, Sequence[bytes]]) -> Any:
     kind, elements = _ARROW[tensor.dtype], _elements(tensor)
-    rows = [inputs[n][number] if n in inputs else None for n in numbers]
+    rows = [inputs[n][number] if n in inputs else None for n in block.numbers()] if inputs else [None] * block.count
     width = kind.bit_width // 8
     blank = bytes((elements or 0) * width)
     data = b"".join(row if row is not None else blank for row in rows)
@@ -401,6 +447,35 @@ def _label_value(value: Any, kind: LabelType) -> Any:
 
 def _jsonable(value: object) -> str:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _repeated(pairs: Sequence[tuple[Any, int]], kind: Any) -> Any:
+    """A column of values that repeat; each value with its number of rows."""
+    return pa.concat_arrays([pa.repeat(pa.scalar(value, kind), count) for value, count in pairs])
+
+
+def _names(pairs: Sequence[tuple[str, int]]) -> Any:
+    """As _repeated, as a dictionary column."""
+    places: dict[str, int] = {}
+    rows = [(places.setdefault(value, len(places)), count) for value, count in pairs]
+    return pa.DictionaryArray.from_arrays(_repeated(rows, pa.int32()), pa.array(list(places), pa.string()))
+
+
+def _int64(view: memoryview, count: int) -> Any:
+    return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(view)])
+
+
+def _deltas(block: Block, name: str) -> Any:
+    return pc.cumulative_sum(_int64(block.columns[name], block.count))
+
+
+def _digests(block: Block) -> Any:
+    view = block.columns.get("in")
+    if view is None:
+        return pa.nulls(block.count, pa.binary(32))
+    if "in.set" in block.columns:
+        return pa.array(block.input_digests(), pa.binary(32))
+    return pa.Array.from_buffers(pa.binary(32), block.count, [None, pa.py_buffer(view)])
 
 
 def _borrow(values: array[int], kind: Any) -> Any:

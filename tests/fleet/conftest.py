@@ -60,9 +60,10 @@ def hub(tmp_path: Path) -> Hub:
 @pytest.fixture
 def full(hub: Hub) -> Hub:
     """Two devices, four kits each; the last one labels the first five records."""
-    for serial in ("a1", "b2"):
-        unit = hub.device(serial)
-        for number in range(4):
-            labels = [Label(n=n, value=n % 2, source="lab", labelled_at_ns=10**18 + 1000 * n) for n in range(5)]
-            push_kit(hub.registry, unit, unit.seal(records=20, labels=labels if number == 3 else ()))
+    with hub.registry.layout.batch():
+        for serial in ("a1", "b2"):
+            unit = hub.device(serial)
+            for number in range(4):
+                labels = [Label(n=n, value=n % 2, source="lab", labelled_at_ns=10**18 + 1000 * n) for n in range(5)]
+                push_kit(hub.registry, unit, unit.seal(records=20, labels=labels if number == 3 else ()))
     return hub

@@ -188,7 +188,7 @@ def test_a_data_set_closes_the_loop(full, tmp_path):
 
 def test_an_interrupted_run_leaves_no_half_file(full, tmp_path, monkeypatch):
     full.sync()
-    from edgeprov.fleet import collect as module
+    from edgeprov.fleet import partition as module
 
     real, calls = module._PartitionWork._add, []
 
