@@ -22,7 +22,6 @@ from edgeprov.formats.modelkit import ModelKit, layer_compression, parse_modelki
 from edgeprov.formats.tarball import Member, iter_tar
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store import verity
-from edgeprov.store.compress import gunzip
 from edgeprov.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -177,6 +176,8 @@ def open_archive(layout: Layout, layer: Descriptor) -> Iterator[tuple[Member, It
     with _open_vouched(layout, layer) or layout.open_blob(layer) as blob:
         read: Callable[[int], bytes] = blob.read
         if kind == "tar+gzip":
+            from edgeprov.store.compress import gunzip  # it brings zstandard, which a boot rarely needs
+
             bound = min(LIMITS.unpacked_bytes, layer.size * LIMITS.unpack_ratio)
             read = _reader(gunzip(_chunks(blob.read), bound))
         try:

@@ -10,6 +10,8 @@ import io
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,3 +229,38 @@ def test_session_answers_before_hello(ready: Site) -> None:
     assert session.handle(ROW)[1]["code"] == 2
     assert session.handle(["sync"])[1]["code"] == 2
     session.close()
+
+
+def test_application_in_c(ready: Site, server: Path, tmp_path: Path) -> None:
+    """Sixty lines of C without a library: weights from the sealed memory file, three records."""
+    source = Path(__file__).with_name("record_client.c")
+    program = tmp_path / "record_client"
+    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Werror", "-o", program, source], check=True)
+    # sun_path has 108 bytes, and a test's folder is deep.
+    child = subprocess.run([program, server.name], cwd=server.parent, capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout == f"1\n2\n3\n{WDBC.stat().st_size} bytes of model\n"
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert sealed.contents.records == 3
+    ready.verify(ready.context.state().layout, sealed.entry.digest)
+
+
+@pytest.mark.slow
+def test_service_tells_systemd_and_stops_cleanly(ready: Site, tmp_path: Path) -> None:
+    """READY, WATCHDOG and STOPPING reach the manager's socket; SIGTERM ends the process with 0."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        at_path(tmp_path / "notify", manager.bind)
+        manager.settimeout(60)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "edgeprov.cli.device_main", "record", "--socket", str(tmp_path / "r.sock")],
+            env=environment,
+        )
+        assert manager.recv(100).startswith(b"READY=1")
+        assert manager.recv(100) == b"WATCHDOG=1"
+        child.terminate()
+        while manager.recv(100) != b"STOPPING=1":
+            pass
+        assert child.wait(60) == 0
+    assert not (tmp_path / "r.sock").exists()

@@ -259,6 +259,7 @@ def test_full_spool_stops_and_loses_nothing(make_site: Callable[..., Site]) -> N
         assert model.run(X).record.n == count + 1  # there is room again, and no number was lost
 
 
+@pytest.mark.slow
 def test_full_spool_discards_the_oldest_and_signs_for_it(make_site: Callable[..., Site]) -> None:
     site = make_site(settings="[record]\nquota_bytes = 400000\nfull = 'discard-oldest'\n[seal]\nmax_records = 1000\n")
     site.install_identity()

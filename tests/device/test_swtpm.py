@@ -140,6 +140,7 @@ def test_command_line_over_a_reboot(box: Box) -> None:
     assert {item["verdict"] for item in box.run("doctor")} <= {"ok", "note"}
 
 
+@pytest.mark.slow
 def test_killed_swtpm_is_a_new_boot(box: Box) -> None:
     """The PCR is gone while the run folder is not: nothing runs on the old verdict."""
     box.enrol()
