@@ -26,7 +26,11 @@ provenance_check_rootfs[doc] = "Refuses an image without model, trust anchors or
 
 ROOTFS_POSTPROCESS_COMMAND += "${@bb.utils.contains_any('IMAGE_INSTALL', 'packagegroup-provenance python3-edgeprov', 'provenance_check_rootfs', '', d)}"
 
-# For files/wic/provenance-ab.wks.in.
+# For the layouts in files/wic. The plug-ins' names lost their hyphens after scarthgap.
 PROVENANCE_DATA_SIZE ?= "1G"
-# The plug-in's name lost its hyphen after scarthgap.
-PROVENANCE_WIC_EFI_PLUGIN ?= "${@'bootimg-efi' if 'scarthgap' in (d.getVar('LAYERSERIES_CORENAMES') or '') else 'bootimg_efi'}"
+PROVENANCE_WIC_EFI_PLUGIN ?= "${@provenance_wic_plugin('bootimg-efi', d)}"
+PROVENANCE_WIC_PARTITION_PLUGIN ?= "${@provenance_wic_plugin('bootimg-partition', d)}"
+
+def provenance_wic_plugin(name, d):
+    old = "scarthgap" in (d.getVar("LAYERSERIES_CORENAMES") or "").split()
+    return name if old else name.replace("-", "_")

@@ -28,17 +28,21 @@ PROVENANCE_MODEL_URI ?= ""
 PROVENANCE_BAKE_AT ?= ""
 PROVENANCE_BAKE_PYTHON ?= "${PYTHON}"
 
+DEPENDS += "python3-edgeprov-native"
+
 FILESEXTRAPATHS:prepend := "${PROVENANCE_LAYERDIR}/files:"
 SRC_URI += "${@provenance_model_uris(d)} file://${PROVENANCE_TRUST_DIR};subdir=trust"
 
 INHIBIT_DEFAULT_DEPS = "1"
-DEPENDS += "python3-edgeprov-native"
 
 S = "${UNPACKDIR}"
 B = "${WORKDIR}/baked"
 
 # Read by SPDX 3.0 (wrynose); scarthgap's SPDX 2.2 takes version and licence.
+# nooelint: oelint.vars.mispell.unknown
 SPDX_PACKAGE_ADDITIONAL_PURPOSE = "model"
+# New in wrynose as well.
+# nooelint: oelint.vars.mispell.unknown
 SPDX_PACKAGE_URLS =+ "${@provenance_model_purls(d)}"
 
 def provenance_model_flags(d):
@@ -130,5 +134,5 @@ do_install() {
     install -m 0644 ${B}/20-models.toml ${D}${nonarch_libdir}/edgeprov/edgeprov.toml.d/20-models.toml
 }
 
-FILES:${PN} = "${datadir}/edgeprov ${nonarch_libdir}/edgeprov"
+FILES:${PN} += "${datadir}/edgeprov ${nonarch_libdir}/edgeprov"
 RDEPENDS:${PN} += "edgeprov-conf"

@@ -41,7 +41,6 @@ def provenance_values(d):
     """All PROVENANCE_* variables, expanded."""
     names = {key.split(":")[0] for key in d.keys() if key.startswith("PROVENANCE_")}
     return {name: d.getVar(name) for name in names if d.getVar(name) is not None}
-provenance_values[vardepsexclude] = "PROVENANCE_LAYERDIR"
 
 python () {
     import oeprov.settings

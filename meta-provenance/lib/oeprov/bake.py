@@ -19,7 +19,14 @@ import json
 import os
 import shutil
 import sys
+import types
 from pathlib import Path
+
+# Model kits are tar and tar+gzip: zstd is for data kits, and wrynose has no zstandard for the build host.
+try:
+    import zstandard  # noqa: F401
+except ImportError:
+    sys.modules["zstandard"] = types.ModuleType("zstandard")
 
 from edgeprov.device.trust import classic_tag, load_signatures
 from edgeprov.device.weights import READ_BYTES, load_model, verify_archives, verify_blobs

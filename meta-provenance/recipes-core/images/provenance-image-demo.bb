@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: MIT
 
-SUMMARY = "Demonstration of meta-provenance: read-only root, two slots, state on a data partition"
+SUMMARY = "Demonstration: read-only root, A/B slots, state on a data partition"
 DESCRIPTION = "A console image whose model is verified and measured at boot. Boots in QEMU with swtpm and on boards \
 with a TPM 2.0; what a product image needs beyond core-image-minimal is these lines."
 HOMEPAGE = "https://edgeprov.dev/"

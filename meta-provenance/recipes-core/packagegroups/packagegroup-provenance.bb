@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 SUMMARY = "All that a device with provenance needs"
+SUMMARY:${PN}-test = "What testimage needs on a device with provenance"
 DESCRIPTION = "edgeprov with its units, configuration, models and state partition, and the interpreter that \
 PROVENANCE_RUNTIME names. The -test package adds what testimage needs."
 HOMEPAGE = "https://edgeprov.dev/"
@@ -17,9 +18,11 @@ REQUIRED_DISTRO_FEATURES = "systemd tpm2"
 
 PACKAGES = "${PN} ${PN}-test"
 
-def provenance_runtime(d):
+def provenance_chosen(d):
+    """Packages that depend on a variable: the interpreter, and the guard over updates."""
     import oeprov.settings
-    return oeprov.settings.RUNTIMES.get(d.getVar("PROVENANCE_RUNTIME"), "")
+    guard = "edgeprov-update-guard " if d.getVar("PROVENANCE_UPDATE_GUARD") == "1" else ""
+    return guard + oeprov.settings.RUNTIMES.get(d.getVar("PROVENANCE_RUNTIME"), "")
 
 python () {
     layers = (d.getVar("BBFILE_COLLECTIONS") or "").split()
@@ -28,17 +31,15 @@ python () {
 }
 
 RDEPENDS:${PN} = "\
+    ${@provenance_chosen(d)} \
     edgeprov-conf \
     edgeprov-services \
     edgeprov-state \
     provenance-models \
     python3-edgeprov \
-    ${@'edgeprov-update-guard' if d.getVar('PROVENANCE_UPDATE_GUARD') == '1' else ''} \
-    ${@provenance_runtime(d)} \
 "
 RDEPENDS:${PN}-test = "\
     ${PN} \
     libtss2-tcti-mssim \
     tpm2-tools \
 "
-SUMMARY:${PN}-test = "What testimage needs on a device with provenance"

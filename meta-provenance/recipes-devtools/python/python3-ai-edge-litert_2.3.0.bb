@@ -49,8 +49,9 @@ do_install() {
     chown -R root:root ${D}${PYTHON_SITEPACKAGES_DIR}
 }
 
-FILES:${PN} = "${PYTHON_SITEPACKAGES_DIR}"
+FILES:${PN} += "${PYTHON_SITEPACKAGES_DIR}"
 # Built by others: stripped already, and linked without this distro's flags.
+# nooelint: oelint.vars.insaneskip
 INSANE_SKIP:${PN} += "already-stripped ldflags"
 
 RDEPENDS:${PN} += "\

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 SUMMARY = "OCI Registry as Storage, Python SDK"
+DESCRIPTION = "Talks to OCI registries; edgeprov uses its HTTP and authentication plumbing."
 HOMEPAGE = "https://oras-project.github.io/oras-py/"
 BUGTRACKER = "https://github.com/oras-project/oras-py/issues"
 LICENSE = "Apache-2.0"

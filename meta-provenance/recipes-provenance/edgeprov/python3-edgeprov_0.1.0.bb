@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: MIT
 
 SUMMARY = "Proof of which model version produced which data"
+SUMMARY:${PN}-fleet = "Publish models, collect and audit data kits"
+SUMMARY:edgeprov-services = "Units, user and folders of edgeprov on a device"
+SUMMARY:edgeprov-update-guard = "An updated slot is good only after the models passed the boot check"
 DESCRIPTION = "Verifies and measures models at boot, records inferences, seals them with the TPM and sends them \
 to an OCI registry. The fleet's side, edgeprov-fleet, is a package of its own."
 HOMEPAGE = "https://edgeprov.dev/"
@@ -32,7 +35,8 @@ python () {
         raise bb.parse.SkipRecipe("PROVENANCE_SOURCE_DIR: holds no pyproject.toml; it must be edgeprov's repository")
 }
 
-PACKAGES =+ "${PN}-fleet edgeprov-services edgeprov-update-guard"
+# The guard before the services: a file goes to the first package that wants it.
+PACKAGES =+ "${PN}-fleet edgeprov-update-guard edgeprov-services"
 
 do_install:append:class-target() {
     data=${S}/edgeprov/data
@@ -63,14 +67,14 @@ USERADD_PACKAGES = "edgeprov-services"
 GROUPADD_PARAM:edgeprov-services = "--system tss; --system edgeprov"
 USERADD_PARAM:edgeprov-services = "--system --no-create-home --home-dir ${localstatedir}/lib/edgeprov --shell /sbin/nologin --gid edgeprov --groups tss edgeprov"
 
-FILES:${PN}-fleet = "\
+FILES:${PN}-fleet += "\
     ${bindir}/edgeprov-fleet \
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet \
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet_main.py \
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/fleet \
 "
-FILES:edgeprov-update-guard = "${systemd_system_unitdir}/boot-complete.target.requires"
-FILES:edgeprov-services = "\
+FILES:edgeprov-update-guard += "${systemd_system_unitdir}/boot-complete.target.requires"
+FILES:edgeprov-services += "\
     ${nonarch_base_libdir}/udev/rules.d/60-edgeprov.rules \
     ${nonarch_libdir}/systemd/catalog \
     ${nonarch_libdir}/sysusers.d \
@@ -84,9 +88,8 @@ RDEPENDS:${PN} += "\
     python3-core \
     python3-cryptography \
     python3-msgpack \
-    python3-zstandard \
 "
-RDEPENDS:${PN}:append:class-target = "\
+RDEPENDS:${PN}:append:class-target = " \
     libtss2 \
     libtss2-mu \
     libtss2-tcti-device \
@@ -106,16 +109,18 @@ RDEPENDS:${PN}:append:class-target = "\
     python3-oras \
     python3-packaging \
     python3-requests \
+    python3-resource \
     python3-shell \
-    python3-threading \
     python3-tomllib \
     python3-tpm2-pytss \
+    python3-zstandard \
 "
 RDEPENDS:${PN}-fleet += "\
+    python3-asyncio \
+    python3-edgeprov \
     python3-multiprocessing \
     python3-pyyaml \
     python3-sqlite3 \
-    python3-edgeprov \
 "
 # Only `edgeprov-fleet collect` needs tables, and no standard layer has Arrow for Python.
 RDEPENDS:edgeprov-services += "\
@@ -124,8 +129,5 @@ RDEPENDS:edgeprov-services += "\
     tpm2-tss \
 "
 RDEPENDS:edgeprov-update-guard += "edgeprov-services"
-SUMMARY:${PN}-fleet = "Publish models, collect and audit data kits"
-SUMMARY:edgeprov-services = "Units, user and folders of edgeprov on a device"
-SUMMARY:edgeprov-update-guard = "An updated slot is good only after the models passed the boot check"
 
 BBCLASSEXTEND = "native"

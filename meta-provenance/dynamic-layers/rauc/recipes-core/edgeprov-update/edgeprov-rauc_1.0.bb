@@ -25,7 +25,7 @@ do_install() {
     install -D -m 0644 ${UNPACKDIR}/edgeprov.conf ${D}${systemd_system_unitdir}/rauc-mark-good.service.d/edgeprov.conf
 }
 
-FILES:${PN} = "${systemd_system_unitdir}"
+FILES:${PN} += "${systemd_system_unitdir}"
 RDEPENDS:${PN} += "\
     edgeprov-services \
     rauc-mark-good \
