@@ -347,10 +347,16 @@ class DistributionClient:
         finally:
             answer.close()
 
+    def _document(self, answer: Answer, max_bytes: int) -> bytes:
+        raw = self._body(answer, max_bytes)
+        if not raw and "Content-Length" not in answer.headers:
+            raise RegistryError(f"{self.name}: the answer was cut among its headers")
+        return raw
+
     def _manifest_bytes(self, repo: str, reference: str) -> bytes:
         url = self._url(f"{repo}/manifests/{reference}")
         answer = self._ask("GET", url, headers={"Accept": _ACCEPT}, expected=(200,))
-        raw = self._body(answer, LIMITS.manifest_bytes)
+        raw = self._document(answer, LIMITS.manifest_bytes)
         if reference.startswith("sha256:"):
             verify_digest(raw, parse_digest(reference), f"{repo}: manifest")
         elif named := answer.headers.get("Docker-Content-Digest"):
@@ -387,7 +393,7 @@ class DistributionClient:
             answer = self._send("GET", url, missing=missing)
             if answer is None:
                 return
-            raw = self._body(answer, LIMITS.index_bytes)
+            raw = self._document(answer, LIMITS.index_bytes)
             total += len(raw)
             yield raw
             link = _LINK.search(answer.headers.get("Link", ""))
@@ -446,7 +452,8 @@ def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:
 def _header(answer: Answer, name: str, what: str) -> str:
     value = answer.headers.get(name)
     if not value:
-        raise RegistryProtocolError(f"{what}: the answer has no {name}")
+        # A line cut among the headers looks like this, and is worth another try.
+        raise RegistryError(f"{what}: the answer has no {name}")
     return value
 
 

@@ -14,9 +14,7 @@ from edgeprov.limits import LIMITS
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     install = subcommands(parser, {"install": "verify a receipt and free what it names"})["install"]
-    install.add_argument(
-        "file", metavar="FILE", type=Path, help="receipts/SERIAL.receipt.json on the stick"
-    )
+    install.add_argument("file", metavar="FILE", type=Path, help="receipts/SERIAL.receipt.json on the stick")
 
 
 def run(args: argparse.Namespace, out: Output) -> None:

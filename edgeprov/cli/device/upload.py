@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from edgeprov.store.state import OutboxEntry
 
 _INTERRUPTED: Final = 130
-_SPAN = re.compile(r"(\d{1,6})(s|m|h)?")
-_RATE = re.compile(r"(\d{1,9})(k|M)?")
+_SPAN = re.compile(r"([0-9]{1,6})(s|m|h)?")
+_RATE = re.compile(r"([0-9]{1,9})(k|M)?")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

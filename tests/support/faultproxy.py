@@ -1,0 +1,254 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bad links, seeded: one proxy that cuts connections after so many bytes, one that breaks single requests.
+
+CutProxy knows nothing of HTTP: it counts the bytes that the client sends and cuts, either cleanly on
+both sides or half-open (the server goes on waiting, as after a radio hole). FaultProxy understands
+requests: it drops, stalls, truncates, repeats and delays them, and answers in the server's place.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+CHUNK = 16 * 1024
+
+
+class CutProxy:
+    """A TCP proxy whose connections live for an exponentially distributed number of client bytes.
+
+    Attributes:
+        sent: Bytes that clients sent, whether or not they reached the server.
+        cuts: Connections that were cut.
+        connections: Connections that were opened.
+    """
+
+    def __init__(self, upstream: str, *, mean_bytes: float, seed: int, half_open: bool = False) -> None:
+        host, _, port = upstream.rpartition(":")
+        self._upstream = (host, int(port))
+        self._mean = mean_bytes
+        self._random = random.Random(seed)
+        self._half_open = half_open
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.sent = self.cuts = self.connections = 0
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        with self._lock:
+            for item in self._open:
+                _close(item)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._upstream)
+                for item in (client, server):
+                    item.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._lock:
+                    self.connections += 1
+                    life = int(self._random.expovariate(1 / self._mean)) if self._mean else 1 << 62
+                    self._open += [client, server]
+                threading.Thread(target=self._forward, args=(client, server, life), daemon=True).start()
+                threading.Thread(target=self._back, args=(client, server), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket, life: int) -> None:
+        with suppress(OSError):
+            while data := client.recv(min(CHUNK, life) or 1):
+                with self._lock:
+                    self.sent += len(data)
+                server.sendall(data)
+                life -= len(data)
+                if life <= 0:
+                    with self._lock:
+                        self.cuts += 1
+                    _close(client)
+                    if not self._half_open:
+                        _close(server)
+                    return
+        _close(server)
+
+    def _back(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(CHUNK):
+                client.sendall(data)
+        _close(client)
+
+
+def _close(item: socket.socket) -> None:
+    with suppress(OSError):
+        item.shutdown(socket.SHUT_RDWR)
+    item.close()
+
+
+FAULTS = (
+    "drop-before",  # the request never reaches the server
+    "drop-inside",  # the server sees half of it
+    "half-open",  # the server sees half of it and goes on waiting
+    "drop-answer",  # the server does it, the client never knows
+    "cut-answer",  # half an answer
+    "stall",  # silence until the client gives up
+    "twice",  # the server gets it two times, the client the second answer
+    "late",  # an older request arrives once more, after this one
+    "500",
+    "502",
+    "503",
+    "429",
+)
+
+
+class FaultProxy:
+    """An HTTP proxy in front of a registry that breaks a share of all requests, by a seed.
+
+    Attributes:
+        faults: How often each kind happened.
+        limit: After so many faults the link is good.
+    """
+
+    def __init__(self, upstream: str, *, seed: int, share: float = 0.3, limit: int = 1 << 62) -> None:
+        self.upstream = upstream
+        self.share = share
+        self.limit = limit
+        self.faults: Counter[str] = Counter()
+        self.random = random.Random(seed)
+        self.lock = threading.Lock()
+        self.before: tuple[str, str, dict[str, str], bytes] | None = None
+        self.waiting: list[socket.socket] = []
+        self.over = threading.Event()
+        self.host = ""
+
+    def choose(self) -> str | None:
+        """The fault of the next request, None for none."""
+        with self.lock:
+            if self.faults.total() >= self.limit or self.random.random() >= self.share:
+                return None
+            kind = self.random.choice(FAULTS)
+            self.faults[kind] += 1
+            return kind
+
+    def forward(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """One request to the server."""
+        connection = http.client.HTTPConnection(self.upstream, timeout=30)
+        try:
+            connection.request(method, path, body, {**headers, "Connection": "close"})
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+    def half(self, method: str, path: str, headers: dict[str, str], body: bytes, *, keep_open: bool) -> None:
+        """Half of a request to the server, then the line goes dead."""
+        host, _, port = self.upstream.rpartition(":")
+        server = socket.create_connection((host, int(port)))
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        raw = "\r\n".join(lines).encode() + body
+        server.sendall(raw[: len(raw) // 2])
+        if keep_open:
+            self.waiting.append(server)
+        else:
+            server.close()
+
+    @contextmanager
+    def serve(self) -> Iterator[FaultProxy]:
+        """Listen on loopback while the body runs; ``host`` is the address."""
+        proxy = self
+
+        class Handler(_Handler):
+            link = proxy
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, *_: object) -> None:
+                pass  # the client gave up, which is the point
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            self.host = f"127.0.0.1:{server.server_address[1]}"
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.over.set()
+                server.shutdown()
+                thread.join()
+                for item in self.waiting:
+                    item.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    link: FaultProxy
+
+    def handle_request(self) -> None:
+        link = self.link
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        request = (self.command, self.path, headers, body)
+        fault = link.choose()
+        if fault == "drop-before":
+            return self._hang_up()
+        if fault in ("drop-inside", "half-open"):
+            link.half(*request, keep_open=fault == "half-open")
+            return self._hang_up()
+        if fault == "stall":
+            link.over.wait(1.5)
+            return self._hang_up()
+        if fault in ("500", "502", "503", "429"):
+            return self._answer(int(fault), [("Retry-After", "1")] if fault == "429" else [], b"<html>sorry</html>")
+        status, answered, data = link.forward(*request)
+        if fault == "twice":
+            status, answered, data = link.forward(*request)
+        with link.lock:
+            earlier, link.before = link.before, request
+        if fault == "late" and earlier is not None:
+            link.forward(*earlier)
+        if fault == "drop-answer":
+            return self._hang_up()
+        return self._answer(status, answered, data, cut=fault == "cut-answer")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_request
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, cut: bool = False) -> None:
+        self.send_response_only(status)
+        named = {name.lower() for name, _ in headers}
+        for name, value in headers:
+            if name.lower() in ("connection", "transfer-encoding"):
+                continue
+            self.send_header(name, value.replace(self.link.upstream, self.link.host))
+        if "content-length" not in named:
+            self.send_header("Content-Length", str(len(data)))
+        if cut:
+            self.wfile.write(b"".join(self._headers_buffer)[:40])  # type: ignore[attr-defined]
+            self._headers_buffer: list[bytes] = []
+            return self._hang_up()
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+        return None
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: Any) -> None:
+        pass
