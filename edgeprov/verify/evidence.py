@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
 
-from edgeprov.errors import EdgeprovError, EvidenceInvalid, PolicyDenied, SignatureInvalid, SubjectMismatch
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, SubjectMismatch, VerificationError
 from edgeprov.formats import tpmt
 from edgeprov.formats.datakit import DataKit, SegmentEvidence, Tombstone
 from edgeprov.formats.digest import Digest
@@ -241,11 +241,9 @@ class _Work:
 def _run(work: _Work, number: int, step: Callable[[_Work], None]) -> None:
     try:
         step(work)
-    except (EvidenceInvalid, SignatureInvalid, SubjectMismatch, PolicyDenied):
+    except VerificationError:
         raise
-    except EdgeprovError as error:
-        if number == 2:  # an untrusted signer keeps its own error
-            raise
+    except EdgeprovError as error:  # a malformed piece of evidence is refused by the step that needs it
         raise EvidenceInvalid(error.message, step=number) from error
 
 

@@ -125,6 +125,16 @@ def test_key_mode_needs_no_certificate(cosign, kit, registry, trust, tmp_path):
     cosign("verify", "--key", str(key), "--insecure-ignore-tlog", *extra, kit.reference)
 
 
+def test_batch_of_kits_under_one_signature(cosign, world, registry, trust, request):
+    """One DSSE with many subjects for energy-poor devices: each kit verifies by itself."""
+    unit = world.enrol(f"batch-{abs(hash(request.node.name)) % 10**8}")
+    for sealed in unit.seal_batch(3):
+        reference = registry.push("data/batch", sealed.manifest, sealed.blobs)
+        registry.attach("data/batch", sealed.signatures[0])
+        cosign("verify", *root(trust), *IDENTITY, *NO_LOG, reference)
+        cosign("verify-attestation", "--type", "slsaprovenance1", *root(trust), *IDENTITY, *NO_LOG, reference)
+
+
 def test_refused_by_cosign(cosign, kit, world, registry, trust):
     wrong_identity = ["--certificate-identity", "urn:edgeprov:device:other", "--certificate-oidc-issuer-regexp", ".*"]
     cosign("verify", *root(trust), *wrong_identity, *NO_LOG, kit.reference, ok=False)

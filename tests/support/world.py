@@ -64,6 +64,8 @@ from edgeprov.formats.statement import (
     encode_kit_statement,
     encode_model_statement,
     encode_tombstone_statement,
+    parse_seal_evidence,
+    parse_statement,
 )
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
@@ -321,6 +323,31 @@ class Unit:
         )
         blobs[manifest.config.digest] = config
         return parse_datakit(manifest, config), config, blobs
+
+    def seal_batch(self, count: int, *, records: int = 2) -> list[Sealed]:
+        """Several kits under one signature: one statement, the same bundle on each."""
+        singles = [self.seal(records=records) for _ in range(count)]
+        items = []
+        for sealed in singles:
+            statement = parse_statement(sealed.statement)
+            evidence = parse_seal_evidence(statement, sealed.digest)
+            items.append(
+                SealedKit(digest=sealed.digest, seq=sealed.kit.seq, reset_count=self.tpm.reset_count, evidence=evidence)
+            )
+        statement = encode_kit_statement(
+            items,
+            model=self.world.model.digest,
+            slot=self.slot,
+            device=self.urn,
+            assurance="dev",
+            version=VERSION,
+            started_on=STARTED,
+            finished_on=CREATED,
+        )
+        for sealed in singles:
+            sealed.statement = statement
+            sealed.signatures = [sign_bundle(sealed.manifest.descriptor, statement, self.tpm, SLSA_PROVENANCE)]
+        return singles
 
     def bury(self, *, reason: str = "crash") -> KitEvidence:
         """A tombstone for the number that a crash burnt."""
