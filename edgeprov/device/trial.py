@@ -10,11 +10,11 @@ Only a confirmed model raises the floor: before, the way back must stay open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
+from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
 from edgeprov.errors import EdgeprovError, ModelNotReady
 from edgeprov.formats.digest import Digest
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from edgeprov.store.state import Active, State
 
 MAX_LOADS: Final = 3
-SWITCH_LOCK: Final = "switch"
-
-ON_TRIAL: Final[Mapping[str, Any]] = {"trial": True, "loads": 0}
-"""What activation adds to the slot's pointer."""
 
 
 def begin_load(context: Context, state: State, slot: str) -> None:

@@ -68,6 +68,9 @@ class DeviceTpm(SoftTpm):
         return self.floor_value
 
     def create_identity(self) -> SimpleNamespace:
+        return self.identity()
+
+    def identity(self) -> SimpleNamespace:
         return SimpleNamespace(ak_public=self.ak_public, sk_public=self.sk_public, counter_value=self.counter)
 
 
