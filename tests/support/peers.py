@@ -61,7 +61,7 @@ class RegistryClient:
     def __init__(self, host: str, *, referrers: bool) -> None:
         self.host = host
         self.referrers = referrers
-        self.listed: dict[Digest, list[Descriptor]] = {}
+        self.listed: dict[tuple[str, Digest], list[Descriptor]] = {}
 
     def request(
         self, method: str, path: str, data: bytes | None = None, kind: str = "application/octet-stream"
@@ -99,7 +99,7 @@ class RegistryClient:
             size=len(signature.manifest.raw),
             artifact_type=signature.manifest.artifact_type or signature.manifest.config.media_type,
         )
-        entries = self.listed.setdefault(subject.digest, [])
+        entries = self.listed.setdefault((repo, subject.digest), [])
         entries.append(entry)
         self.push_manifest(repo, encode_index(entries), f"sha256-{subject.digest.hex}", OCI_INDEX)
 
