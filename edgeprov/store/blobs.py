@@ -23,6 +23,8 @@ from edgeprov.store.atomic import open_regular, open_temporary, remove, translat
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+_MODE = 0o644  # other tools read layouts; what is private is the folder around them
+
 CHUNK_BYTES = 64 * 1024
 """Read size while hashing: buffers of this size stay in the cache, 1 MiB costs half as much again."""
 
@@ -66,11 +68,11 @@ class BlobReader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Bytes read so far: HTTP clients take the size of a body as ``len() - tell()``."""
+        """Bytes read so far; HTTP clients take what is left of the size as the length of a body."""
         return self._expected.size - self._left
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill ``buffer``; 0 at the end.
+        """Fill the buffer; 0 at the end.
 
         Raises:
             DigestMismatch: These would be the last bytes, and the whole does not fit the digest.
@@ -109,10 +111,17 @@ class BlobWriter:
         size: Bytes written so far.
     """
 
-    def __init__(self, ingest: Path, keep: Callable[[Path, Digest], None]) -> None:
-        """Start a temporary file in ``ingest``; ``keep`` moves it to its place under its digest."""
-        self._file = open_temporary(ingest)
+    def __init__(self, ingest: Path, keep: Callable[[Path, Digest], None], known: Digest | None = None) -> None:
+        """Start a temporary file in ``ingest``; ``keep`` moves it to its place under its digest.
+
+        Args:
+            ingest: Folder on the file system of the blobs.
+            keep: Moves a file to its place.
+            known: Digest of what will be written, from one who has hashed these very bytes.
+        """
+        self._file = open_temporary(ingest, _MODE)
         self._keep = keep
+        self._known = known
         self._hash = hashlib.sha256()
         self._done = False
         self.size = 0
@@ -125,14 +134,15 @@ class BlobWriter:
             StoreError: Any other failure of the disk.
         """
         self._file.write(data)
-        self._hash.update(data)
+        if self._known is None:
+            self._hash.update(data)
         self.size += len(data)
         return len(data)
 
     @property
     def digest(self) -> Digest:
         """Of what was written so far."""
-        return Digest(self._hash.hexdigest())
+        return self._known or Digest(self._hash.hexdigest())
 
     def commit(self, media_type: str) -> Descriptor:
         """Make the blob durable under its digest.

@@ -35,6 +35,7 @@ from edgeprov.store.atomic import (
 )
 from edgeprov.store.blobs import CHUNK_BYTES, BlobReader, BlobWriter
 from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
+from edgeprov.store.partial import PartialBlob, drop_partials
 from edgeprov.store.lock import lock
 
 _MARKER = {"imageLayoutVersion": "1.0.0"}
@@ -162,16 +163,19 @@ class Layout:
         """
         descriptor = describe(data, media_type)
         if not self._intact(descriptor):
-            with self.blob_writer() as writer:
+            with self._writer(descriptor.digest) as writer:
                 writer.write(data)
                 writer.commit(media_type)
         return descriptor
 
     def blob_writer(self) -> BlobWriter:
         """A blob of unknown size and digest, written in constant memory."""
+        return self._writer(None)
+
+    def _writer(self, known: Digest | None) -> BlobWriter:
         self._writable()
         make_dirs(self._ingest, 0o755)
-        return BlobWriter(self._ingest, self._keep_blob)
+        return BlobWriter(self._ingest, self._keep_blob, known)
 
     def save_blob_stream(self, chunks: Iterable[bytes], expected: Descriptor) -> None:
         """Store a blob that must turn out as described; an intact one that is there is not read again.
@@ -194,6 +198,21 @@ class Layout:
                     f"expected {expected.size} bytes with {expected.digest}"
                 )
             writer.commit(expected.media_type)
+
+    def resume_blob(self, expected: Descriptor) -> PartialBlob:
+        """Go on with a blob that arrives over several contacts. Errors as in PartialBlob."""
+        self._writable()
+        make_dirs(self._ingest, 0o755)
+        return PartialBlob(self._ingest, expected, self._keep_blob)
+
+    def drop_partials(self, keep: Iterable[Digest]) -> None:
+        """Remove what resume_blob() began, except for ``keep``. Raises StoreError."""
+        self._writable()
+        drop_partials(self._ingest, set(keep))
+
+    def is_intact(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here and what it should be; reads all of it."""
+        return self._intact(descriptor)
 
     def _intact(self, descriptor: Descriptor) -> bool:
         if not self.has_blob(descriptor.digest):

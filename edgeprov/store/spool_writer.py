@@ -42,10 +42,16 @@ from edgeprov.store.frames import (
 from edgeprov.store.lock import Lock
 
 SYNC_MODES: Final = ("every", "interval", "seal")
-RESERVED_NUMBERS: Final = 4_096  # at most so many are skipped after an unclean stop
+RESERVED_NUMBERS: Final = 8_192  # at most so many are skipped after an unclean stop
 GROUP_BYTES: Final = 32 * KIB
 ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
 _END_BYTES: Final = len(encode_end(0, 0))
+_GROUP_RECORDS: Final = GROUP_BYTES // (FRAME_BYTES + 1)  # as many as a group can hold at the most
+
+# Looked up once: append_record runs between an inference and the next.
+_PACK: Final = FRAME.pack
+_CRC32: Final = zlib.crc32
+_RECORD_CHECKSUM: Final = CHECKSUM_OF_KIND[RECORD]
 
 SaveHead = Callable[[int, int, int, bytes | None], None]
 
@@ -85,7 +91,6 @@ class SpoolWriter:
         next_n: Number that the next append_record() must carry.
         synced_n: Records below this number are durable.
         segment_bytes: Size of the open segment.
-        segment_records: Records in it.
     """
 
     def __init__(
@@ -113,7 +118,7 @@ class SpoolWriter:
         self._interval_s = interval_ms / 1000 if sync == "interval" else 0.0
         self._file: DurableFile | None = None
         self._buffer = bytearray()
-        self._room = 0  # bytes that may be taken in without a look at disk, quota and reservation
+        self._room = 0  # bytes that may be taken in without a look at group, disk, quota and reservation
         self._reserved = position.next
         self._unsynced = False  # written, but not synced
         self._allocated = 0
@@ -127,7 +132,7 @@ class SpoolWriter:
         self._before = (position.next, self._ended, position.prev)  # head.json while a segment is open
         self.next_n = position.next
         self.synced_n = position.next
-        self.segment_records = 0
+        self._idle = sync != "seal"  # something has to follow the next append
         self._closed = False
         atexit.register(self._close_at_exit)
 
@@ -140,6 +145,11 @@ class SpoolWriter:
     def is_open(self) -> bool:
         """Whether a segment is open, so that records can be appended."""
         return self._file is not None
+
+    @property
+    def segment_records(self) -> int:
+        """Records of the open segment, what is still in memory included."""
+        return self.next_n - self._first
 
     @property
     def segment_bytes(self) -> int:
@@ -191,7 +201,6 @@ class SpoolWriter:
             self._allocated = file.size + _END_BYTES
             self._first = self.next_n
             self._before = before
-            self.segment_records = 0
             self._prev = sha256(header).digest()
             self._ended = self.next_n
             try:
@@ -278,25 +287,20 @@ class SpoolWriter:
             size = len(row) + FRAME_BYTES
             if captured is not None:
                 size += len(captured) + FRAME_BYTES
-                _verify_length(captured, INPUT)
-            n = self.next_n
-            if size > self._room or n >= self._reserved:
+            if size > self._room:
                 _verify_length(row, RECORD)
+                _verify_length(captured or b"", INPUT)
                 self._make_room(size)
+            self._room -= size
             buffer = self._buffer
-            if len(buffer) >= GROUP_BYTES:
-                self._flush()
-            buffer += FRAME.pack(len(row), zlib.crc32(row, CHECKSUM_OF_KIND[RECORD]), RECORD)
+            buffer += _PACK(len(row), _CRC32(row, _RECORD_CHECKSUM), RECORD)
             buffer += row
             if captured is not None:
                 buffer += encode_frame(INPUT, captured)
-            self._room -= size
+            n = self.next_n
             self.next_n = n + 1
-            self.segment_records += 1
-            if self._every:
-                self._commit(size)
-            elif self._interval_s and not self._dirty.is_set():
-                self._wake()
+            if self._idle:
+                self._follow_up(size)
             return n
 
     def sync(self) -> None:
@@ -310,6 +314,7 @@ class SpoolWriter:
             with self._mutex:
                 self._verify_usable()
                 self._dirty.clear()
+                self._idle = bool(self._interval_s)
                 self._flush()
                 file, reached, unsynced = self._file, self.next_n, self._unsynced
                 self._unsynced = False
@@ -389,7 +394,9 @@ class SpoolWriter:
         file = self._file
         if file is None:
             raise UsageError("no segment is open")
-        if self.next_n >= self._reserved:
+        if len(self._buffer) + size > GROUP_BYTES:
+            self._flush()
+        if self._reserved - self.next_n < _GROUP_RECORDS:
             reserved = self.next_n + RESERVED_NUMBERS
             self._save_head(reserved, *self._before)
             self._reserved = reserved
@@ -400,7 +407,7 @@ class SpoolWriter:
                 self._allocate(file, needed + ALLOCATED_BYTES)
             except StoreFull:
                 self._allocate(file, needed)  # the last bytes of a disk are worth having
-        self._room = self._allocated - used - _END_BYTES
+        self._room = max(size, min(self._allocated - used - _END_BYTES, GROUP_BYTES - len(self._buffer)))
 
     def _allocate(self, file: DurableFile, size: int) -> None:
         self._verify_quota(size - self._allocated)
@@ -438,7 +445,6 @@ class SpoolWriter:
         except StoreFull:
             del self._buffer[-size:]
             self.next_n -= records
-            self.segment_records -= records
             raise
         try:
             file.sync()
@@ -452,7 +458,11 @@ class SpoolWriter:
         self._failed = error
         self._room = 0
 
-    def _wake(self) -> None:
+    def _follow_up(self, size: int) -> None:
+        if self._every:
+            self._commit(size)
+            return
+        self._idle = False  # until the next sync
         self._dirty.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._sync_in_time, name="edgeprov-sync", daemon=True)

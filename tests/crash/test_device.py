@@ -1,12 +1,16 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every state-changing command of the device, stopped at each change of disk and TPM."""
+"""Every state-changing command of the device, stopped at changes of disk and TPM.
+
+The slow tests stop at each change in turn; the fast ones at every n-th, from a start that differs
+per command, so that together they still go through all kinds of changes.
+"""
 
 from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+import zlib
 from pathlib import Path
 
 import pytest
@@ -17,71 +21,89 @@ from tests.support.device_scenarios import COMMANDS, Bench, Command, check
 from tests.support.powercut import Log, disks, write_disk
 
 each = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name.replace(" ", "-"))
+exhaustive = [pytest.mark.slow, pytest.mark.timeout(3600)]
+STRIDE = 23
+CUTS = 150  # power cuts per command in the slow test; each needs a third of a second
 
 
 @pytest.fixture
-def bench(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(tmp_path / "site", command)
     site = bench.site
     monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108  to bind
-    monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
+    monkeypatch.setattr(Context, "boot_id", lambda _: site.boot_id)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
     bench.prepare()
     return bench
 
 
-def run(bench: Bench, number: int, **how) -> tuple[bool, list[str], int | None]:
+def stop_at(bench: Bench, number: int, *, power_cut: bool, code: str | None = None) -> bool:
+    """Run the command until its change ``number``, start again, check; True when it had no such change."""
+
     def work(acknowledge) -> None:
         bench.site.tpm.on_change = acknowledge
         bench.command.run(bench.site, acknowledge)
 
-    stopped = in_child(work, number, **how)
-    return stopped.finished, stopped.acknowledged, stopped.error
+    bench.restore()
+    stopped = in_child(work, number, code=getattr(errno, code) if code else None)
+    assert stopped.error in (None, 30, 34, 98), (number, stopped)
+    kind = "errors" if code else "kills"
+    try:
+        TOTALS[f"invariants held after {kind}"] += check(bench, stopped.acknowledged, power_cut=power_cut)
+    except Exception as error:
+        raise AssertionError(f"{code or 'killed'} at change {number}: {error!r}") from error
+    if not stopped.finished:
+        TOTALS[f"crash points tried: device, {code or 'killed'}"] += 1
+    return stopped.finished
+
+
+def first(command: Command, salt: str = "") -> int:
+    return zlib.crc32(f"{command.name}{salt}".encode()) % STRIDE
 
 
 @each
-@pytest.mark.parametrize("power_cut", [False, True], ids=["restart", "reboot"])
+def test_killed_at_some_changes(bench: Bench) -> None:
+    number = first(bench.command)
+    while not stop_at(bench, number, power_cut=number % 2 == 0):
+        number += STRIDE
+
+
+@each
+def test_some_changes_fail(bench: Bench) -> None:
+    names = ("ENOSPC", "EIO", "EROFS", "EDQUOT")
+    number = first(bench.command, "errors")
+    while not stop_at(bench, number, power_cut=False, code=names[number % 4]):
+        number += STRIDE
+
+
+@each
+@pytest.mark.parametrize(
+    "power_cut",
+    [pytest.param(False, id="restart", marks=exhaustive), pytest.param(True, id="reboot", marks=exhaustive)],
+)
 def test_killed_at_every_change(bench: Bench, power_cut: bool) -> None:
     number = 0
-    while True:
-        bench.restore()
-        finished, acknowledged, _ = run(bench, number)
-        try:
-            TOTALS["invariants held after kills"] += check(bench, acknowledged, power_cut=power_cut)
-        except Exception as error:
-            raise AssertionError(f"killed at change {number}: {error!r}") from error
-        if finished:
-            break
-        TOTALS["crash points tried: device, killed"] += 1
+    while not stop_at(bench, number, power_cut=power_cut):
         number += 1
     assert number >= 3
 
 
 @each
-@pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EROFS", "EDQUOT"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=exhaustive) for n in ("ENOSPC", "EIO", "EROFS", "EDQUOT")])
 def test_every_change_fails_once(bench: Bench, name: str) -> None:
     number = 0
-    while True:
-        bench.restore()
-        finished, acknowledged, code = run(bench, number, code=getattr(errno, name))
-        assert finished or code in (30, 34, 98), (number, code)
-        try:
-            TOTALS["invariants held after errors"] += check(bench, acknowledged, power_cut=False)
-        except Exception as error:
-            raise AssertionError(f"{name} at change {number}: {error!r}") from error
-        if finished:
-            break
-        TOTALS[f"crash points tried: device, {name}"] += 1
+    while not stop_at(bench, number, power_cut=False, code=name):
         number += 1
 
 
-@each
-def test_power_cut_at_every_change(bench: Bench) -> None:
+def cut_power(bench: Bench, most: int) -> None:
     with Log(bench.site.root) as log:
         bench.site.tpm.on_change = log.acknowledge
         bench.command.run(bench.site, log.acknowledge)
         bench.site.tpm.on_change = None
-    for done, acknowledged, disk in disks(log):
+    found = list(disks(log))
+    step = max(1, len(found) // most)
+    for done, acknowledged, disk in found[zlib.crc32(bench.command.name.encode()) % step :: step]:
         bench.restore()
         shutil.rmtree(bench.site.root)
         write_disk(disk, bench.site.root)
@@ -90,3 +112,15 @@ def test_power_cut_at_every_change(bench: Bench) -> None:
         except Exception as error:
             raise AssertionError(f"after change {done} of {len(log.changes)}: {error!r}") from error
         TOTALS["power cuts tried: device (disks that differ)"] += 1
+
+
+@each
+def test_power_cut_at_some_changes(bench: Bench) -> None:
+    cut_power(bench, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@each
+def test_power_cut_at_many_changes(bench: Bench) -> None:
+    cut_power(bench, CUTS)

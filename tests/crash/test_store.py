@@ -53,7 +53,7 @@ def test_killed_at_every_change(scenario: Scenario, tmp_path: Path) -> None:
 
 
 @each
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", [ERRORS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ERRORS[1:])])
 def test_every_change_fails_once(scenario: Scenario, tmp_path: Path, name: str) -> None:
     _fail(scenario, tmp_path, name, sticky=False)
 
@@ -124,6 +124,7 @@ def test_every_change_passes_the_hook(scenario: Scenario, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @each
 def test_strace_kills_at_every_system_call(scenario: Scenario, tmp_path: Path) -> None:
     start = Start(scenario, tmp_path)
@@ -140,6 +141,7 @@ def test_strace_kills_at_every_system_call(scenario: Scenario, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @each
 @pytest.mark.parametrize("name", ERRORS)
 def test_strace_fails_every_system_call(scenario: Scenario, tmp_path: Path, name: str) -> None:

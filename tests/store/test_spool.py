@@ -254,7 +254,7 @@ def test_more_records_than_one_reservation(spool: SlotSpool) -> None:
     writer.sync()
     die(writer)
     position = spool.recover()
-    assert position.next == 1 + 3 * RESERVED_NUMBERS
+    assert 1 + count < position.next <= 1 + count + RESERVED_NUMBERS
     assert position.next - position.skipped == 1 + count
 
 

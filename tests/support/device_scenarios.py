@@ -238,7 +238,7 @@ def upload_all(site: Site, acknowledge: Acknowledge) -> None:
 
 
 def export_all(site: Site, acknowledge: Acknowledge) -> None:
-    for entry in export(site.context, site.root / "stick"):
+    for entry in export(site.context, site.root / "stick").entries:
         acknowledge(f"exported {entry.digest}")
 
 
