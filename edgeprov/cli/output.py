@@ -65,7 +65,12 @@ class Output:
         self.text(f"next: {action}")
 
     def progress(self, title: str, total: int) -> Progress:
-        """A progress bar on stderr: only for a person at a terminal, and only when the work is long."""
+        """A progress bar on stderr: only for a person at a terminal, and only when the work is long.
+
+        Args:
+            title: What is going on.
+            total: Steps in all; 0 when nobody knows, then bytes are counted.
+        """
         return Progress(title, total, shown=not self.as_json and sys.stderr.isatty())
 
 
@@ -74,7 +79,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, *, shown: bool) -> None:
         self._title = title
-        self._total = max(total, 1)
+        self._total = total
         self._shown = shown
         self._done = 0
         self._next_draw = time.monotonic() + 0.5
@@ -86,14 +91,17 @@ class Progress:
         if self._shown and time.monotonic() >= self._next_draw:
             self._next_draw = time.monotonic() + 0.1
             self._drawn = True
-            filled = min(30, 30 * self._done // self._total)
-            percent = min(100, 100 * self._done // self._total)
-            sys.stderr.write(f"\r{self._title} [{'#' * filled}{'.' * (30 - filled)}] {percent:3d} %")
+            if self._total:
+                filled = min(30, 30 * self._done // self._total)
+                percent = min(100, 100 * self._done // self._total)
+                sys.stderr.write(f"\r{self._title} [{'#' * filled}{'.' * (30 - filled)}] {percent:3d} %")
+            else:
+                sys.stderr.write(f"\r{self._title} {size(self._done)}   ")
             sys.stderr.flush()
 
     def update(self, done: int, total: int) -> None:
         """Set the count, where the work itself finds out how much there is."""
-        self._total = max(total, 1)
+        self._total = total
         self.advance(done - self._done)
 
     def __enter__(self) -> Self:

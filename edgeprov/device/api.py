@@ -194,11 +194,11 @@ class Device:
         self._models[slot] = model = Model(stored, engine, recorder)
         return model
 
-    def label(self, record: RecordId, value: LabelValue, *, source: str = "application") -> None:
+    def label(self, record: RecordId | str, value: LabelValue, *, source: str = "application") -> None:
         """Add ground truth to one record; durable when this returns.
 
         Args:
-            record: From a Result.
+            record: From a Result, or as text: ``SLOT:N``.
             value: None, bool, int, float, str, bytes, or a list of these.
             source: Who says so.
 
@@ -209,10 +209,11 @@ class Device:
         """
         self.label_many([(record, value)], source=source)
 
-    def label_many(self, labels: Iterable[tuple[RecordId, LabelValue]], *, source: str = "application") -> int:
+    def label_many(self, labels: Iterable[tuple[RecordId | str, LabelValue]], *, source: str = "application") -> int:
         """As label, for many at once; returns how many."""
         slots: dict[str, list[tuple[int, LabelValue]]] = {}
-        for record, value in labels:
+        for item, value in labels:
+            record = record_id(item, self._context.config.device.slots[0]) if isinstance(item, str) else item
             slots.setdefault(record.slot, []).append((record.n, value))
         count = 0
         for slot, items in slots.items():

@@ -22,7 +22,15 @@ from edgeprov.device.measure import measure, save_verdict
 from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
 from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
 from edgeprov.device.weights import StoredModel, find_model, list_models, model_layouts, verify_blobs
-from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
+from edgeprov.errors import (
+    EdgeprovError,
+    FormatError,
+    NotStored,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+    VerificationError,
+)
 from edgeprov.formats.digest import Digest
 from edgeprov.store.state import Active, State
 
@@ -70,12 +78,23 @@ def active_models(context: Context, state: State | None) -> list[Active]:
     baked = _baked_models(context)
     found = []
     for slot in slots:
-        active = state.active(slot) if state is not None else None
+        active = _pointer(context, state, slot)
         if active is None and slot in baked:
             active = Active(slot=slot, model=baked[slot], previous=None, info={"source": "image"})
         if active is not None:
             found.append(active)
     return found
+
+
+def _pointer(context: Context, state: State | None, slot: str) -> Active | None:
+    if state is None:
+        return None
+    try:
+        return state.active(slot)
+    except StoreCorrupt:
+        # Opened to read, the state only tells. Opened to write, it moves the damaged pointer to
+        # quarantine, and the slot falls back to the image's model.
+        return context.state().active(slot)
 
 
 def _baked_models(context: Context) -> dict[str, Digest]:

@@ -20,7 +20,7 @@ from edgeprov.device.remotes import open_registry
 from edgeprov.device.selftest import verify_model_runs
 from edgeprov.device.series import remember_model
 from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
-from edgeprov.device.weights import StoredModel, enable_verity, load_model, verify_archives
+from edgeprov.device.weights import StoredModel, enable_verity, list_models, load_model, verify_archives
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreFull, UsageError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
@@ -28,6 +28,8 @@ from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS, MIB
+from edgeprov.registry.download import download
+from edgeprov.registry.pace import Pace
 from edgeprov.registry.reference import Reference, parse_reference
 from edgeprov.verify.signature import SignatureArtifact
 
@@ -85,17 +87,20 @@ def install_model(context: Context, text: str, *, progress: Callable[[int], None
     """
     reference, digest = parse_model_reference(text)
     registry = open_registry(reference.registry_name, context.config.registry)
-    manifest = registry.fetch_manifest(reference.repo, digest)
-    signatures = _fetch_signatures(registry, reference.repo, manifest)
+    pace = Pace(bytes_per_s=context.config.upload.bandwidth_bytes_per_s)
+    manifest = pace.attempt(lambda: registry.fetch_manifest(reference.repo, digest))
+    signatures = pace.attempt(lambda: _fetch_signatures(registry, reference.repo, manifest))
     identity = verify_publisher(context, manifest, signatures)
-    config = b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes))
+    config = pace.attempt(
+        lambda: b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes))
+    )
     manifest.config.verify(config, "kit config")
     kit = parse_modelkit(manifest, config)
     with context.tpm() as tpm:
         verify_floor(kit, tpm.floor())
     state = context.state()
     with state.lock(INSTALL_LOCK):
-        fetched = _store(state, registry, reference.repo, manifest, config, signatures, progress)
+        fetched = _store(state, registry, reference.repo, manifest, config, signatures, pace, progress)
         try:
             model = load_model(state.layout, digest, "state")
             verify_archives(model)
@@ -143,6 +148,21 @@ def remove_model(context: Context, digest: Digest) -> int:
     return freed
 
 
+def unused_models(context: Context) -> list[Digest]:
+    """Models in the state folder that no slot runs and none may have to return to.
+
+    Raises:
+        StoreError: The state cannot be read.
+    """
+    state = context.state(write=False)
+    needed = state.pinned()
+    return [
+        model.manifest.digest
+        for model in list_models(context, state)
+        if model.source == "state" and model.manifest.digest not in needed
+    ]
+
+
 def _fetch_signatures(registry: Registry, repo: str, manifest: Manifest) -> list[SignatureArtifact]:
     # Data kits refer to their model too: only what can hold a signature is fetched.
     found = [
@@ -165,25 +185,22 @@ def _store(
     manifest: Manifest,
     config: bytes,
     signatures: list[SignatureArtifact],
+    pace: Pace,
     progress: Callable[[int], None],
 ) -> int:
     layout = state.layout
+    for layer in manifest.layers:
+        if layer.size > LIMITS.layer_bytes:
+            raise LimitError(f"layer {layer.digest} has {layer.size} bytes, more than {LIMITS.layer_bytes}")
     missing = [layer for layer in manifest.layers if layout.blob_size(layer.digest) != layer.size]
+    layout.drop_partials(layer.digest for layer in missing)
     _verify_space(state, manifest.layers, missing)
     fetched = 0
-
-    def counted(layer: Descriptor) -> Iterator[bytes]:
-        nonlocal fetched
-        for chunk in registry.fetch_blob(repo, layer):
-            fetched += len(chunk)
-            progress(len(chunk))
-            yield chunk
-
     with layout.batch():
         for layer in manifest.layers:
-            if layer.size > LIMITS.layer_bytes:
-                raise LimitError(f"layer {layer.digest} has {layer.size} bytes, more than {LIMITS.layer_bytes}")
-            layout.save_blob_stream(counted(layer), layer)
+            if not layout.is_intact(layer):
+                with layout.resume_blob(layer) as partial:
+                    fetched += download(registry, repo, layer, partial, pace, progress=progress)
         layout.save_blob(config, manifest.config.media_type)
         layout.save_manifest(manifest)
         for signature in signatures:
@@ -201,7 +218,7 @@ def _save_signature(state: State, registry: Registry, repo: str, signature: Sign
 
 
 def _verify_space(state: State, layers: tuple[Descriptor, ...], missing: list[Descriptor]) -> None:
-    needed = sum(layer.size for layer in missing) + _SPACE_MARGIN
+    needed = sum(layer.size - state.layout.partial_size(layer.digest) for layer in missing) + _SPACE_MARGIN
     free = free_bytes(state.root)
     if missing and needed > free:
         total = sum(layer.size for layer in layers)

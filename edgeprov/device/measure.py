@@ -55,7 +55,7 @@ def load_event_log(context: Context) -> bytes:
 
 
 def measure(context: Context, tpm: Tpm, kind: EventType, slot: str, model: Digest) -> None:
-    """Log one event and extend the model PCR with it.
+    """Log one event and extend the model PCR with it; an activation that is the slot's last is not repeated.
 
     Args:
         context: The device.
@@ -71,6 +71,8 @@ def measure(context: Context, tpm: Tpm, kind: EventType, slot: str, model: Diges
     context.make_run_dir()
     with tpm.group():
         events = _reconcile(context, tpm)
+        if kind == "activate" and active_model(events, slot) == model:
+            return
         if len(events) >= LIMITS.event_log_entries:
             raise TpmError(f"more than {LIMITS.event_log_entries} model changes in one boot", advice="Reboot.")
         event = Event(number=len(events), pcr=context.config.tpm.pcr, type=kind, slot=slot, model=model)

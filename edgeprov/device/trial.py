@@ -42,6 +42,7 @@ def begin_load(context: Context, state: State, slot: str) -> None:
     if active is None or not active.info.get("trial"):
         return
     with state.lock(SWITCH_LOCK, wait=True):
+        active = state.active(slot) or active
         loads = int(active.info.get("loads", 0))
         if loads < MAX_LOADS or active.previous is None:
             state.set_active(replace(active, info={**active.info, "loads": loads + 1}))

@@ -84,7 +84,8 @@ def list_models(context: Context, state: State | None) -> list[StoredModel]:
                 model = load_model(layout, descriptor.digest, source)
             except (FormatError, NotStored):
                 continue  # data kits, signatures and tombstones share the layout
-            result[descriptor.digest] = model
+            if any(entry.kind == "model" for entry in model.kit.entries):
+                result[descriptor.digest] = model
     return list(result.values())
 
 

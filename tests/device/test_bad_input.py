@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -404,19 +403,23 @@ def test_clock_at_1970(ready: Site, run: Console, monkeypatch: pytest.MonkeyPatc
 
 
 def test_read_only_state(ready: Site, run: Console) -> None:
-    """As an unprivileged user: root ignores file modes."""
-    if os.geteuid() == 0:
-        script = "import os, sys; os.setgid(65534); os.setuid(65534); from edgeprov.cli.device_main import main; sys.exit(main(sys.argv[1:]))"
-        for path in (ready.root, *ready.root.parents):
-            if path.owner() == "root" and path != Path("/"):
-                path.chmod(path.stat().st_mode | 0o055)
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        for verb in (("seal",), ("label", "1", "1")):
+    """In a process that file modes bind, as they do an unprivileged user's."""
+    state = ready.root / "state"
+    before = {path: path.stat().st_mtime_ns for path in state.rglob("*")}
+    for path in (state, *state.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o555)
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        for verb in (("seal",), ("label", "1", "1"), ("upload",)):
             child = subprocess.run(
-                [sys.executable, "-c", script, *verb], capture_output=True, text=True, env=environment, cwd="/"
+                [*bound, sys.executable, "-m", "edgeprov.cli.device_main", *verb], capture_output=True, text=True
             )
             assert child.returncode == 34, child
             assert len(child.stderr.splitlines()) == 2, child.stderr
+    finally:
+        for path in (state, *state.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+    assert {path: path.stat().st_mtime_ns for path in state.rglob("*")} == before
 
 
 def test_unwritable_disk_keeps_the_model(ready: Site, run: Console, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,3 +333,40 @@ def test_untrusted_after_install(ready: Site) -> None:
     ready.reboot()
     (verdict,) = boot_check(ready.context)
     assert isinstance(verdict.error, SignerUntrusted) or verdict.error is not None
+
+
+def test_boot_check_twice_measures_once(ready: Site) -> None:
+    boot_check(ready.context)
+    boot_check(ready.context)
+    assert len(events(ready)) == 1
+
+
+def test_damaged_pointer_falls_back_to_the_baked_model(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    baked = site.publish()
+    bake(site, {})
+    site.install_identity()
+    site.install(site.publish(DIGITS.read_bytes(), name="digits"))
+    (site.root / "state" / "active" / "default.json").write_bytes(b"{")
+    site.reboot()
+    (verdict,) = boot_check(site.context)
+    assert (verdict.model, verdict.error) == (baked.manifest.digest, None)
+    assert len(site.context.state().quarantined()) == 1
+    assert run_once() == baked.manifest.digest
+
+
+def test_unused_models_go_and_the_outbox_stays(ready: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    from edgeprov.cli.device_main import main
+    from edgeprov.device.seal import seal
+
+    run_once()
+    (sealed,) = seal(ready.context)
+    third = ready.publish(DIGITS.read_bytes(), name="digits")
+    install_model(ready.context, third.reference)
+    assert main(("model", "remove", "--unused", "--json")) == 0
+    removed = [json.loads(line)["model"] for line in capfd.readouterr().out.splitlines()]
+    assert removed == [str(third.manifest.digest)]
+    ready.verify(ready.context.state().layout, sealed.entry.digest)
+    run_once()
+    assert main(("model", "remove", "--unused")) == 0
+    assert main(("model", "remove")) == 2

@@ -33,7 +33,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     actions["show"].add_argument("--slot")
     actions["activate"].add_argument("model", metavar="DIGEST")
     actions["activate"].add_argument("--slot")
-    actions["remove"].add_argument("model", metavar="DIGEST")
+    actions["remove"].add_argument("model", nargs="?", metavar="DIGEST")
+    actions["remove"].add_argument("--unused", action="store_true", help="all that no slot runs or may return to")
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
@@ -81,8 +82,6 @@ def _list(_args: argparse.Namespace, out: Output) -> None:
         slots.setdefault(str(active.model), []).append(active.slot)
     rows = []
     for model in list_models(context, state):
-        if not any(entry.kind == "model" for entry in model.kit.entries):
-            continue
         digest = str(model.manifest.digest)
         total = sum(layer.size for layer in model.manifest.layers)
         active_in = slots.get(digest, [])
@@ -163,12 +162,18 @@ def _activate(args: argparse.Namespace, out: Output) -> None:
 
 
 def _remove(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.install import remove_model
+    from edgeprov.device.install import remove_model, unused_models
+    from edgeprov.errors import UsageError
 
     context = load_context()
-    digest = _find(context, args.model, None).manifest.digest
-    freed = remove_model(context, digest)
-    out.item("removed", f"{digest} removed, {size(freed)} freed", model=str(digest), freed=freed)
+    if args.unused == (args.model is not None):
+        raise UsageError("give either DIGEST or --unused")
+    digests = unused_models(context) if args.unused else [_find(context, args.model, None).manifest.digest]
+    for digest in digests:
+        freed = remove_model(context, digest)
+        out.item("removed", f"{digest} removed, {size(freed)} freed", model=str(digest), freed=freed)
+    if not digests:
+        out.text("every model is in use")
 
 
 def _find(context: Context, text: str | None, slot: str | None) -> StoredModel:
