@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
     from edgeprov.fleet.index import Index, Query
     from edgeprov.fleet.remotes import Source
-    from edgeprov.fleet.signers import PemSigner
+    from edgeprov.formats.envelope import Signer
 
 
 def now() -> datetime:
@@ -118,14 +118,25 @@ def signer_options(parser: argparse.ArgumentParser, role: str) -> None:
     group.add_argument(
         "--certificate", metavar="PEM", type=Path, help="its certificate chain, leaf first; without it: key mode"
     )
+    group.add_argument(
+        "--sign-command",
+        metavar="CMD",
+        help="a key in a PKCS#11 token, TPM or HSM: CMD reads 32 bytes and writes the signature; needs --certificate",
+    )
 
 
-def load_signer(args: argparse.Namespace, role: str, *, required: bool = True) -> PemSigner | None:
+def load_signer(args: argparse.Namespace, role: str, *, required: bool = True) -> Signer | None:
     """The signer of the options; None when there is none and none is required."""
     if args.ca is not None:
         from edgeprov.fleet.ca import load_role
 
         return load_role(args.ca, role)
+    if args.sign_command is not None:
+        from edgeprov.fleet.signers import load_command_signer
+
+        if args.certificate is None or args.key is not None:
+            raise UsageError("--sign-command needs --certificate PEM and excludes --key")
+        return load_command_signer(args.sign_command, args.certificate)
     if args.key is not None:
         from edgeprov.fleet.signers import load_signer as load
 
