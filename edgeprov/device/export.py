@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
 from edgeprov.device.context import free_bytes
-from edgeprov.device.pace import Pace
+from edgeprov.registry.pace import Pace
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
 from edgeprov.device.upload import UPLOAD_LOCK, unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull

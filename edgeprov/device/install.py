@@ -91,9 +91,7 @@ def install_model(context: Context, text: str, *, progress: Callable[[int], None
     manifest = pace.attempt(lambda: registry.fetch_manifest(reference.repo, digest))
     signatures = pace.attempt(lambda: _fetch_signatures(registry, reference.repo, manifest))
     identity = verify_publisher(context, manifest, signatures)
-    config = pace.attempt(
-        lambda: b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes))
-    )
+    config = pace.attempt(lambda: b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes)))
     manifest.config.verify(config, "kit config")
     kit = parse_modelkit(manifest, config)
     with context.tpm() as tpm:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final, cast
 
-from edgeprov.device.pace import Pace
+from edgeprov.registry.pace import Pace
 from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, RegistryError, StoreCorrupt
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest

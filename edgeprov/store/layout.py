@@ -35,8 +35,8 @@ from edgeprov.store.atomic import (
 )
 from edgeprov.store.blobs import CHUNK_BYTES, BlobReader, BlobWriter
 from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
-from edgeprov.store.partial import PartialBlob, drop_partials
 from edgeprov.store.lock import lock
+from edgeprov.store.partial import PartialBlob, drop_partials, partial_size
 
 _MARKER = {"imageLayoutVersion": "1.0.0"}
 _FILE_MODE = 0o644  # a layout is read by other tools, and holds nothing secret
@@ -204,6 +204,10 @@ class Layout:
         self._writable()
         make_dirs(self._ingest, 0o755)
         return PartialBlob(self._ingest, expected, self._keep_blob)
+
+    def partial_size(self, digest: Digest) -> int:
+        """Bytes of a blob that resume_blob() has got so far."""
+        return partial_size(self._ingest, digest)
 
     def drop_partials(self, keep: Iterable[Digest]) -> None:
         """Remove what resume_blob() began, except for ``keep``. Raises StoreError."""

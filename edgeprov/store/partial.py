@@ -115,6 +115,14 @@ class PartialBlob:
         self._file.close()
 
 
+def partial_size(folder: Path, digest: Digest) -> int:
+    """Bytes of a blob that have arrived so far."""
+    try:
+        return (folder / f"{PREFIX}{digest.hex}").stat().st_size
+    except OSError:
+        return 0
+
+
 def drop_partials(folder: Path, keep: set[Digest]) -> None:
     """Remove what was begun for artifacts that nobody wants any more.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.device.pace import Clock, Pace
+from edgeprov.registry.pace import Clock, Pace
 from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.device.upload import upload
 from edgeprov.limits import MIB

@@ -47,7 +47,7 @@ def test_upload_tells_each_kit_and_the_sum(device: Sender, capsys: pytest.Captur
 def test_upload_without_a_link_keeps_everything(
     device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprov.device.pace.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
     device.context("127.0.0.1:1")
     assert main(["upload", "--json"]) == 40
     told = lines(capsys)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""How long to go on, how fast, and how long to wait after a failure: the manners of an upload.
+"""How long to go on, how fast, and how long to wait after a failure: the manners of a transfer.
 
 Waits grow as ``random(0, min(15 min, 2 s * 2^n))``, so that a fleet that lost one link together does
 not come back together; what the registry asks for (Retry-After) is waited at least.
@@ -84,9 +84,13 @@ class Pace:
                     raise
                 self._wait_after(error)
             else:
-                self._reached = True
-                self._failures = 0
+                self.advanced()
                 return result
+
+    def advanced(self) -> None:
+        """Something arrived: failures in a row are counted from here."""
+        self._reached = True
+        self._failures = 0
 
     def verify_time(self, needed_s: float = 0.0) -> None:
         """Stop when the budget is used up, or would be in ``needed_s``.
