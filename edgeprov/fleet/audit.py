@@ -56,7 +56,17 @@ class Audit:
         or in doubt; ``unproved``: nothing in the period verifies."""
         if not self.totals["kits"]:
             return "unproved"
-        doubts = ("refused", "missing", "forks", "broken", "reordered", "clock_doubts", "unchecked", "identity_doubts", "unknown_devices")
+        doubts = (
+            "refused",
+            "missing",
+            "forks",
+            "broken",
+            "reordered",
+            "clock_doubts",
+            "unchecked",
+            "identity_doubts",
+            "unknown_devices",
+        )
         return "gaps" if any(self.totals[name] for name in doubts) else "complete"
 
     def as_json(self) -> dict[str, Any]:
@@ -137,7 +147,9 @@ class _Device:
         """The device's entry; None when it has nothing to do with the question."""
         verified = self.record if isinstance(self.record, VerifiedDevice) else None
         base = verified.record.counter_base if verified else min((item.seq for item in self.items), default=1) - 1
-        series = check_series(map(_series_item, self.good), base, head=head.seq if head else None, newest=head.newest if head else None)
+        series = check_series(
+            map(_series_item, self.good), base, head=head.seq if head else None, newest=head.newest if head else None
+        )
         clock = judge_clock(self.good, verified.record if verified else None)
         forks = set(series.forks)
         inside, doubtful, labels = [], [], Counter[str]()
@@ -172,7 +184,7 @@ class _Device:
             "identity_doubts": identity + ([f"{len(forks)} numbers claimed twice"] if forks else []),
             "clock": clock.as_json(),
             "doubtful": [self._refusal(item) | {"why": clock.why(item)} for item in doubtful if item.verified],
-            "days": self._days(counted, refused, doubtful, forks),
+            "days": self._days(counted, refused, doubtful, series),
         }
         entry["results"] = sum(interval["results"] for interval in entry["intervals"])
         self._count(entry, series, counted, labels)
@@ -236,16 +248,19 @@ class _Device:
         }  # fmt: skip
 
     def _days(
-        self, counted: list[Artifact], refused: list[Artifact], doubtful: list[Artifact], forks: set[int]
+        self, counted: list[Artifact], refused: list[Artifact], doubtful: list[Artifact], series: SeriesReport
     ) -> dict[str, dict[str, Any]]:
         """What the picture shows: results by day (of the kit's first record), and marks."""
         days: dict[str, dict[str, Any]] = {}
+        forks = set(series.forks)
 
         def cell(item: Artifact) -> dict[str, Any]:
             day = max((item.recorded_first or item.created)[:10], self.period[0][:10])
             return days.setdefault(day, {"models": {}})
 
         for item in counted:
+            if not item.records:
+                continue  # labels only: no model ran
             models = cell(item)["models"]
             models[item.model] = models.get(item.model, 0) + item.records
         for mark, items in (("refused", refused), ("doubtful", [item for item in doubtful if item.verified])):
@@ -253,12 +268,23 @@ class _Device:
                 place = cell(item)
                 place[mark] = place.get(mark, 0) + 1
         for item in self.good:
-            if item.seq in forks and item in self.items and self._asked(item) and self.period[0] <= (item.recorded_first or item.created) < self.period[1]:
+            if (
+                item.seq in forks
+                and item in self.items
+                and self._asked(item)
+                and self.period[0] <= (item.recorded_first or item.created) < self.period[1]
+            ):
                 place = cell(item)
                 place["forks"] = place.get("forks", 0) + 1
+        for day, count in _missing_days(self.good, series):
+            if self.period[0][:10] <= day < self.period[1][:10]:
+                place = days.setdefault(day, {"models": {}})
+                place["missing"] = place.get("missing", 0) + count
         return dict(sorted(days.items()))
 
-    def _count(self, entry: dict[str, Any], series: SeriesReport, counted: list[Artifact], labels: Counter[str]) -> None:
+    def _count(
+        self, entry: dict[str, Any], series: SeriesReport, counted: list[Artifact], labels: Counter[str]
+    ) -> None:
         totals = self.result.totals
         totals["kits"] += len(counted)
         totals["results"] += entry["results"]
@@ -275,7 +301,8 @@ class _Device:
         totals["unknown_devices"] += self.record is None
         for interval in entry["intervals"]:
             model = self.result.models.setdefault(
-                interval["model"], {"digest": interval["model"], "results": 0, "kits": 0, "devices": 0, "labels": 0, "_devices": set()}
+                interval["model"],
+                {"digest": interval["model"], "results": 0, "kits": 0, "devices": 0, "labels": 0, "_devices": set()},
             )
             model["results"] += interval["results"]
             model["kits"] += interval["kits"]
@@ -283,6 +310,18 @@ class _Device:
         for name, count in labels.items():
             if name in self.result.models:
                 self.result.models[name]["labels"] += count
+
+
+def _missing_days(good: list[Artifact], series: SeriesReport) -> Iterator[tuple[str, int]]:
+    """Where a gap shows in a picture by day: the day after the kit before it, else that of the kit after it."""
+    for first, last in series.gaps:
+        before = [(item.recorded_last or item.created)[:10] for item in good if item.seq < first]
+        after = [(item.recorded_first or item.created)[:10] for item in good if item.seq > last]
+        if before:
+            day = (dt.date.fromisoformat(before[-1]) + dt.timedelta(days=1)).isoformat()
+            yield min([day, *after[:1]]), last - first + 1
+        elif after:
+            yield after[0], last - first + 1
 
 
 def _runs(items: Iterable[Artifact]) -> Iterator[list[Artifact]]:
@@ -359,7 +398,9 @@ def _silent(device: str, record: VerifiedDevice | EdgeprovError) -> dict[str, An
 def _identity_doubts(index: Index) -> dict[str, list[str]]:
     """Devices that share a key, and devices that have had several."""
     result: dict[str, list[str]] = {}
-    for row in index.rows("SELECT ak, group_concat(DISTINCT device) AS names FROM devices GROUP BY ak HAVING count(DISTINCT device) > 1"):
+    for row in index.rows(
+        "SELECT ak, group_concat(DISTINCT device) AS names FROM devices GROUP BY ak HAVING count(DISTINCT device) > 1"
+    ):
         for device in row["names"].split(","):
             result.setdefault(device, []).append(f"one TPM is enrolled as {row['names']}")
     for row in index.rows("SELECT device, count(DISTINCT ak) AS keys FROM devices GROUP BY device HAVING keys > 1"):
@@ -375,4 +416,6 @@ def _name_models(result: Audit, index: Index, names: Mapping[str, str]) -> None:
         model["name"] = names.get(digest)
         model["security_version"] = row["security_version"] if row else None
         model["trained_on"] = row["trained_on"] if row else None
-        model["unlabelled_share"] = round(max(0.0, 1 - model["labels"] / model["results"]), 4) if model["results"] else None
+        model["unlabelled_share"] = (
+            round(max(0.0, 1 - model["labels"] / model["results"]), 4) if model["results"] else None
+        )

@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The audit against a fleet whose truth is known; and the page, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench.fleetgen.fleet import Settings, make_fleet
+from tests.support.browser import browser
+from tests.support.fleet import Run, fleet, push_kit
+
+
+class Made:
+    """A generated fleet with planted faults, synced and judged."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.made = make_fleet(root / "made", Settings(devices=8, days=21, seed=1))
+        self.truth = {device["serial"]: device for device in self.made.truth["devices"]}
+        assert fleet("sync", *(f"oci:{folder}" for folder in self.made.registries), "--fleet", root / "fleet").code == 0
+
+    def run(self, *argv: object) -> Run:
+        return fleet("audit", "--fleet", self.root / "fleet", "--trust", self.made.trust, "--workers", "1", *argv)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def report(made: Made) -> dict:
+    run = made.run("--from", "2026-01", "--to", "2026-01", "--json")
+    assert run.code == 0, run.err
+    return run.last("audit")
+
+
+def test_planted_faults_are_found_and_nothing_else(made, report):
+    devices = {device["serial"]: device for device in report["devices"]}
+    for serial, truth in made.truth.items():
+        found = devices[serial]
+        if not truth["enrolled"]:
+            assert "unknown device" in found["record_fault"]
+            assert found["results"] == 0
+            continue
+        series = found["series"]
+        missing = [n for first, last in series["missing"] for n in range(first, last + 1)]
+        assert missing == truth["lost"], serial
+        assert series["voided"] == truth["voided"], serial
+        assert series["forks"] == truth["forks"], serial
+        assert {item["kit"] for item in found["refused"]} == set(truth["refused"]), serial
+        assert found["record_fault"] is None
+
+
+def test_totals_add_up(report):
+    assert report["totals"]["results"] == sum(device["results"] for device in report["devices"])
+    assert report["totals"]["results"] == sum(model["results"] for model in report["models"])
+    assert report["verdict"] == "gaps"
+    assert sum(sum(day["models"].values()) for device in report["devices"] for day in device["days"].values()) == report["totals"]["results"]
+
+
+def test_a_narrower_question(made, report):
+    one = made.run("--from", "2026-01", "--to", "2026-01", "--device", "unit0001", "--json").last("audit")
+    assert [device["serial"] for device in one["devices"]] == ["unit0001"]
+    assert one["devices"][0]["results"] == next(d["results"] for d in report["devices"] if d["serial"] == "unit0001")
+    by_model = made.run("--from", "2026-01", "--to", "2026-01", "--model", "wdbc:1.1.0", "--json").last("audit")
+    assert [model["name"] for model in by_model["models"]] == ["wdbc:1.1.0"]
+    assert by_model["totals"]["results"] == next(m["results"] for m in report["models"] if m["name"] == "wdbc:1.1.0")
+    nothing = made.run("--from", "2031", "--to", "2031-02", "--json")
+    assert nothing.code == 2
+    empty = made.run("--from", "2031-01", "--to", "2031-02", "--json").last("audit")
+    assert empty["verdict"] == "unproved"
+
+
+def test_days_add_up_to_the_month(made, report):
+    """Kits over midnight are opened and counted record by record."""
+    total = 0
+    for first, last in (("2026-01-01", "2026-01-10"), ("2026-01-11", "2026-01-31")):
+        part = made.run("--from", first, "--to", last, "--json").last("audit")
+        assert not any(i["approximate"] for d in part["devices"] for i in d["intervals"])
+        total += part["totals"]["results"]
+    assert total == report["totals"]["results"]
+
+
+def test_text_and_csv(made):
+    text = made.run("--from", "2026-01", "--to", "2026-01").out
+    assert "WITH GAPS" in text
+    assert "wdbc:1.1.0" in text
+    lines = made.run("--from", "2026-01", "--to", "2026-01", "--csv").out.splitlines()
+    assert lines[0].startswith("device,assurance,slot,model")
+    assert made.run("--to", "2026-01").code == 2
+
+
+def test_a_signed_report_is_checked_later(made, tmp_path):
+    assert fleet("ca", "init", tmp_path / "ca").code == 0
+    files = ("--report", tmp_path / "audit.json", "--sign", tmp_path / "audit.sigstore.json")
+    assert made.run("--from", "2026-01", "--to", "2026-01", "--ca", tmp_path / "ca", *files).code == 0
+    check = ("--check", tmp_path / "audit.sigstore.json", "--report", tmp_path / "audit.json", "--trust", tmp_path / "ca/trust.d")
+    run = fleet("audit", *check, "--json")
+    assert run.last("checked")["signer"].startswith("urn:edgeprov:collector:")
+    raw = (tmp_path / "audit.json").read_bytes()
+    (tmp_path / "audit.json").write_bytes(raw.replace(b'"refused":', b'"refused": ', 1))
+    assert fleet("audit", *check).code == 14
+    (tmp_path / "audit.json").write_bytes(raw)
+    assert fleet("audit", *check[:-1], made.made.trust).code == 13
+
+
+def test_a_head_closes_the_series(hub):
+    """Kits withheld at the end show only against an attested head."""
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    withheld = unit.seal(records=4)
+    hub.sync()
+    period = ("--from", "2026-02", "--to", "2026-02", "--json")
+    before = hub.run("audit", *period).last("audit")
+    assert before["devices"][0]["series"]["missing"] == []
+    from edgeprov.formats.head import encode_head
+
+    nonce = bytes(range(16))
+    (hub.root / "head.json").write_bytes(encode_head(unit.head(nonce)))
+    asked = ("--head", hub.root / "head.json", "--nonce", nonce.hex())
+    after = hub.run("audit", *period, *asked).last("audit")
+    assert after["devices"][0]["series"]["missing"] == [[withheld.kit.seq, withheld.kit.seq]]
+    assert hub.run("audit", *period, "--head", hub.root / "head.json", "--nonce", "00" * 16).code == 15
+    push_kit(hub.registry, unit, withheld)
+    hub.sync()
+    closed = hub.run("audit", *period, *asked).last("audit")["devices"][0]["series"]
+    assert closed["missing"] == []
+    assert closed["closed_until"] == withheld.kit.seq
+
+
+def test_two_devices_with_one_identity_are_named(hub):
+    first = hub.device("a1")
+    push_kit(hub.registry, first, first.seal(records=3))
+    second = hub.device("a2", tpm=first.tpm)
+    push_kit(hub.registry, second, second.seal(records=3))
+    hub.sync()
+    found = hub.run("audit", "--from", "2026-02", "--to", "2026-02", "--json").last("audit")
+    assert all("one TPM is enrolled as" in device["identity_doubts"][0] for device in found["devices"])
+    assert found["verdict"] == "gaps"
+
+
+def test_a_clock_in_the_future_is_in_doubt_and_not_counted_as_sure(hub, monkeypatch):
+    from tests.support import world
+
+    monkeypatch.setattr(world, "START_NS", 4_000_000_000_000_000_000)  # the year 2096
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    hub.sync()
+    found = hub.run("audit", "--from", "2096-10", "--to", "2096-10", "--json").last("audit")
+    assert found["totals"]["results"] == 0
+    assert "future" in found["devices"][0]["clock"]["doubts"][0]
+    assert found["devices"][0]["doubtful"][0]["why"].startswith("its clock says 2096")
+
+
+@pytest.fixture(scope="module")
+def page(made, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "audit.html"
+    assert made.run("--from", "2026-01", "--to", "2026-01", "--html", path).code == 0
+    return path
+
+
+def test_the_page_is_self_contained_and_escaped(page, made):
+    text = page.read_text()
+    assert "<script src" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "default-src 'none'" in text
+    from edgeprov.fleet.report_html import encode_html
+
+    evil = json.loads(made.run("--from", "2026-01", "--to", "2026-01", "--json").out.splitlines()[-1])
+    evil["models"][0]["name"] = "<img src=x onerror=alert(1)>"
+    evil["devices"][0]["serial"] = '"><script>alert(2)</script>'
+    evil["devices"][0]["refused"] = [{"kit": "sha256:" + "0" * 64, "seq": 1, "step": 2, "why": "</table><script>x</script>"}]
+    html = encode_html(evil, "cmd --device '<b>'").decode()
+    assert "<img" not in html
+    assert "<script>alert" not in html
+    assert "<script>x" not in html
+
+
+def test_the_page_in_a_browser(page):
+    with browser() as tab:
+        tab.size(1360, 1400)
+        tab.open(page.as_uri())
+        assert tab.errors == []
+        assert tab.requests == [page.as_uri()]
+        assert "Which model version produced the results of 2026-01-01 to 2026-01-31?" in tab.js("document.querySelector('h1').textContent")
+        # The answer is on the first screen.
+        assert tab.js("document.querySelector('.answer').getBoundingClientRect().bottom < innerHeight")
+        assert tab.js("document.querySelectorAll('#grid tbody tr').length") == 9
+        # Keyboard: one stop, arrows move, what is reached is told, Enter opens the device.
+        assert tab.js("document.querySelectorAll('#grid td[tabindex=\"0\"]').length") == 1
+        tab.js("document.querySelector('#grid td[tabindex=\"0\"]').focus()")
+        tab.key("ArrowRight")
+        tab.key("ArrowDown")
+        told = tab.js("document.querySelector('#say').textContent")
+        assert told.startswith("! unit0001, 2026-01-02:") or told.startswith("unit0001, 2026-01-02:")
+        assert "results of wdbc:1.0.0" in told
+        tab.key("End")
+        assert tab.js("document.activeElement.cellIndex == document.activeElement.parentElement.cells.length - 1")
+        tab.key("Enter")
+        assert tab.js("document.activeElement.closest('details').open")
+        assert tab.js("document.activeElement.closest('details').dataset.device") == "unit0001"
+        # Filters.
+        tab.js("document.querySelector('#find').value='unit0003'; document.querySelector('#find').dispatchEvent(new Event('input'))")
+        assert tab.js("[...document.querySelectorAll('#grid tbody tr')].filter(r => !r.hidden).length") == 1
+        assert tab.js("document.querySelector('#shown').textContent") == "1 of 9 devices shown"
+        tab.js("document.querySelector('#find').value=''; document.querySelector('#only').checked=true; document.querySelector('#only').dispatchEvent(new Event('input'))")
+        shown = tab.js("[...document.querySelectorAll('details')].filter(r => !r.hidden && r.dataset.device).map(r => r.dataset.doubt)")
+        assert set(shown) == {"1"}
+        # A screen reader is told of landmarks, headings and the grid.
+        tree = tab.tree()
+        roles = {node["role"] for node in tree}
+        assert {"main", "heading", "grid", "columnheader", "rowheader", "status"} <= roles
+        assert any(node["role"] == "searchbox" and node["name"] == "Device" for node in tree)
+        # Light and dark differ, and both have contrast.
+        tab.prefer("light")
+        light = tab.js("getComputedStyle(document.body).backgroundColor")
+        tab.prefer("dark")
+        assert tab.js("getComputedStyle(document.body).backgroundColor") != light
+        assert tab.pdf().startswith(b"%PDF")
+
+
+def test_contrast_of_text_on_every_model_colour(page):
+    """WCAG AA: 4.5 to 1, in both schemes, for letters on cells and for text on the page."""
+    script = """
+    (() => { const lum = c => { const [r,g,b] = c.match(/[0-9.]+/g).map(Number).map(v => { v/=255; return v <= .03928 ? v/12.92 : ((v+.055)/1.055)**2.4; }); return .2126*r+.7152*g+.0722*b; };
+      const ratio = (a,b) => { const [x,y] = [lum(a),lum(b)].sort((p,q)=>q-p); return (x+.05)/(y+.05); };
+      const out = []; for (let i=0;i<8;i++) { const t=document.createElement('span'); t.className='key m'+i; document.body.append(t); const s=getComputedStyle(t); out.push(ratio(s.color,s.backgroundColor)); t.remove(); }
+      const body = getComputedStyle(document.body); for (const c of ['.dim','.verdict','.doubt','h1']) { const e = document.querySelector(c); if (e) out.push(ratio(getComputedStyle(e).color, body.backgroundColor)); }
+      return Math.min(...out); })()
+    """
+    with browser() as tab:
+        tab.open(page.as_uri())
+        for scheme in ("light", "dark"):
+            tab.prefer(scheme)
+            assert tab.js(script) >= 4.5, scheme
+
+
+def test_the_page_works_without_scripts(page):
+    with browser() as tab:
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+        tab.open(page.as_uri())
+        names = [node["name"] for node in tab.tree() if node["role"] == "StaticText"]
+        assert any("results on" in name for name in names)
