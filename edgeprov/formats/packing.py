@@ -21,6 +21,7 @@ Buffer = bytes | bytearray | memoryview
 
 _DEPTH: Final = 16
 _ITEMS: Final = 65_536
+_CONTAINERS: Final = (list, dict)
 
 # A bound method of one packer: half the cost of msgpack.packb, which builds a packer for each call.
 pack_plain: Final = msgpack.Packer(use_bin_type=True).pack
@@ -64,12 +65,16 @@ def unpack(data: Buffer, *, max_bytes: int, what: str) -> Any:
             max_array_len=_ITEMS,
             max_map_len=_ITEMS,
         )
+        # The hook saw that keys are in order, so packing as it stands gives the canonical bytes.
+        canonical = pack_plain(value) == data
     except FormatError as error:
         raise FormatError(f"{what}: {error.message}") from error
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         raise FormatError(f"{what} is not valid msgpack: {error}") from error
-    if pack(value) != data:
+    if not canonical:
         raise FormatError(f"{what} is not canonical msgpack")
+    if _depth(value) > _DEPTH:
+        raise LimitError(f"{what} is nested deeper than {_DEPTH}")
     return value
 
 
@@ -91,22 +96,36 @@ def unpack_rows(rows: Sequence[bytes], *, width: int, what: str) -> list[tuple[A
     Raises:
         FormatError: A row is not canonical msgpack, not one array, or has another width.
     """
-    data = b"".join(rows)
+    decoded = _decode_rows(b"".join(rows), width, what)
+    # Rows seldom hold a map; only then is the slower, sorting encoder needed.
+    maps = any(isinstance(row[-1], dict) for row in decoded)
+    if list(map(pack if maps else _pack_row, decoded)) != list(rows):
+        raise FormatError(f"{what} is not canonical msgpack")
+    return decoded
+
+
+def _decode_rows(data: Buffer, width: int, what: str) -> list[tuple[Any, ...]]:
     try:
         unpacker = msgpack.Unpacker(
             raw=False, use_list=False, max_buffer_size=max(len(data), 1), max_ext_len=0, ext_hook=_no_extension
         )
         unpacker.feed(data)
         decoded: list[tuple[Any, ...]] = list(unpacker)
-        if set(map(type, decoded)) - {tuple} or set(map(len, decoded)) - {width}:
-            raise FormatError(f"{what} is not an array of {width}")
-        # Rows seldom hold a map; only then is the slower, sorting encoder needed.
-        maps = any(isinstance(row[-1], dict) for row in decoded)
-        if list(map(pack if maps else pack_plain, decoded)) != list(rows):
-            raise FormatError(f"{what} is not canonical msgpack")
+        rest = len(data) - unpacker.tell()
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         raise FormatError(f"{what} is not valid msgpack: {error}") from error
+    if rest:
+        raise FormatError(f"{what} is cut short")
+    if set(map(type, decoded)) - {tuple} or set(map(len, decoded)) - {width}:
+        raise FormatError(f"{what} is not an array of {width}")
     return decoded
+
+
+def _pack_row(row: tuple[Any, ...]) -> bytes:
+    try:
+        return bytes(pack_plain(row))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FormatError(f"not packable: {error}") from error
 
 
 class Cursor:
@@ -189,6 +208,16 @@ class Cursor:
         self._pos += size
         return unpack(window[:size], max_bytes=max_bytes, what=self._what)
 
+    def rows(self, width: int, max_bytes: int) -> list[tuple[Any, ...]]:
+        """All that follows, as arrays of ``width`` and at most ``max_bytes`` each; inner arrays come as tuples."""
+        rest = self._view[self._pos :]
+        _measure_rows(rest, max_bytes, self._what)
+        decoded = _decode_rows(rest, width, self._what)
+        if b"".join(map(_pack_row, decoded)) != rest:
+            raise FormatError(f"{self._what} is not canonical msgpack")
+        self._pos = len(self._view)
+        return decoded
+
     def _count(self, name: str, short: int, wide: int, maximum: int) -> int:
         lead = self._uint(1)
         if short <= lead <= short | 0x0F:
@@ -266,6 +295,24 @@ def _measure(window: memoryview) -> int:
     return int(unpacker.tell())
 
 
+def _measure_rows(window: memoryview, max_bytes: int, what: str) -> None:
+    # Each value is measured before any is built: a decoded value can take 64 times its bytes.
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(window), 1))
+    unpacker.feed(window)
+    skip, tell, start = unpacker.skip, unpacker.tell, 0
+    try:
+        while start < len(window):
+            skip()
+            end = tell()
+            if end - start > max_bytes:
+                raise LimitError(f"{what} has a value of more than {max_bytes} bytes")
+            start = end
+    except msgpack.OutOfData:
+        raise FormatError(f"{what} is cut short") from None
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+        raise FormatError(f"{what} is not valid msgpack: {error}") from error
+
+
 def _sorted(value: Any, depth: int) -> Any:
     if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
         raise FormatError("extension types are not used")
@@ -284,6 +331,14 @@ def _sorted(value: Any, depth: int) -> Any:
 def _check_depth(depth: int) -> None:
     if depth >= _DEPTH:
         raise LimitError(f"nested deeper than {_DEPTH}")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for item in level if type(item) in _CONTAINERS]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if type(item) is dict else item)]
+    return depth
 
 
 def _pairs(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

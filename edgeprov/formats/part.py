@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.columns import Block, read_block
 from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
-from edgeprov.formats.record import CapturedInput, Label, label_of, read_input
+from edgeprov.formats.record import CapturedInput, LabelColumns, read_input, read_labels
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
@@ -35,12 +35,12 @@ _PATH = re.compile(r"(records|labels|inputs)/([0-9]{6})\.msgpack\.zst")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartContents:
-    """A decoded part. Blocks and inputs are views of its bytes."""
+    """A decoded part. Blocks and inputs are views of its bytes; labels iterate as Label."""
 
     kind: PartKind
     headers: tuple[SegmentHeader, ...]
     blocks: tuple[Block, ...] = ()
-    labels: tuple[Label, ...] = ()
+    labels: LabelColumns = field(default_factory=LabelColumns)
     inputs: tuple[CapturedInput, ...] = ()
 
 
@@ -104,17 +104,17 @@ def parse_part(plain: Buffer) -> PartContents:
     count = cursor.array(LIMITS.kit_segments)
     headers = tuple(parse_segment_header(cursor.binary(LIMITS.segment_header_bytes)) for _ in range(count))
     blocks: list[Block] = []
-    labels: list[Label] = []
+    labels = LabelColumns()
     inputs: list[CapturedInput] = []
     while not cursor.at_end:
         if kind == "records":
             blocks.append(read_block(cursor, headers))
         elif kind == "labels":
-            labels.append(label_of(cursor.value(LIMITS.label_bytes)))
+            labels = read_labels(cursor)
         else:
             inputs.append(read_input(cursor))
     _verify_order(blocks)
-    return PartContents(kind=kind, headers=headers, blocks=tuple(blocks), labels=tuple(labels), inputs=tuple(inputs))
+    return PartContents(kind=kind, headers=headers, blocks=tuple(blocks), labels=labels, inputs=tuple(inputs))
 
 
 def encode_evidence(segments: Sequence[SegmentEvidence]) -> bytes:

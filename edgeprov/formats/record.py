@@ -11,7 +11,7 @@ Spec: FORMAT.md sections "Record", "Label" and "Captured input".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -24,6 +24,8 @@ INT_MAX: Final = 2**63 - 1
 """Largest number and time in a row: what a signed 64-bit column can hold."""
 
 Scalar = None | bool | int | float | str | bytes
+
+_PLAIN_TYPES: Final = frozenset((type(None), bool, int, str, bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,25 @@ class Label:
     value: Scalar | tuple[Scalar, ...]
     source: str
     labelled_at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelColumns:
+    """Many labels by column, one after the other as in their part: no object per label."""
+
+    numbers: Sequence[int] = ()
+    values: Sequence[Scalar | tuple[Scalar, ...]] = ()
+    sources: Sequence[str] = ()
+    labelled_at_ns: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        """Number of labels."""
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Label]:
+        """The labels one by one."""
+        for n, value, source, at in zip(self.numbers, self.values, self.sources, self.labelled_at_ns, strict=True):
+            yield Label(n=n, value=value, source=source, labelled_at_ns=at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +193,28 @@ def label_of(row: Any) -> Label:
         raise FormatError("label: number and time must be integers from 0 to 2**63-1")
     if not isinstance(source, str):
         raise FormatError("label: the source is not a string")
-    if not all(_is_scalar(item) for item in (value if isinstance(value, list) else (value,))):
+    if not _is_value(value):
         raise FormatError("label: the value is neither a scalar nor an array of scalars, or not finite")
     return Label(
         n=n, value=tuple(value) if isinstance(value, list) else value, source=source, labelled_at_ns=labelled_at
     )
+
+
+def read_labels(cursor: Cursor) -> LabelColumns:
+    """Read all label rows that follow in a part."""
+    rows = cursor.rows(4, LIMITS.label_bytes)
+    if not rows:
+        return LabelColumns()
+    numbers, values, sources, times = zip(*rows, strict=True)
+    for column in (numbers, times):
+        if set(map(type, column)) != {int} or min(column) < 0 or max(column) > INT_MAX:
+            raise FormatError("label: number and time must be integers from 0 to 2**63-1")
+    if set(map(type, sources)) != {str}:
+        raise FormatError("label: the source is not a string")
+    # Only floats and arrays need a look at each value.
+    if set(map(type, values)) - _PLAIN_TYPES and not all(map(_is_value, values)):
+        raise FormatError("label: the value is neither a scalar nor an array of scalars, or not finite")
+    return LabelColumns(numbers=numbers, values=values, sources=sources, labelled_at_ns=times)
 
 
 def encode_input(n: int, inputs: Sequence[Buffer]) -> bytes:
@@ -210,6 +248,10 @@ def read_input(cursor: Cursor) -> CapturedInput:
 
 def _is_uint(value: object) -> bool:
     return type(value) is int and 0 <= value <= INT_MAX
+
+
+def _is_value(value: object) -> bool:
+    return all(map(_is_scalar, value)) if isinstance(value, tuple | list) else _is_scalar(value)
 
 
 def _is_scalar(value: object) -> bool:

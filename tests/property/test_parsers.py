@@ -126,14 +126,14 @@ def test_the_good_input_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.binary(max_size=1200))
 def test_random_bytes(name: str, data: bytes) -> None:
     attempt(name, data)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_random_msgpack_or_json_like_bytes(name: str, data: st.DataObject) -> None:
     good = CASES[name][1]
@@ -210,7 +210,7 @@ def test_packing_is_a_bijection(value: object) -> None:
     assert pack(unpack(data, max_bytes=1_000_000, what="x")) == data
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     leaves=st.lists(st.binary(max_size=3), min_size=1, max_size=70), cut=st.integers(0, 70), index=st.integers(0, 69)
 )
@@ -229,7 +229,7 @@ names = st.text(
 ).filter(lambda name: name not in {".", ".."} and name.isprintable())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     files=st.dictionaries(st.lists(names, min_size=1, max_size=2).map("/".join), st.binary(max_size=700), max_size=5)
 )
