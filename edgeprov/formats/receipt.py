@@ -11,7 +11,6 @@ Spec: FORMAT.md section "Receipt".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import FormatError
