@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
 from edgeprov.device.context import free_bytes
-from edgeprov.registry.pace import Pace
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
 from edgeprov.device.upload import UPLOAD_LOCK, unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull
 from edgeprov.limits import KIB
+from edgeprov.registry.pace import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.store.state import OutboxEntry

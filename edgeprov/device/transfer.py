@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final, cast
 
-from edgeprov.registry.pace import Pace
 from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, RegistryError, StoreCorrupt
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.registry.base import Registry, push_referrer
+from edgeprov.registry.pace import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
 

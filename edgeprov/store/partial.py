@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -130,8 +129,8 @@ def drop_partials(folder: Path, keep: set[Digest]) -> None:
         StoreError: The folder cannot be changed.
     """
     with translated(folder):
-        names = os.listdir(folder) if folder.is_dir() else []
+        paths = list(folder.iterdir()) if folder.is_dir() else []
     wanted = {f"{PREFIX}{digest.hex}" for digest in keep}
-    for name in names:
-        if name.startswith(PREFIX) and name not in wanted:
-            remove(folder / name)
+    for path in paths:
+        if path.name.startswith(PREFIX) and path.name not in wanted:
+            remove(path)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.registry.pace import Clock, Pace
 from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.device.upload import upload
 from edgeprov.limits import MIB
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+from edgeprov.registry.pace import Clock, Pace
 from tests.support.faultproxy import FAULTS, CutProxy, FaultProxy
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Hours, Sender
