@@ -270,6 +270,9 @@ def encode_p256_spki(x: bytes, y: bytes) -> bytes:
     return _P256_SPKI_PREFIX + x + y
 
 
+_DER_BYTES: Final = 144  # P-521 would need 139; what is longer is no signature
+
+
 def encode_ecdsa_der(r: int, s: int) -> bytes:
     """Ecdsa-Sig-Value in DER.
 
@@ -286,6 +289,8 @@ def parse_ecdsa_der(der: bytes) -> tuple[int, int]:
     Raises:
         FormatError: Anything else.
     """
+    if len(der) > _DER_BYTES:
+        raise FormatError(f"ECDSA signature of {len(der)} bytes")
     try:
         start = 3 if der[1] == 0x81 else 2
         r_end = start + 2 + der[start + 1]

@@ -249,10 +249,17 @@ def _verify_ca(certificate: x509.Certificate, below: int, what: str) -> None:
     usage = _extension(certificate, x509.KeyUsage)
     if usage is None or not usage.value.key_cert_sign:
         raise SignerUntrusted(f"{what} may not sign certificates")
-    key = certificate.public_key()
+    key = _public_key(certificate)
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
         raise SignerUntrusted(f"{what} has an RSA key of less than 2048 bits")
     _verify_extensions(certificate)
+
+
+def _public_key(certificate: x509.Certificate) -> object:
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FormatError(f"certificate {_name(certificate)!r} has an unusable key") from error
 
 
 def _verify_extensions(certificate: x509.Certificate) -> None:
@@ -288,7 +295,7 @@ def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
     if uses is not None and ExtendedKeyUsageOID.CODE_SIGNING not in uses:
         raise SignerUntrusted(f"certificate {name!r} is for other uses than signing artifacts")
     if purpose in ("device", "enroller"):
-        key = certificate.public_key()
+        key = _public_key(certificate)
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise SignerUntrusted(f"certificate {name!r}: a {purpose} key is ECDSA P-256")
 

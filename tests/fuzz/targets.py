@@ -1,0 +1,321 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is read from disk, stick, socket or network: one function per kind, with its seeds.
+
+A target gets any bytes and must return, or raise an error of ours. Anything else (a crash, a
+KeyError, a hang, memory without bound) is a bug. Seeds are real artifacts of a small made-up world;
+inputs that once found a bug lie in ``corpus/<target>/`` and are run each time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from edgeprov.config import load_config
+from edgeprov.device.flatbuffer import verify_flatbuffer
+from edgeprov.errors import EdgeprovError
+from edgeprov.formats import (
+    bundle,
+    datakit,
+    devicerecord,
+    eventlog,
+    head,
+    jws,
+    kitfile,
+    manifest,
+    modelkit,
+    packing,
+    part,
+    proof,
+    record,
+    segment,
+    statement,
+    tarball,
+    tombstone,
+    tpmt,
+)
+from edgeprov.formats.descriptor import describe
+from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.jsonx import parse_json
+from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
+from edgeprov.formats.mediatypes import KIT_CONFIG
+from edgeprov.registry.reference import parse_reference
+from edgeprov.store import documents
+from edgeprov.store.compress import compress, decompress, decompress_stream, gunzip
+from edgeprov.store.frames import encode_end, encode_frame, read_segment
+from edgeprov.store.layout import Layout
+from edgeprov.store.layout_index import LayoutIndex
+from edgeprov.store.spool import SlotSpool
+from edgeprov.verify import policy
+from tests.support.site import WDBC
+from tests.support.world import World
+
+CORPUS = Path(__file__).parent / "corpus"
+Target = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Fuzz:
+    """A target: ``run`` must raise nothing but EdgeprovError."""
+
+    name: str
+    run: Target
+    seeds: Callable[[], list[bytes]]
+
+    def inputs(self) -> list[bytes]:
+        """Seeds and what is in the corpus."""
+        folder = CORPUS / self.name
+        return [*self.seeds(), *(path.read_bytes() for path in sorted(folder.glob("*")))]
+
+    def once(self, data: bytes) -> None:
+        """Run on one input."""
+        try:
+            self.run(data)
+        except EdgeprovError as error:
+            str(error.message).encode()  # a message that cannot be printed is a traceback later
+
+
+@cache
+def world() -> tuple[World, dict[str, list[bytes]]]:
+    """One of everything."""
+    world = World()
+    unit = world.enrol("unit-1")
+    sealed = unit.seal(records=5, labels=[record.Label(n=1, value=True, source="s", labelled_at_ns=5)], notation=True)
+    buried = unit.bury()
+    attestations = [unit.tpm.quote(bytes(32)), unit.tpm.certify_counter(bytes(32)), unit.tpm.certify_sk(bytes(32))]
+    layers = list(sealed.blobs.values())
+    parts = [decompress(_inner(layer), 1 << 26) for layer in layers if layer != sealed.config]
+    found = {
+        "manifest": [sealed.manifest.raw, world.model.raw, unit.record_manifest.raw, buried.manifest.raw],
+        "index": [
+            manifest.encode_index([sealed.manifest.descriptor], annotations={"a": "b"}, subject=world.model.descriptor)
+        ],
+        "config": [sealed.config],
+        "layer": [layer for layer in layers if layer != sealed.config],
+        "part": [plain for plain in parts if b"edgeprov.part" in plain[:40]],
+        "evidence": [plain for plain in parts if b"edgeprov.part" not in plain[:40]],
+        "rows": sealed.rows[:2],
+        "header": [sealed.segments[0].header],
+        "bundle": [item.blob for item in sealed.signatures if item.blob[:1] == b"{"],
+        "jws": [sealed.signatures[-1].blob],
+        "statement": [sealed.statement],
+        "log": [unit.log],
+        "device": [unit.record_blob],
+        "attest": [item.attest for item in attestations],
+        "signature": [item.signature for item in attestations],
+        "public": [unit.tpm.ak_public, unit.tpm.sk_public],
+        "policy": [world.policy_files["policy.toml"]],
+        "certificates": [data for name, data in world.policy_files.items() if name.endswith(".pem")],
+        "head": [unit.head(b"nonce-nonce-nonce").raw if hasattr(unit.head(b"n" * 16), "raw") else b"{}"],
+    }
+    return world, found
+
+
+def _seeds(name: str) -> Callable[[], list[bytes]]:
+    return lambda: world()[1][name]
+
+
+def _inner(layer: bytes) -> bytes:
+    return b"".join(_files(layer))
+
+
+def _files(layer: bytes) -> Iterator[bytes]:
+    position = 0
+
+    def read(count: int) -> bytes:
+        nonlocal position
+        chunk = layer[position : position + count]
+        position += len(chunk)
+        return chunk
+
+    for _, chunks in tarball.iter_tar(read):
+        yield from chunks
+
+
+def _tar(data: bytes) -> None:
+    for _ in _files(data):
+        pass
+
+
+def _modelkit(data: bytes) -> None:
+    modelkit.parse_modelkit(build_manifest(config=describe(data, KIT_CONFIG), layers=world()[0].model.layers), data)
+
+
+def _datakit(data: bytes) -> None:
+    kit = manifest.parse_manifest(world()[1]["manifest"][0])
+    datakit.parse_datakit(
+        build_manifest(
+            config=describe(data, KIT_CONFIG), layers=kit.layers, artifact_type=kit.artifact_type,
+            subject=kit.subject, annotations=kit.annotations,
+        ),
+        data,
+    )  # fmt: skip
+
+
+def _manifest(data: bytes) -> None:
+    parsed = manifest.parse_manifest(data)
+    datakit.parse_datakit_annotations(parsed.annotations, parsed.subject.digest if parsed.subject else None)
+
+
+def _tombstone(data: bytes) -> None:
+    tombstone.parse_tombstone(build_manifest(config=EMPTY_CONFIG, layers=[describe(data, "a/b")]), data)
+
+
+def _part(data: bytes) -> None:
+    contents = part.parse_part(data)
+    for block in contents.blocks:
+        block.rows()
+
+
+def _statement(data: bytes) -> None:
+    parsed = statement.parse_statement(data)
+    statement.parse_provenance(parsed)
+    statement.parse_seal_evidence(parsed, parse_digest("sha256:" + "0" * 64))
+
+
+def _certificates(data: bytes) -> None:
+    policy.parse_policy({"publisher.pem": data, "device.pem": data, "policy.toml": world()[1]["policy"][0]})
+
+
+def _segment(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{1:020d}.seg"
+        path.write_bytes(data)
+        found = read_segment(path)
+        for _ in found.frames():
+            pass
+        spool = SlotSpool(Path(folder), quarantine=lambda source, _: source.rename(f"{source}.bad"))
+        (Path(folder) / "head.json").write_bytes(data[:4000])
+        position = spool.recover()
+        assert spool.recover() == position
+        for info in spool.segments():
+            assert info.closed
+            for _ in read_segment(info.path).rows():
+                pass
+
+
+def _layout(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        layout = Layout.create(Path(folder) / "stick")
+        layout.save_blob(world()[1]["manifest"][0], "a/b")
+        (layout.root / "index.json").write_bytes(data)
+        for entry in layout.manifests():
+            layout.referrers(entry.digest)
+        layout.collect_garbage()
+
+
+def _config(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "edgeprov.toml"
+        path.write_bytes(data)
+        load_config({"EDGEPROV_CONFIG": str(path)})
+
+
+def _text(parse: Callable[[str], object]) -> Target:
+    def run(data: bytes) -> None:
+        parse(data.decode("utf-8", "surrogateescape"))
+
+    return run
+
+
+def _drain(read: Callable[[list[bytes], int], Iterator[bytes]]) -> Target:
+    def run(data: bytes) -> None:
+        for _ in read([data[:7], data[7:]], 1 << 20):
+            pass
+
+    return run
+
+
+def _segment_seeds() -> list[bytes]:
+    found = world()[1]
+    frames = encode_frame(1, found["header"][0]) + encode_frame(2, b"evidence")
+    frames += b"".join(encode_frame(3, row) for row in found["rows"])
+    return [
+        frames,
+        frames + encode_frame(4, b"input") + encode_end(2, 3),
+        frames + bytes(100),
+        encode_frame(5, b"label"),
+    ]
+
+
+def _index_seeds() -> list[bytes]:
+    index = LayoutIndex(world()[1]["index"][0])
+    return [index.encode(), LayoutIndex().encode()]
+
+
+def _outbox_seeds() -> list[bytes]:
+    entry = documents.OutboxEntry(
+        kind="kit", digest=parse_digest("sha256:" + "0" * 64), seq=1, repo="r", tag="t", state="s", info={"n": [1]}
+    )
+    return [documents.encode_outbox_entry(entry)]
+
+
+TARGETS = (
+    Fuzz("json", lambda data: parse_json(data, "x"), _seeds("manifest")),
+    Fuzz("manifest", _manifest, _seeds("manifest")),
+    Fuzz("index", manifest.parse_index, _seeds("index")),
+    Fuzz("layout", _layout, _index_seeds),
+    Fuzz("kitfile", kitfile.parse_kitfile, _seeds("config")),
+    Fuzz(
+        "modelkit",
+        _modelkit,
+        lambda: [b'{"manifestVersion":"1.0.0","model":{"path":"m","parameters":{"securityVersion":1}}}'],
+    ),
+    Fuzz("datakit", _datakit, _seeds("config")),
+    Fuzz("tombstone", _tombstone, lambda: [b'{"device":"urn:edgeprov:device:a","seq":1,"prev":null,"reason":"crash"}']),
+    Fuzz("tar", _tar, _seeds("layer")),
+    Fuzz("zstd", lambda data: decompress(data, 1 << 20), lambda: [compress(b"abc" * 500), compress(bytes(range(256)))]),
+    Fuzz("zstd-stream", _drain(decompress_stream), lambda: [compress(b"abc" * 500)]),
+    Fuzz("gzip", _drain(gunzip), lambda: [gzip.compress(b"abc" * 500, mtime=0)]),
+    Fuzz("msgpack", lambda data: packing.unpack(data, max_bytes=1 << 20, what="x"), _seeds("rows")),
+    Fuzz("record", record.parse_record, _seeds("rows")),
+    Fuzz(
+        "label",
+        record.parse_label,
+        lambda: [record.encode_label(record.Label(n=1, value=[1, "a", None], source="s", labelled_at_ns=1))],
+    ),
+    Fuzz("input", record.parse_input, _seeds("rows")),
+    Fuzz("segment-header", segment.parse_segment_header, _seeds("header")),
+    Fuzz("part", _part, _seeds("part")),
+    Fuzz("evidence", part.parse_evidence, _seeds("evidence")),
+    Fuzz("spool", _segment, _segment_seeds),
+    Fuzz("bundle", bundle.parse_bundle, _seeds("bundle")),
+    Fuzz("jws", jws.parse_jws, _seeds("jws")),
+    Fuzz("statement", _statement, _seeds("statement")),
+    Fuzz("event-log", eventlog.parse_event_log, _seeds("log")),
+    Fuzz("device-record", devicerecord.parse_device_record, _seeds("device")),
+    Fuzz("attest", tpmt.parse_attest, _seeds("attest")),
+    Fuzz("tpm-signature", tpmt.parse_signature, _seeds("signature")),
+    Fuzz("tpm-public", tpmt.parse_public, _seeds("public")),
+    Fuzz("ecdsa-der", tpmt.parse_ecdsa_der, lambda: [world()[0].enrol("x").tpm.sign_digest(bytes(32))]),
+    Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
+    Fuzz("certificates", _certificates, _seeds("certificates")),
+    Fuzz("head", head.parse_head, _seeds("head")),
+    Fuzz("proof", proof.parse_proof, lambda: [b'{"v":1}']),
+    Fuzz("flatbuffer", verify_flatbuffer, lambda: [WDBC.read_bytes()]),
+    Fuzz(
+        "active",
+        documents.parse_active,
+        lambda: [documents.encode_active(documents.Active(slot="a", model=parse_digest("sha256:" + "0" * 64)))],
+    ),
+    Fuzz("outbox", documents.parse_outbox_entry, _outbox_seeds),
+    Fuzz("config", _config, lambda: [b'[device]\nserial = "a"\n[record]\nsync = "every"\ninterval_ms = 5\n']),
+    Fuzz("reference", _text(parse_reference), lambda: [b"host:5000/a/b@sha256:" + b"0" * 64, b"oci:/dir//repo:tag"]),
+    Fuzz("kit-tag", _text(datakit.parse_kit_tag), lambda: [b"unit-1.0000000001.0123456789abcdef"]),
+)
+
+if importlib.util.find_spec("yaml"):  # the fleet's environment
+    from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
+
+    TARGETS += (Fuzz("kitfile-yaml", parse_kitfile_yaml, lambda: [b"manifestVersion: 1.0.0\nmodel:\n  path: m\n"]),)
+
+
+def target(name: str) -> Fuzz:
+    """A target by name."""
+    return next(item for item in TARGETS if item.name == name)
