@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,13 +44,14 @@ NO_DOCS = ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*"]
 KERNEL_PACKAGE = "linux-image-amd64"
 # In load order: what the root file system needs, then what udev loads by itself when asked.
 INITRD_MODULES = [
-    "virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "crc16",
+    "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "crc16",
     "crc32c_generic", "mbcache", "jbd2", "ext4",
 ]  # fmt: skip
 ROOT_MODULES = [
-    "virtio_net", "net_failover", "failover", "virtio_rng", "usbcore", "usb-common", "xhci-hcd", "xhci-pci",
+    "virtio_net", "net_failover", "failover", "virtio-rng", "usbcore", "usb-common", "xhci-hcd", "xhci-pci",
     "usb-storage", "scsi_common", "scsi_mod", "sd_mod", "t10-pi", "crc64", "crc64-rocksoft", "crc-t10dif",
-    "crct10dif_common", "fat", "vfat", "nls_ascii", "nls_cp437", "i6300esb",
+    "crct10dif_common", "crct10dif_generic",
+    "crc64_rocksoft_generic", "fat", "vfat", "nls_ascii", "nls_cp437", "i6300esb",
 ]  # fmt: skip
 # Nothing here serves the device, and each costs seconds of boot under emulation.
 MASKED = [
@@ -76,7 +78,9 @@ def say(text: str) -> None:
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a tool; on failure end with its last words."""
     words = [str(word) for word in command]
-    result = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    result = subprocess.run(  # type: ignore[call-overload]
+        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, **options
+    )
     if result.returncode:
         tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-15:])
         raise SystemExit(f"image: {' '.join(words[:6])} … failed:\n{tail}")
@@ -95,9 +99,11 @@ def layer(name: str, inputs: list[str], make: Callable[[Path], None], what: str)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         make(work)
         work.chmod(0o755)
-        for old in CACHE.glob(f"{name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
         work.rename(home)
+        for old in CACHE.glob(f"{name}-*"):
+            # Another run may still use what is not a day old.
+            if time.time() - old.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(old, ignore_errors=True)
     return home
 
 
@@ -197,8 +203,9 @@ def vendor() -> Path:
 
     def make(work: Path) -> None:
         run(FLEET, "ca", "init", work / "ca")
-        out = run(FLEET, "publish", ROOT / "hil/model/kit", "--to", f"oci:{work / 'models'}", "--ca", work / "ca", "--tag",
-                  "slot.default", "--json")  # fmt: skip
+        kit = ROOT / "hil/model/kit"
+        to = ("--to", f"oci:{work / 'models'}", "--tag", "slot.default")
+        out = run(FLEET, "publish", kit, *to, "--ca", work / "ca", "--json")
         (work / "published.json").write_text(out.stdout)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hil", "-f", work / "ssh")
 
