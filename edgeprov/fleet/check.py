@@ -183,7 +183,7 @@ def check(
                 if judged.verified is None:
                     report.unreachable += 1
                     continue
-                _save(index, judged, trust, depth, at)
+                save_verdict(index, judged, trust, depth, at)
                 report.ok += judged.verified
                 report.refused += not judged.verified
                 if not judged.verified:
@@ -369,7 +369,8 @@ def _detail(error: EdgeprovError) -> str:
     return error.message.removeprefix(f"step {step}: ") if step else error.message
 
 
-def _save(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
+def save_verdict(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
+    """Remember a verdict; the caller holds the transaction."""
     index.put(
         "verdicts", digest=judged.digest, policy=trust.digest, depth=depth, verified=judged.verified, step=judged.step,
         error=judged.error, detail=judged.detail, code=judged.code, record=judged.record, assurance=judged.assurance,

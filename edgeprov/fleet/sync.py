@@ -52,6 +52,9 @@ from edgeprov.verify.signature import SignatureArtifact
 BATCH: Final = 500
 """Rows a transaction: after a kill, at most this much is fetched again."""
 
+ROLLUP_TAG: Final = "rollup."
+"""Tags of roll-ups (fleet.rollup): they name what is there anyway."""
+
 _THREADS: Final = 8
 _SIGNATURES: Final = (SIGSTORE_BUNDLE, NOTATION_SIGNATURE)
 
@@ -174,7 +177,7 @@ class _Sync:
                 self.report.faults.append((repo, "", error.message))
                 continue
             for tag in tags:
-                if not tag.startswith("sha256-"):
+                if not tag.startswith(("sha256-", ROLLUP_TAG)):
                     yield _Name(repo, tag)
 
     def _load_seen(self) -> None:
@@ -226,6 +229,7 @@ class _Sync:
         kind = artifact_kind(manifest)
         if kind == "device":
             layer = self.reader.blob(name.repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
+            self.reader.check_blob(name.repo, manifest.config)
             signatures = self.reader.signatures(name.repo, manifest.digest)
             return parse_device_record_artifact(manifest, layer), layer, signatures
         if kind == "model":

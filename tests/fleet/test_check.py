@@ -119,16 +119,9 @@ def test_a_cut_line_is_no_verdict(full, monkeypatch):
 
 
 def test_the_merkle_root_is_checked_where_records_are_read(hub, monkeypatch):
-    unit = hub.device("a1")
-    real = unit.rows
-    sealed_rows = []
-
-    def other_rows(count):
-        sealed_rows.extend(real(count))
-        return sealed_rows
-
     from edgeprov.formats import merkle
 
+    unit = hub.device("a1")
     honest = merkle.root
     monkeypatch.setattr("tests.support.world.merkle.root", lambda rows: honest(list(rows)[:-1]))
     push_kit(hub.registry, unit, unit.seal(records=5))
@@ -136,7 +129,7 @@ def test_the_merkle_root_is_checked_where_records_are_read(hub, monkeypatch):
     assert hub.run("verify").code == 0  # the bytes are what the device signed ...
     run = hub.run("verify", "--records", "--json")  # ... but they do not lead to the root it named
     assert run.code == 10
-    assert run.last("verdict")["error"] == "DigestMismatch"
+    assert [item["error"] for item in run.items if item.get("kind") == "kit"] == ["DigestMismatch"]
 
 
 def test_old_records_explain_old_kits(hub):
@@ -161,3 +154,36 @@ def test_a_pool_gives_the_same_verdicts(full, monkeypatch):
 
     run = fleet("verify", "--fleet", full.fleet, "--trust", full.trust, "--workers", "2", "--json")
     assert run.last("verified")["ok"] == 8
+
+
+def test_one_bit_of_any_blob_of_a_registry_is_noticed(hub, tmp_path):
+    """Kit, both signatures, device record and its signature, model and its signature, and the shared `{}`."""
+    from tests.support.fleet import fleet, push_signatures
+
+    assert fleet("ca", "init", tmp_path / "ca", "--name", "Other").code == 0
+    from tests.fleet.test_publish import KIT
+
+    model_policy = tmp_path / "ca" / "trust.d" / "publisher.pem"
+    assert fleet("publish", KIT, "--to", hub.name, "--ca", tmp_path / "ca").code == 0
+    (hub.trust / "publisher-2.pem").write_bytes(model_policy.read_bytes())
+    policy = hub.trust / "policy.toml"
+    policy.write_text(policy.read_text().replace("identities = [", 'identities = ["urn:edgeprov:publisher:other", '))
+    unit = hub.device("a1")
+    sealed = unit.seal(records=30, notation=True)
+    repo = push_kit(hub.registry, unit, sealed)
+    push_signatures(hub.registry, repo, [])
+    hub.sync()
+    clean = hub.run("verify", "--json")
+    assert clean.code == 0, clean.out
+    assert {item["kind"] for item in clean.items if item["type"] == "verdict"} == {"kit", "device", "model"}
+    pick = random.Random(3)
+    blobs = sorted((hub.root / "registry" / "blobs" / "sha256").iterdir())
+    assert len(blobs) > 15
+    for path in blobs:
+        good = path.read_bytes()
+        path.chmod(0o644)
+        position = pick.randrange(len(good))
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1 << pick.randrange(8)]) + good[position + 1 :])
+        assert hub.run("verify", "--again").code == 10, path.name
+        path.write_bytes(good)
+    assert hub.run("verify", "--again").code == 0

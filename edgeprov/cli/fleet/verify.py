@@ -8,10 +8,15 @@ Exit code 10 when a kit was refused, 40 when some could not be read now.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.errors import RegistryError, VerificationError
+
+if TYPE_CHECKING:
+    from edgeprov.fleet.check import Trust
+    from edgeprov.fleet.index import Index
 
 _SHOWN = 20
 
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 index, query, trust, common.make_engine(args), at=common.now(), depth=depth, again=args.again,
                 progress=bar.update, on_verdict=tell,
             )  # fmt: skip
+        others = _check_others(args, out, index, trust) if not (args.device or args.model or args.slot) else [0, 0, 0]
     if shown > _SHOWN:
         out.text(f"... and {shown - _SHOWN} more: edgeprov-fleet query --verdict refused")
     out.item(
@@ -65,13 +71,31 @@ def run(args: argparse.Namespace, out: Output) -> int:
     )  # fmt: skip
     for reason, count in sorted(report.reasons.items(), key=lambda pair: -pair[1]):
         out.text(f"  {count} x {reason}")
+    if others[1]:
+        out.next("what a registry lost or changed comes back from the outbox, a stick, or `publish` and `enroll`")
+        return VerificationError.exit_code
     if report.refused:
         out.next(
             "edgeprov-fleet query --verdict refused --json tells each reason; collect leaves them out, audit lists them"
         )
         return VerificationError.exit_code
-    if report.unreachable:
+    if report.unreachable or others[2]:
         out.next("repeat the command: only what is missing is read again")
         return RegistryError.exit_code
     out.next("edgeprov-fleet collect -o DIR, or edgeprov-fleet audit --from T --to T")
     return 0
+
+
+def _check_others(args: argparse.Namespace, out: Output, index: Index, trust: Trust) -> list[int]:
+    """Device records and models: how many verified, refused, unreadable now."""
+    from edgeprov.fleet.check_others import check_others
+
+    counts = [0, 0, 0]
+    for other in check_others(index, trust, at=common.now(), again=args.again):
+        judged = other.judged
+        counts[2 if judged.verified is None else 0 if judged.verified else 1] += 1
+        text = None if judged.verified else f"REFUSED {other.kind} {other.name} {short(other.digest)}: {judged.detail}"
+        values = {"digest": other.digest, "name": other.name, "verified": judged.verified, "error": judged.error, "detail": judged.detail}
+        out.item("verdict", text, kind=other.kind, cached=other.cached, **values)
+    out.text(f"{counts[0]} device records and models verified, {counts[1]} refused, {counts[2]} not readable now")
+    return counts

@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Verify what kits lean on: device records and model kits, byte for byte, from the registries themselves.
+
+A model is judged by its publisher's signature and by the digest of its config and every layer; a device
+record by its enroller's (step 1). Verdicts are cached as those of kits are.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgeprov.errors import EdgeprovError
+from edgeprov.fleet.check import BLOBS, Judged, Trust, save_verdict
+from edgeprov.fleet.index import Index
+from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.modelkit import parse_modelkit
+from edgeprov.limits import LIMITS
+from edgeprov.verify.enrolment import verify_device_record
+from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.signature import verify_model_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """A verdict on a device record or a model; ``verified`` None means that it could not be read now."""
+
+    kind: str
+    digest: str
+    name: str
+    judged: Judged
+    cached: bool = False
+
+
+def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = False) -> Iterator[Other]:
+    """Judge all device records and models of the index.
+
+    Args:
+        index: Open for writing.
+        trust: Trust folder.
+        at: Time at which certificates are judged.
+        again: Judge anew what has a verdict.
+    """
+    sources = {number: _Lazy(source) for number, source in index.sources().items()}
+    known = {
+        row["digest"]: row
+        for row in index.rows("SELECT * FROM verdicts WHERE policy = ?", (trust.digest,))
+        if not again and row["depth"] >= BLOBS
+    }
+    rows = [
+        ("device", row["digest"], row["device"], row["source"], "")
+        for row in index.rows("SELECT digest, device, source FROM devices ORDER BY device, enrolled_at")
+    ]
+    rows += [
+        ("model", row["digest"], f"{row['name']}:{row['version']}", row["source"], row["repo"])
+        for row in index.rows("SELECT digest, name, version, source, repo FROM models ORDER BY name, version, digest")
+    ]
+    for kind, digest, name, number, repo in rows:
+        row = known.get(digest)
+        if row is not None:
+            judged = Judged(
+                digest=digest, verified=bool(row["verified"]), error=row["error"], detail=row["detail"], code=row["code"]
+            )
+            yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
+            continue
+        judged = _judge(sources[number], kind, repo, parse_digest(digest), trust.policy, at)
+        if judged.verified is not None:
+            with index.transaction():
+                save_verdict(index, judged, trust, BLOBS, at)
+        yield Other(kind=kind, digest=digest, name=name, judged=judged)
+
+
+class _Lazy:
+    """A source that is opened when something of it must be read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._reader: Reader | None = None
+
+    def open(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self.source)
+        return self._reader
+
+
+def _judge(source: _Lazy, kind: str, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> Judged:
+    try:
+        reader = source.open()
+        if kind == "device":
+            _device(reader, f"{source.source.prefix}devices", digest, policy, at)
+        else:
+            _model(reader, repo, digest, policy, at)
+    except EdgeprovError as error:
+        verified = None if error.retryable else False
+        return Judged(
+            digest=str(digest), verified=verified, step=1 if kind == "device" else 0, error=type(error).__name__,
+            detail=error.message, code=error.exit_code,
+        )  # fmt: skip
+    return Judged(digest=str(digest), verified=True)
+
+
+def _device(reader: Reader, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> None:
+    manifest = reader.manifest(repo, digest)
+    layer = reader.blob(repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
+    reader.check_blob(repo, manifest.config)
+    verify_device_record(manifest, layer, reader.signatures(repo, digest), policy, at)
+
+
+def _model(reader: Reader, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> None:
+    manifest = reader.manifest(repo, digest)
+    parse_modelkit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
+    verify_model_signature(manifest, reader.signatures(repo, digest), policy, at)
+    for layer in manifest.layers:
+        reader.check_blob(repo, layer)
