@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Column blocks to Parquet. The only importer of pyarrow.
+"""Column blocks to Parquet. With tables_summary.py the only importer of pyarrow.
 
 Output tensors become fixed-size lists straight from the kit's bytes, without a copy; names, shapes
 and quantisation stand in the metadata of each field, as JSON. A table's bytes depend on its rows and
