@@ -43,7 +43,7 @@ class PartialBlob:
         self._keep = keep
         path = folder / f"{PREFIX}{expected.digest.hex}"
         fresh = not path.exists()
-        self._file = DurableFile(path, create=fresh)
+        self._file = DurableFile(path, create=fresh, mode=0o644)
         try:
             with translated(path):
                 fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

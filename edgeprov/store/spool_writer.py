@@ -381,12 +381,15 @@ class SpoolWriter:
         if self._failed is not None:
             raise StoreError(f"this writer failed before: {self._failed.message}", advice=self._failed.advice)
 
-    def _verify_quota(self, more_bytes: int) -> None:
+    def _verify_quota(self, more_bytes: int) -> int:
+        """Raise unless ``more_bytes`` still fit; returns how many would."""
         if self._quota is None:
-            return
+            return ALLOCATED_BYTES + more_bytes
         used = self._quota.usage()
-        if used + more_bytes > self._quota.limit_bytes:
+        left = self._quota.limit_bytes - used
+        if more_bytes > left:
             raise StoreFull(f"{used} of {self._quota.limit_bytes} bytes of the quota are in use")
+        return left
 
     def _make_room(self, size: int) -> None:
         """The slow path of an append: numbers, quota and disk space for ``size`` bytes and more."""
@@ -403,22 +406,25 @@ class SpoolWriter:
         used = file.size + len(self._buffer)
         needed = used + size + _END_BYTES
         if needed > self._allocated:
-            try:
-                self._allocate(file, needed + ALLOCATED_BYTES)
-            except StoreFull:
-                self._allocate(file, needed)  # the last bytes of a disk are worth having
+            self._allocate(file, needed)
         self._room = max(size, min(self._allocated - used - _END_BYTES, GROUP_BYTES - len(self._buffer)))
 
-    def _allocate(self, file: DurableFile, size: int) -> None:
-        self._verify_quota(size - self._allocated)
-        try:
-            file.allocate(size)
-        except StoreFull:
-            raise
-        except StoreError as error:
-            self._fail(error)
-            raise
-        self._allocated = size
+    def _allocate(self, file: DurableFile, needed: int) -> None:
+        left = self._verify_quota(needed - self._allocated)
+        # All that quota and disk still give, so that the next look at them is far away.
+        for more in (ALLOCATED_BYTES, ALLOCATED_BYTES // 16, 0):
+            size = min(needed + more, self._allocated + left)
+            try:
+                file.allocate(size)
+            except StoreFull:
+                if not more:
+                    raise
+            except StoreError as error:
+                self._fail(error)
+                raise
+            else:
+                self._allocated = size
+                return
 
     def _flush(self) -> None:
         file = self._file

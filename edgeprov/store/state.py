@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from edgeprov.errors import FormatError, NotStored, StateNewer, StoreCorrupt, StoreError, UsageError
 from edgeprov.formats.digest import Digest
@@ -44,7 +44,9 @@ from edgeprov.store.documents import (
 )
 from edgeprov.store.layout import Layout
 from edgeprov.store.lock import lock
-from edgeprov.store.spool import LabelLog, SlotSpool
+
+if TYPE_CHECKING:  # imported when used: the boot check has no business with the spool
+    from edgeprov.store.spool import LabelLog, SlotSpool
 
 __all__ = ["Active", "OutboxEntry", "State", "Usage"]
 
@@ -157,10 +159,14 @@ class State:
 
     def spool(self, slot: str) -> SlotSpool:
         """The records of a slot."""
+        from edgeprov.store.spool import SlotSpool
+
         return SlotSpool(self._spool_dir(slot), quarantine=self.quarantine)
 
     def labels(self, slot: str) -> LabelLog:
         """The labels of a slot."""
+        from edgeprov.store.spool import LabelLog
+
         return LabelLog(self._spool_dir(slot) / "labels", quarantine=self.quarantine)
 
     def _spool_dir(self, slot: str) -> Path:

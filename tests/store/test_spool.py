@@ -359,6 +359,23 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory(tmp_path: Path, length: 
     assert segment.torn
 
 
+def test_near_the_quota_it_is_looked_at_seldom(spool: SlotSpool) -> None:
+    looks = 0
+
+    def usage() -> int:
+        nonlocal looks
+        looks += 1
+        return sum(path.stat().st_size for path in spool.folder.glob("*.seg"))
+
+    with spool.open_writer(sync="seal", quota=Quota(limit_bytes=500_000, usage=usage)) as writer:
+        writer.open_segment(b"h")
+        with pytest.raises(StoreFull):
+            while True:
+                writer.append_record(bytes(50))
+        assert writer.next_n > 8000
+    assert looks < 10
+
+
 # -- full disks and failing ones ----------------------------------------------------------------
 
 

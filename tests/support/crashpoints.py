@@ -25,6 +25,9 @@ from edgeprov.store import atomic
 TOTALS: Counter[str] = Counter()
 """Printed at the end of the test run."""
 
+EVERYTHING = os.environ.get("EDGEPROV_CRASH") == "all"
+"""Unset, the longest tests take every n-th stop; set, they take each (an hour and more)."""
+
 # What can change the disk. openat is missing on purpose: a file that was only created is what the
 # next of these calls finds, so a stop there is a stop here. Standard output is written with write.
 CHANGING = (
