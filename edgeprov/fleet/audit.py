@@ -33,6 +33,9 @@ from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead
 
 REFUSED_SHOWN: Final = 10_000
+_DOUBTS: Final = (
+    "refused", "missing", "forks", "broken", "reordered", "clock_doubts", "unchecked", "identity_doubts", "unknown_devices",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -52,22 +55,17 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """``complete``: every number is there and verified; ``gaps``: what counts is proved, but something is missing
-        or in doubt; ``unproved``: nothing in the period verifies."""
+        """What the report is worth: see audit_text.verdict_text.
+
+        ``complete``: every number is there and verified, up to an attested head of each device. ``headless``: the
+        same, but some devices were not asked for their head, so kits withheld at the end would not show. ``gaps``:
+        what counts is proved, something is missing or in doubt. ``unproved``: nothing in the period verifies.
+        """
         if not self.totals["kits"]:
             return "unproved"
-        doubts = (
-            "refused",
-            "missing",
-            "forks",
-            "broken",
-            "reordered",
-            "clock_doubts",
-            "unchecked",
-            "identity_doubts",
-            "unknown_devices",
-        )
-        return "gaps" if any(self.totals[name] for name in doubts) else "complete"
+        if any(self.totals[name] for name in _DOUBTS):
+            return "gaps"
+        return "headless" if self.totals["headless"] else "complete"
 
     def as_json(self) -> dict[str, Any]:
         """One JSON object; fields are only ever added."""
@@ -148,7 +146,7 @@ class _Device:
         verified = self.record if isinstance(self.record, VerifiedDevice) else None
         base = verified.record.counter_base if verified else min((item.seq for item in self.items), default=1) - 1
         series = check_series(
-            map(_series_item, self.good), base, head=head.seq if head else None, newest=head.newest if head else None
+            map(series_item, self.good), base, head=head.seq if head else None, newest=head.newest if head else None
         )
         clock = judge_clock(self.good, verified.record if verified else None)
         forks = set(series.forks)
@@ -299,6 +297,7 @@ class _Device:
         totals["clock_doubts"] += bool(entry["clock"]["doubts"])
         totals["identity_doubts"] += bool(entry["identity_doubts"])
         totals["unknown_devices"] += self.record is None
+        totals["headless"] += series.head is None
         for interval in entry["intervals"]:
             model = self.result.models.setdefault(
                 interval["model"],
@@ -340,7 +339,7 @@ def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
         yield run, item
 
 
-def _series_item(item: Artifact) -> SeriesItem:
+def series_item(item: Artifact) -> SeriesItem:
     return SeriesItem(
         seq=item.seq, digest=digest_of_text(item.digest), prev=digest_of_text(item.prev) if item.prev else None,
         reset_count=item.reset_count or 0, clock_ms=item.clock_ms or 0, kind="kit" if item.kind == "kit" else "tombstone",

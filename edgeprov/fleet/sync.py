@@ -145,7 +145,11 @@ class _Sync:
                 continue
             repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
             subject = entry.annotations.get(A_SUBJECT)
-            if subject and (entry.artifact_type in _SIGNATURES or reference.startswith("sha256:")) and _is_referrer(entry):
+            if (
+                subject
+                and (entry.artifact_type in _SIGNATURES or reference.startswith("sha256:"))
+                and _is_referrer(entry)
+            ):
                 self.referrers.setdefault(subject, []).append(str(entry.digest))
                 continue
             repos.add(repo)

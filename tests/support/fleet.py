@@ -15,6 +15,7 @@ from edgeprov.cli.fleet_main import main
 from edgeprov.formats.datakit import kit_tag
 from edgeprov.formats.manifest import EMPTY_CONFIG
 from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.registry.base import push_referrer
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support.world import Sealed, Unit, World
@@ -50,7 +51,7 @@ def push_signatures(registry: LayoutRegistry, repo: str, signatures: Iterable[Si
     for item in signatures:
         registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
         registry.push_blob(repo, item.manifest.layers[0], item.blob)
-        registry.push_manifest(repo, item.manifest)
+        push_referrer(registry, repo, item.manifest)
 
 
 def push_kit(registry: LayoutRegistry, unit: Unit, sealed: Sealed, *, repo: str = "", tag: str = "") -> str:
