@@ -94,7 +94,7 @@ def parse_pem_certificates(pem: bytes, what: str) -> tuple[bytes, ...]:
     """
     try:
         return tuple(item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise FormatError(f"{what} is not a PEM certificate") from error
 
 
@@ -327,7 +327,7 @@ def _load(der: bytes) -> x509.Certificate:
         raise FormatError(f"certificate has {len(der)} bytes, more than {LIMITS.certificate_bytes}")
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise FormatError("not an X.509 certificate") from error
 
 
