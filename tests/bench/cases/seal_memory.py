@@ -91,8 +91,20 @@ def seal_it(folder: Path) -> None:
     seal(Context(load_config({"EDGEPROV_CONFIG": str(folder / "edgeprov.toml")})))
 
 
+def sealed(folder: Path, total: int) -> None:
+    """A device whose outbox holds one kit."""
+    from edgeprov.device.seal import seal
+    from tests.bench.cases.seal import make_site, record_large
+
+    site = make_site(folder, "full")
+    record_large(site, total, os.urandom(total + 10_000))
+    seal(site.context)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "prepare":
         prepare(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "sealed":
+        sealed(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         seal_it(Path(sys.argv[2]))
