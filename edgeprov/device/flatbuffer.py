@@ -80,7 +80,7 @@ class _Walker:
         for tensor in self._tables(graph, _GRAPH_TENSORS):
             tensors += 1
             self._vector(tensor, _TENSOR_SHAPE, 4)
-            self._vector(tensor, _TENSOR_NAME, 1)
+            self._text(tensor, _TENSOR_NAME)
             self._quantization(tensor)
             if self._scalar(tensor, _TENSOR_BUFFER, "<I", 0) >= buffers:
                 raise FormatError("tflite model: a tensor names a buffer that does not exist")
@@ -154,6 +154,13 @@ class _Walker:
         if start + 4 + count * item_bytes > self._size:
             raise FormatError("tflite model: a vector reaches beyond the file")
         return start + 4, count
+
+    def _text(self, table: int, number: int) -> None:
+        start, count = self._vector(table, number, 1)
+        try:
+            str(self._data[start : start + count], "utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError("tflite model: a tensor's name is not UTF-8") from error
 
     def _tables(self, table: int, number: int) -> Iterator[int]:
         start, count = self._vector(table, number, 4)

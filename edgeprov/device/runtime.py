@@ -52,13 +52,14 @@ class Engine:
         try:
             self._interpreter = module.Interpreter(model_content=weights, num_threads=threads)
             self._interpreter.allocate_tensors()
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ImportError, SystemError) as error:
             # tflite-runtime imports under numpy 2 and fails only here.
             raise RuntimeMissing(f"{package} does not work with numpy {self._numpy.__version__}: {error}") from error
         except (ValueError, RuntimeError, MemoryError) as error:
             raise ModelRuntimeError(f"{package} refuses the model: {error}") from error
-        self._inputs = tuple(self._port(item) for item in self._interpreter.get_input_details())
-        self._outputs = tuple(self._port(item) for item in self._interpreter.get_output_details())
+        self._inputs = tuple(self._port(item) for item in inputs)
+        self._outputs = tuple(self._port(item) for item in outputs)
         self._set_tensor = self._interpreter.set_tensor
         self._get_tensor = self._interpreter.get_tensor
         self._run = self._interpreter.invoke

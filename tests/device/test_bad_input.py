@@ -268,6 +268,26 @@ def test_every_cut_of_a_real_model_is_refused(ready: Site) -> None:
             verify_flatbuffer(data[:size])
 
 
+def test_model_with_changed_bytes_is_refused_or_tried_in_a_child(ready: Site, run: Console) -> None:
+    """What passes the structural check and kills the interpreter kills a child only; the old model stays."""
+    import random
+
+    chance = random.Random(5)
+    data = WDBC.read_bytes()
+    codes = set()
+    for number in range(12):
+        changed = bytearray(data)
+        for _ in range(3):
+            changed[chance.randrange(len(data))] = chance.randrange(256)
+        name = f"changed{number}"
+        code, _, err = run("model", "install", ready.publish(bytes(changed), name=name).reference, "--no-activate")
+        assert code in (0, 4, 50, 51), err
+        assert "internal error" not in err
+        codes.add(code)
+    assert 4 in codes
+    assert main(("boot-check",)) == 0
+
+
 def test_wrong_known_answer(ready: Site, run: Console) -> None:
     import base64
 
