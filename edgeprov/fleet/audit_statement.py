@@ -34,7 +34,9 @@ def sign_report(report: Mapping[str, Any], signer: Signer) -> tuple[bytes, bytes
             "_type": STATEMENT_TYPE,
             "subject": [{"name": "audit.json", "digest": {"sha256": digest_of(raw).hex}}],
             "predicateType": AUDIT_PREDICATE,
-            "predicate": {name: report[name] for name in ("from", "to", "verdict", "totals", "policy", "generated_at", "query")},
+            "predicate": {
+                name: report[name] for name in ("from", "to", "verdict", "totals", "policy", "generated_at", "query")
+            },
         }
     )
     return raw, sign_statement(signer, statement)
@@ -72,11 +74,15 @@ def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.dat
         else:
             raise SignerUntrusted("no key of the trust folder made the report's signature")
     else:
-        identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher")
+        identity = verify_chain(
+            bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher"
+        )
         policy.verify_not_denied(identity)
         verify_message(identity.spki, bundle.signature, message, "the report's signature")
         name = identity.san
     statement = parse_statement(bundle.payload)
     if statement.predicate_type != AUDIT_PREDICATE or digest_of(raw) not in statement.subjects:
-        raise SubjectMismatch("the signed statement is not about this report: the report was changed, or belongs to another")
+        raise SubjectMismatch(
+            "the signed statement is not about this report: the report was changed, or belongs to another"
+        )
     return name

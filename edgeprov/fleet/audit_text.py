@@ -12,11 +12,22 @@ CSV_HEADER = (
     "provable_after", "provable_before", "refused", "missing", "voided", "forks", "clock_doubts", "closed_until",
 )  # fmt: skip
 
-VERDICTS = {
-    "complete": "COMPLETE: every number of every device is there, verified, and undoubted",
-    "gaps": "WITH GAPS: what is counted is proved; what is missing or in doubt is listed",
-    "unproved": "UNPROVED: nothing in this period verifies",
-}
+def verdict_text(report: dict[str, Any]) -> str:
+    """What the verdict means, with what it leaves open."""
+    totals = report["totals"]
+    texts = {
+        "complete": "COMPLETE: every number up to each device's attested head is there, verified, and undoubted",
+        "headless": "COMPLETE up to each device's newest kit",
+        "gaps": "WITH GAPS: what is counted is proved; what is missing or in doubt is listed",
+        "unproved": "UNPROVED: nothing in this period verifies",
+    }
+    text = texts[report["verdict"]]
+    if report["verdict"] in ("headless", "gaps") and totals.get("headless"):
+        text += (
+            f" (no head from {totals['headless']} of {totals['devices']} devices: kits withheld at the end would not show; "
+            "ask with `edgeprov attest`)"
+        )
+    return text
 
 
 def device_rows(report: dict[str, Any]) -> Iterator[tuple[object, ...]]:
@@ -42,7 +53,7 @@ def device_rows(report: dict[str, Any]) -> Iterator[tuple[object, ...]]:
 def device_doubts(device: dict[str, Any]) -> list[str]:
     """What is wrong with a device, shortest first."""
     series = device["series"] or {}
-    result = []
+    result: list[str] = []
     if device["record_fault"]:
         result.append(f"record: {device['record_fault']}")
     if series.get("missing"):
@@ -51,10 +62,15 @@ def device_doubts(device: dict[str, Any]) -> list[str]:
         result.append(f"{device['refused_count']} refused")
     if device["unchecked"]:
         result.append(f"{device['unchecked']} unchecked")
-    for name, text in (("forks", "forked"), ("broken_links", "wrong predecessor"), ("reordered", "reordered"), ("voided", "voided")):
+    for name, text in (
+        ("forks", "forked"),
+        ("broken_links", "wrong predecessor"),
+        ("reordered", "reordered"),
+        ("voided", "voided"),
+    ):
         if series.get(name):
             result.append(f"{text} {', '.join(map(str, series[name][:5]))}")
-    return result + device["identity_doubts"] + device["clock"]["doubts"]
+    return [*result, *device["identity_doubts"], *device["clock"]["doubts"]]
 
 
 def ranges(pairs: Sequence[Sequence[int]], limit: int = 6) -> str:

@@ -62,7 +62,11 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         row = known.get(digest)
         if row is not None:
             judged = Judged(
-                digest=digest, verified=bool(row["verified"]), error=row["error"], detail=row["detail"], code=row["code"]
+                digest=digest,
+                verified=bool(row["verified"]),
+                error=row["error"],
+                detail=row["detail"],
+                code=row["code"],
             )
             yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
             continue

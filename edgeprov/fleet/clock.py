@@ -107,10 +107,14 @@ def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
         after, before = report.after.get(item.digest), report.before[item.digest]
         if after is not None and first < after - TOLERANCE_S:
             counts["early"] += 1
-            report._doubtful[item.digest] = f"its clock says {format_moment(first)}, the TPM proves a time after {format_moment(after)}"  # noqa: SLF001
+            report._doubtful[item.digest] = (
+                f"its clock says {format_moment(first)}, the TPM proves a time after {format_moment(after)}"  # noqa: SLF001
+            )
         elif last > before + TOLERANCE_S:
             counts["future"] += 1
-            report._doubtful[item.digest] = f"its clock says {format_moment(last)}, it was there before {format_moment(before)}"  # noqa: SLF001
+            report._doubtful[item.digest] = (
+                f"its clock says {format_moment(last)}, it was there before {format_moment(before)}"  # noqa: SLF001
+            )
         if previous is not None and _seconds(item.created) < _seconds(previous.created) - TOLERANCE_S:
             counts["back"] += 1
             report._doubtful.setdefault(item.digest, "its clock ran back since the kit before")  # noqa: SLF001

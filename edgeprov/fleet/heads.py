@@ -15,7 +15,9 @@ from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead, verify_head
 
 
-def verify_heads(index: Index, files: Iterable[bytes], nonce: str, trust: Trust, at: dt.datetime) -> dict[str, VerifiedHead]:
+def verify_heads(
+    index: Index, files: Iterable[bytes], nonce: str, trust: Trust, at: dt.datetime
+) -> dict[str, VerifiedHead]:
     """Verify heads against the device records of the index.
 
     Raises:

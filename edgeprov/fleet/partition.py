@@ -106,9 +106,7 @@ def label_types(kits: tuple[KitInput, ...]) -> LabelType:
             opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
             for part in opened.parts:
                 if part.kind == "labels":
-                    kinds.update(
-                        tables.label_kind(label.value) for label in parse_part(load_part(reader, kit.repo, part)).labels
-                    )
+                    kinds.add(tables.column_kind(parse_part(load_part(reader, kit.repo, part)).labels.values))
         except (FormatError, DigestMismatch):
             continue  # the same error leaves the kit out when its partition is written
     return tables.join_kinds(kinds)

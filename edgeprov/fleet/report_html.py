@@ -15,7 +15,7 @@ from html import escape
 from importlib import resources
 from typing import Any, Final
 
-from edgeprov.fleet.audit_text import VERDICTS, answer, device_doubts, ranges
+from edgeprov.fleet.audit_text import answer, device_doubts, ranges, verdict_text
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _COLOURS: Final = 8
@@ -76,7 +76,7 @@ class _Page:
         yield (
             f"<h1>Which model version produced the results of {report['from'][:10]} to {last}?</h1>"
             f"<p class=answer>{escape(answer(report))}</p>"
-            f'<p><span class="verdict {report["verdict"]}">{escape(VERDICTS[report["verdict"]])}</span></p>'
+            f'<p><span class="verdict {report["verdict"]}">{escape(verdict_text(report))}</span></p>'
         )
         yield "<ul class=tiles>"
         for name, text, mark in _TILES:
@@ -148,7 +148,11 @@ class _Page:
         if cell is None:
             return "<td class=e>"
         models = sorted(cell["models"], key=lambda digest: -cell["models"][digest])
-        marks = "".join(sign for name, sign in (("refused", "✕"), ("forks", "‡"), ("doubtful", "?"), ("missing", "–")) if cell.get(name))
+        marks = "".join(
+            sign
+            for name, sign in (("refused", "✕"), ("forks", "‡"), ("doubtful", "?"), ("missing", "–"))
+            if cell.get(name)
+        )
         texts = [f"{cell['models'][digest]} results of {self.names.get(digest, digest[7:19])}" for digest in models]
         texts += [
             f"{cell[name]} {text}"

@@ -52,9 +52,7 @@ class _Found:
     subject: str | None
 
 
-def import_stick(
-    folder: Path, to: Source, *, progress: Callable[[int, int], None] | None = None
-) -> ImportReport:
+def import_stick(folder: Path, to: Source, *, progress: Callable[[int, int], None] | None = None) -> ImportReport:
     """Push all kits and tombstones of a stick with their signatures.
 
     Args:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from edgeprov.errors import FormatError, StoreError
 from edgeprov.formats.columns import Block
-from edgeprov.formats.record import Label
+from edgeprov.formats.record import LabelColumns
 from edgeprov.formats.segment import Tensor
 
 LabelType = Literal["null", "bool", "int", "float", "str", "json"]
@@ -106,23 +106,23 @@ class LabelSet:
     _table: Any = None
     _numbers: Any = None
 
-    def add(self, labels: Iterable[Label], seq: int) -> None:
+    def add(self, labels: LabelColumns, seq: int) -> None:
         """Take the labels of a part of kit number ``seq``."""
         if self._values is None:
-            self._values = (
-                {"int": array("q"), "float": array("d")}.get(self.label_type)
-                if self.label_type in ("int", "float")
-                else []
-            )
-        nulls = self.label_type in ("int", "float")
-        for label in labels:
-            if nulls and label.value is None:
-                continue  # withdrawn or unknown: the row stays unlabelled
-            self._n.append(label.n)
-            self._at.append(label.labelled_at_ns)
-            self._order.append(seq)
-            self._source.append(self._sources.setdefault(label.source, len(self._sources)))
-            self._values.append(_label_value(label.value, self.label_type))
+            self._values = array("q") if self.label_type == "int" else array("d") if self.label_type == "float" else []
+        rows: Iterable[tuple[int, Any, str, int]] = zip(
+            labels.numbers, labels.values, labels.sources, labels.labelled_at_ns, strict=True
+        )
+        if self.label_type in ("int", "float") and None in labels.values:
+            rows = [row for row in rows if row[1] is not None]  # withdrawn or unknown: the row stays unlabelled
+        numbers, values, sources, times = list(zip(*rows, strict=True)) or ((), (), (), ())
+        self._n.extend(numbers)
+        self._at.extend(times)
+        self._order.extend([seq] * len(numbers))
+        for source in set(sources):
+            self._sources.setdefault(source, len(self._sources))
+        self._source.extend([self._sources[source] for source in sources])
+        self._values.extend([_label_value(value) for value in values] if self.label_type == "json" else values)
 
     def finish(self) -> None:
         """Sort, and keep the newest label of each record."""
@@ -299,17 +299,13 @@ class PartitionWriter:
             raise StoreError(f"{self._path}: {error}") from error
 
 
-def label_kind(value: object) -> LabelType:
-    """The narrowest type of one label value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "json"
-    if isinstance(value, float):
-        return "float"
-    return "str" if isinstance(value, str) else "json"
+def column_kind(values: Sequence[object]) -> LabelType:
+    """The narrowest type that holds all of these label values."""
+    known: Mapping[type, LabelType] = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
+    kinds = {known.get(kind, "json") for kind in set(map(type, values))}
+    if "int" in kinds and any(type(value) is int and not -(2**63) <= value < 2**63 for value in values):
+        return "json"
+    return join_kinds(kinds)
 
 
 def join_kinds(kinds: Iterable[LabelType]) -> LabelType:
@@ -441,8 +437,8 @@ def _params(block: Block) -> Any:
     )
 
 
-def _label_value(value: Any, kind: LabelType) -> Any:
-    return json.dumps(value, sort_keys=True, default=_jsonable) if kind == "json" else value
+def _label_value(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=_jsonable)
 
 
 def _jsonable(value: object) -> str:

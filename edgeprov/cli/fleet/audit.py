@@ -11,11 +11,18 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprov.fleet.check import Trust
+    from edgeprov.fleet.index import Index
+    from edgeprov.verify.head import VerifiedHead
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +71,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     _show(args, out, report)
 
 
-def _report(args: argparse.Namespace, out: Output) -> dict[str, object]:
+def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
     from edgeprov.fleet import check
     from edgeprov.fleet.audit import audit
 
@@ -88,7 +95,7 @@ def _report(args: argparse.Namespace, out: Output) -> dict[str, object]:
     return result.as_json()
 
 
-def _heads(args: argparse.Namespace, trust: object, index: object, moment: object) -> dict[str, object]:
+def _heads(args: argparse.Namespace, trust: Trust, index: Index, moment: datetime) -> dict[str, VerifiedHead]:
     if not args.head:
         return {}
     from edgeprov.fleet.heads import verify_heads
@@ -98,14 +105,13 @@ def _heads(args: argparse.Namespace, trust: object, index: object, moment: objec
     if not args.nonce:
         raise UsageError("--head needs --nonce", advice="Give the nonce that `edgeprov attest` was asked with.")
     files = [load_bytes(path, max_bytes=LIMITS.statement_bytes, what=str(path)) for path in args.head]
-    return verify_heads(index, files, args.nonce, trust, moment)  # type: ignore[arg-type,return-value]
+    return verify_heads(index, files, args.nonce, trust, moment)
 
 
-def _show(args: argparse.Namespace, out: Output, report: dict[str, object]) -> None:
+def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None:
     from edgeprov.fleet import audit_text
 
     totals, models = report["totals"], report["models"]
-    assert isinstance(totals, dict) and isinstance(models, list)  # noqa: S101,PT018 - the report's own shape
     out.text(f"Audit of {str(report['from'])[:10]} to {str(report['to'])[:10]} (end not included)")
     out.text(audit_text.answer(report))
     out.text()
@@ -120,13 +126,13 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, object]) -> N
         f"{totals['kits']} kits counted; {totals['refused']} refused, {totals['missing']} numbers missing, {totals['voided']} voided by a "
         f"signed tombstone, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
-    out.text(f"verdict: {audit_text.VERDICTS[str(report['verdict'])]}")
+    out.text(f"verdict: {audit_text.verdict_text(report)}")
     if args.html:
         out.text(f"report: {args.html}")
     out.next("--html FILE for a page to hand over; edgeprov-fleet prove KIT:N for one result with its whole proof")
 
 
-def _sign(args: argparse.Namespace, report: dict[str, object]) -> None:
+def _sign(args: argparse.Namespace, report: dict[str, Any]) -> None:
     from edgeprov.fleet.audit_statement import sign_report
     from edgeprov.store.atomic import save_bytes
 

@@ -34,7 +34,9 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise UsageError("the package `ray` is not installed", advice="pip install ray, or use --engine local.") from error
+            raise UsageError(
+                "the package `ray` is not installed", advice="pip install ray, or use --engine local."
+            ) from error
         self._ray: Any = ray
         try:
             ray.init(address=address or "auto", log_to_driver=False, configure_logging=False)
@@ -61,7 +63,9 @@ class RayEngine:
                 cause = error.cause if hasattr(error, "cause") else None
                 raise cause if isinstance(cause, EdgeprovError) else EdgeprovError(f"a task failed: {error}") from error
             except ray.exceptions.RayError as error:
-                raise EdgeprovError(f"the Ray cluster failed: {error}", advice="Repeat the command: what is done stays done.") from error
+                raise EdgeprovError(
+                    f"the Ray cluster failed: {error}", advice="Repeat the command: what is done stays done."
+                ) from error
             yield result
 
 
