@@ -31,10 +31,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgeprov.errors import EnrolmentRefused, UsageError
+from edgeprov.errors import ConfigError, EnrolmentRefused, FormatError, UsageError
 from edgeprov.fleet.signers import PemSigner, load_signer
 from edgeprov.formats.mediatypes import ENROLLER_URN_PREFIX
-from edgeprov.store.atomic import make_dirs, save_bytes
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import load_bytes, make_dirs, save_bytes
+from edgeprov.verify.certificates import parse_pem_certificates
 
 FOREVER: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 """Certificates of devices and CAs do not expire (802.1AR habit): revocation is the deny list."""
@@ -129,6 +131,20 @@ def load_role(folder: Path, role: str) -> PemSigner:
     """
     base = folder / ("device" if role in ("enroller", "issuing") else role) / role
     return load_signer(base.with_suffix(".key"), base.with_suffix(".pem"))
+
+
+def load_chain(path: Path) -> tuple[bytes, ...]:
+    """A certificate chain (PEM, leaf first) as DER.
+
+    Raises:
+        NotStored: No such file.
+        ConfigError: Not PEM certificates.
+    """
+    raw = load_bytes(path, max_bytes=LIMITS.trust_file_bytes, what=str(path))
+    try:
+        return parse_pem_certificates(raw, str(path))
+    except FormatError as error:
+        raise ConfigError(error.message) from error
 
 
 def verify_csr(csr_der: bytes, spki: bytes) -> None:

@@ -21,7 +21,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from edgeprov.errors import EnrolmentRefused, FormatError, PolicyDenied, RegistryNotFound, VerificationError
+from edgeprov.errors import (
+    EnrolmentRefused,
+    EvidenceInvalid,
+    FormatError,
+    PolicyDenied,
+    RegistryNotFound,
+    SignerUntrusted,
+    VerificationError,
+)
 from edgeprov.fleet import credential
 from edgeprov.fleet.ca import issue_device_certificate, verify_csr
 from edgeprov.fleet.publish import attach
@@ -36,6 +44,7 @@ from edgeprov.formats.devicerecord import (
     parse_device_record,
 )
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import JsonObject, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE, EMPTY_BLOB
@@ -44,7 +53,7 @@ from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import certificate_spki, verify_chain
-from edgeprov.verify.enrolment import verify_ek_certificate, verify_tpm_keys
+from edgeprov.verify.enrolment import verify_ek_certificate, verify_record_certificate, verify_tpm_keys
 from edgeprov.verify.policy import TrustPolicy
 
 REQUEST_TYPE: Final = "edgeprov.enrolment-request"
@@ -198,14 +207,15 @@ def verify_response(raw: bytes, secret: bytes) -> None:
 
 
 def enroll(
-    request: Request, *, issuer: PemSigner, enroller: PemSigner, to: Source, policy: TrustPolicy, now: dt.datetime,
-    activated: bool,
+    request: Request, *, issuer: PemSigner | None = None, certificates: tuple[bytes, ...] = (), enroller: Signer,
+    to: Source, policy: TrustPolicy, now: dt.datetime, activated: bool,
 ) -> Enrolled:  # fmt: skip
-    """Issue the certificate; write, sign and push the device record.
+    """Issue the certificate, or take that of another CA; write, sign and push the device record.
 
     Args:
         request: Checked by verify_request.
-        issuer: Issuing CA of devices.
+        issuer: Issuing CA of devices; None when ``certificates`` are given.
+        certificates: DER chain (leaf to root) that the vendor's own CA issued for this request's CSR.
         enroller: Key whose certificate names an enroller.
         to: Registry for the record, under ``devices``.
         policy: The record must verify under it, before it is pushed.
@@ -219,13 +229,15 @@ def enroll(
     """
     if request.assurance != "dev" and not activated:
         raise EnrolmentRefused("the TPM has not answered a credential challenge yet")
-    certificate = issue_device_certificate(issuer, request.sk.spki, request.device, request.serial, now)
+    if issuer is not None:
+        leaf = issue_device_certificate(issuer, request.sk.spki, request.device, request.serial, now)
+        certificates = (leaf, *issuer.certificate_chain)
     enrolled_at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     record = DeviceRecord(
         device=request.device,
         ak=request.ak,
         sk=request.sk,
-        certificates=(certificate, *issuer.certificate_chain),
+        certificates=certificates,
         certify=request.certify,
         nonce=request.nonce,
         ek_certificate=request.ek_certificate,
@@ -239,6 +251,10 @@ def enroll(
         enroller.certificate_chain[0], enroller.certificate_chain[1:], policy.device_anchors, now, "enroller"
     )
     policy.verify_enroller(identity)
+    try:
+        verify_record_certificate(record, policy)
+    except (EvidenceInvalid, SignerUntrusted) as error:
+        raise EnrolmentRefused(error.message, advice="The certificate must be issued for this very request.") from error
     manifest, blob = build_device_record(record)
     statement = encode_device_statement(
         manifest.digest, device=request.device, enroller=identity.san, enrolled_at=enrolled_at

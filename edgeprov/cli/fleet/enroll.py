@@ -20,7 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("request", metavar="request.json", type=Path, help="from `edgeprov identity csr`")
     parser.add_argument("--to", required=True, metavar="REGISTRY", help="where the record goes")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="identity file for the device")
-    parser.add_argument("--ca", required=True, metavar="DIR", type=Path, help="folder of `ca init`")
+    parser.add_argument("--ca", metavar="DIR", type=Path, help="folder of `ca init`")
+    own = parser.add_argument_group("instead of --ca, where the vendor runs a CA (edgeprov/fleet/ENROLMENT.md)")
+    own.add_argument("--issued", metavar="PEM", type=Path, help="chain that this CA issued for the request, leaf first")
+    own.add_argument("--enroller-certificate", metavar="PEM", type=Path, help="chain of the enroller, leaf first")
+    own.add_argument("--enroller-key", metavar="PEM", type=Path, help="its ECDSA P-256 private key")
     parser.add_argument(
         "--trust", metavar="DIR", type=Path, help="default: trust.d of the CA; ek*.pem and the deny list count"
     )
@@ -31,11 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int | None:
     from edgeprov.fleet import ca, check, enroll
+    from edgeprov.fleet.signers import load_signer
     from edgeprov.formats.jsonx import encode_json
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes, remove, save_bytes
 
     moment = common.now()
+    own = (args.issued, args.enroller_certificate, args.enroller_key)
+    if (args.ca is None) != all(own) or (args.ca is not None and any(own)) or (args.ca is None and args.trust is None):
+        raise UsageError(
+            "nobody to vouch for the device",
+            advice="Give --ca DIR; or --issued, --enroller-certificate, --enroller-key and --trust.",
+        )
     policy = check.load_trust(args.trust or args.ca / "trust.d").policy
     request = enroll.parse_request(
         load_bytes(args.request, max_bytes=LIMITS.device_record_bytes, what=str(args.request))
@@ -71,8 +82,11 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
         activated = True
     result = enroll.enroll(
         request,
-        issuer=ca.load_role(args.ca, "issuing"),
-        enroller=ca.load_role(args.ca, "enroller"),
+        issuer=None if args.ca is None else ca.load_role(args.ca, "issuing"),
+        certificates=() if args.ca is not None else ca.load_chain(args.issued),
+        enroller=load_signer(args.enroller_key, args.enroller_certificate)
+        if args.ca is None
+        else ca.load_role(args.ca, "enroller"),
         to=source,
         policy=policy,
         now=moment,
@@ -82,7 +96,8 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
     remove(pending)
     out.item(
         "enrolled",
-        f"{request.device}: assurance {request.assurance}, counter base {request.counter_base}, record {result.manifest.digest}",
+        f"{request.device}: assurance {request.assurance}, counter base {request.counter_base}, "
+        f"record {result.manifest.digest}",
         device=request.device,
         assurance=request.assurance,
         counter_base=request.counter_base,
