@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +34,20 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = replace(LIMITS, tpm_command_s=0.3, tpm_keygen_s=0.3, tpm_busy_s=0.3)
-    monkeypatch.setattr(esys, "LIMITS", short)
-    monkeypatch.setattr(link, "LIMITS", short)
+def be_impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on every wait is short; what must succeed comes before it."""
+
+    def shorten() -> None:
+        short = replace(LIMITS, tpm_command_s=0.3, tpm_keygen_s=0.3, tpm_busy_s=0.3)
+        monkeypatch.setattr(esys, "LIMITS", short)
+        monkeypatch.setattr(link, "LIMITS", short)
+
+    return shorten
+
+
+@pytest.fixture
+def impatient(be_impatient: Callable[[], None]) -> None:
+    be_impatient()
 
 
 # -- absent -------------------------------------------------------------------------------------
@@ -108,9 +118,13 @@ def test_a_private_tpm_that_dies_in_the_middle(device: SimulatedDevice) -> None:
             tpm.quote(DIGEST)
 
 
-def test_a_tpm_that_stops_answering_does_not_hang_the_device(device: SimulatedDevice, impatient: None) -> None:
+def test_a_tpm_that_stops_answering_does_not_hang_the_device(
+    device: SimulatedDevice, be_impatient: Callable[[], None]
+) -> None:
     with device.open() as tpm:
         tpm.create_identity()
+        tpm.quote(DIGEST)
+        be_impatient()
         pid = int((device.folder / "simulator.pid").read_text())
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -243,16 +257,19 @@ def test_slots_that_a_killed_process_left_are_taken_back(device: SimulatedDevice
         tpm.quote(DIGEST)
 
 
-def test_slots_are_left_alone_while_another_process_has_the_lock(device: SimulatedDevice, impatient: None) -> None:
+def test_slots_are_left_alone_while_another_process_has_the_lock(
+    device: SimulatedDevice, be_impatient: Callable[[], None]
+) -> None:
     fill_slots(device)
     with device.open() as tpm, device.lock.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        be_impatient()
         with pytest.raises(TpmBusy, match="lock"):
             tpm.create_identity()
         assert len(tpm._connection.handles(0x80000000)) == 3
 
 
-def test_a_busy_tpm_is_asked_again_and_then_reported(device: SimulatedDevice, impatient: None) -> None:
+def test_a_busy_tpm_is_asked_again_and_then_reported(device: SimulatedDevice, be_impatient: Callable[[], None]) -> None:
     with device.open() as tpm:
         answers = iter([0x922, 0x923, 0x920, 0])
 
@@ -267,6 +284,7 @@ def test_a_busy_tpm_is_asked_again_and_then_reported(device: SimulatedDevice, im
         def never() -> None:
             raise tss.TSS2_Exception(0x922)
 
+        be_impatient()
         with pytest.raises(TpmBusy):
             tpm._connection.run("do it", never)
 
@@ -275,12 +293,16 @@ def test_a_busy_tpm_is_asked_again_and_then_reported(device: SimulatedDevice, im
     ("code", "kind"),
     [(0x921, TpmLockout), (0x101, TpmUnavailable), (0x9A2, TpmError), (0xB0902, TpmBusy), (0x70001, TpmError)],
 )
-def test_each_code_has_its_error(device: SimulatedDevice, impatient: None, code: int, kind: type[TpmError]) -> None:
+def test_each_code_has_its_error(
+    device: SimulatedDevice, be_impatient: Callable[[], None], code: int, kind: type[TpmError]
+) -> None:
     def refuse() -> None:
         raise tss.TSS2_Exception(code)
 
-    with device.open() as tpm, pytest.raises(kind) as caught:
-        tpm._connection.run("do it", refuse)
+    with device.open() as tpm:
+        be_impatient()
+        with pytest.raises(kind) as caught:
+            tpm._connection.run("do it", refuse)
     assert type(caught.value) is kind
     assert "\n" not in caught.value.message
 
