@@ -361,17 +361,14 @@ class Layout:
     def batch(self) -> Iterator[None]:
         """Many manifests, one write of index.json when the body ends. Nothing shows if the body raises.
 
-        Garbage collection waits for the end, so blobs saved in the body stay until their manifest
-        names them.
-
-        Raises:
-            StoreBusy: Garbage is being collected.
+        Garbage is not collected meanwhile, so blobs saved in the body stay until their manifest names
+        them; a collection that is going on is waited for.
         """
         self._writable()
         if self._batch is not None:
             yield  # the outer batch writes
             return
-        with lock(self._blobs, shared=True):
+        with lock(self._blobs, shared=True, wait=True):
             self._batch = batch = _Batch(self._index().copy())
             try:
                 yield
