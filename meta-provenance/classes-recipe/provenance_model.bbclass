@@ -96,7 +96,7 @@ python do_compile() {
     import time
     import oeprov.settings
 
-    trust = os.path.join(d.getVar("UNPACKDIR"), "trust", os.path.basename(d.getVar("PROVENANCE_TRUST_DIR")))
+    trust = oeprov.settings.unpacked(os.path.join(d.getVar("UNPACKDIR"), "trust"), d.getVar("PROVENANCE_TRUST_DIR"))
     line = oeprov.settings.trust_problem(trust)
     if line:
         bb.fatal(line)

@@ -177,6 +177,14 @@ def test_a_trust_folder_without_anchor_or_policy_or_with_a_private_key_is_refuse
         assert settings.trust_problem(str(tmp_path / name)).startswith("PROVENANCE_TRUST_DIR")
 
 
+def test_a_folder_is_found_where_bitbake_unpacks_it(tmp_path: Path) -> None:
+    (tmp_path / "srv/pki/trust.d").mkdir(parents=True)
+    (tmp_path / "example").mkdir()
+    assert settings.unpacked(str(tmp_path), "/srv/pki/trust.d") == str(tmp_path / "srv/pki/trust.d")
+    assert settings.unpacked(str(tmp_path), "example") == str(tmp_path / "example")
+    assert settings.unpacked(str(tmp_path), "/srv/ca.pem") == str(tmp_path / "ca.pem")
+
+
 @pytest.fixture
 def rootfs(tmp_path: Path) -> Path:
     for name in (

@@ -157,8 +157,8 @@ def _signer(manifest: Manifest, signatures: "list[SignatureArtifact]", policy, a
 
 
 def _find_layout(folder, flag):
-    # BitBake unpacks folder and archive alike, one level deep or two.
-    for marker in sorted([*folder.glob("oci-layout"), *folder.glob("*/oci-layout"), *folder.glob("*/*/oci-layout")]):
+    # BitBake keeps the whole path of an absolute folder below the place where it unpacks.
+    for marker in sorted(folder.rglob("oci-layout")):
         return marker.parent
     raise BakeError(f"PROVENANCE_MODEL_LAYOUT{flag}: there is no OCI layout (a folder with oci-layout and index.json)")
 

@@ -245,6 +245,12 @@ def trust_problem(folder):
     return None
 
 
+def unpacked(base, name):
+    """Where BitBake put a folder or file that SRC_URI names with ``subdir=``: it keeps an absolute path whole."""
+    whole = os.path.join(base, name.lstrip("/"))
+    return whole if os.path.exists(whole) else os.path.join(base, os.path.basename(name))
+
+
 def is_example(folder):
     """Whether this is the layer's own trust folder, whose key everybody could have had."""
     return os.path.isfile(os.path.join(folder, "EXAMPLE"))

@@ -30,30 +30,37 @@ do_configure[noexec] = "1"
 
 python do_compile() {
     import os
+    import shutil
     import oeprov.settings
 
-    trust = os.path.join(d.getVar("UNPACKDIR"), "trust", os.path.basename(d.getVar("PROVENANCE_TRUST_DIR")))
+    unpackdir = d.getVar("UNPACKDIR")
+    trust = oeprov.settings.unpacked(os.path.join(unpackdir, "trust"), d.getVar("PROVENANCE_TRUST_DIR"))
     line = oeprov.settings.trust_problem(trust)
     if line:
         bb.fatal(line)
     if oeprov.settings.is_example(trust):
         bb.warn("PROVENANCE_TRUST_DIR: the example trust anchors are still in place; set a folder of your own")
     folder = d.expand("${nonarch_libdir}/edgeprov")
-    ca = folder + "/registry-ca.pem" if d.getVar("PROVENANCE_REGISTRY_CA_FILE") else ""
+    shutil.copytree(trust, os.path.join(d.getVar("B"), "trust.d"))
+    ca = ""
+    if d.getVar("PROVENANCE_REGISTRY_CA_FILE"):
+        ca = folder + "/registry-ca.pem"
+        source = oeprov.settings.unpacked(os.path.join(unpackdir, "ca"), d.getVar("PROVENANCE_REGISTRY_CA_FILE"))
+        shutil.copyfile(source, os.path.join(d.getVar("B"), "registry-ca.pem"))
     text = oeprov.settings.config_toml(provenance_values(d), folder + "/trust.d", ca)
     with open(os.path.join(d.getVar("B"), "edgeprov.toml"), "w", encoding="utf-8") as file:
         file.write(text)
 }
 do_compile[doc] = "Writes edgeprov.toml from the PROVENANCE variables and checks the trust folder"
 do_compile[cleandirs] = "${B}"
-do_compile[vardeps] += "${@' '.join(sorted(provenance_values(d)))}"
+do_compile[vardeps] += "${@' '.join(sorted(oeprov.settings.SETTINGS))}"
 
 do_install() {
     install -d ${D}${nonarch_libdir}/edgeprov/edgeprov.toml.d ${D}${nonarch_libdir}/edgeprov/trust.d
     install -m 0644 ${B}/edgeprov.toml ${D}${nonarch_libdir}/edgeprov/edgeprov.toml
-    install -m 0644 ${UNPACKDIR}/trust/${@os.path.basename(d.getVar('PROVENANCE_TRUST_DIR'))}/* ${D}${nonarch_libdir}/edgeprov/trust.d
+    install -m 0644 ${B}/trust.d/* ${D}${nonarch_libdir}/edgeprov/trust.d
     if [ -n "${PROVENANCE_REGISTRY_CA_FILE}" ]; then
-        install -m 0644 ${UNPACKDIR}/ca/${@os.path.basename(d.getVar('PROVENANCE_REGISTRY_CA_FILE') or '')} ${D}${nonarch_libdir}/edgeprov/registry-ca.pem
+        install -m 0644 ${B}/registry-ca.pem ${D}${nonarch_libdir}/edgeprov/registry-ca.pem
     fi
     if [ "${PROVENANCE_SERIAL_SOURCE}" != "none" ]; then
         install -D -m 0755 ${UNPACKDIR}/edgeprov-serial.sh ${D}${libexecdir}/edgeprov/serial

@@ -118,6 +118,7 @@ RDEPENDS:${PN}:append:class-target = " \
 RDEPENDS:${PN}-fleet += "\
     python3-asyncio \
     python3-edgeprov \
+    python3-html \
     python3-multiprocessing \
     python3-pyyaml \
     python3-sqlite3 \
