@@ -252,7 +252,7 @@ def package_of(path: str) -> str | None:
         "bindir": "/usr/bin", "PYTHON_SITEPACKAGES_DIR": site, "systemd_system_unitdir": "/usr/lib/systemd/system",
         "nonarch_libdir": "/usr/lib", "nonarch_base_libdir": "/usr/lib",
     }  # fmt: skip
-    order = ("${PN}-fleet", "edgeprov-services", "edgeprov-update-guard")
+    order = ("${PN}-fleet", "edgeprov-network-hook", "edgeprov-update-guard", "edgeprov-services")
     assert found["PACKAGES"] if "PACKAGES" in found else 'PACKAGES =+ "${PN}-fleet' in EDGEPROV.read_text()
     for package in re.search(r'^PACKAGES =\+ "(.*)"$', EDGEPROV.read_text(), re.MULTILINE)[1].split():  # type: ignore[index]
         assert package in order

@@ -3,6 +3,7 @@
 
 SUMMARY = "Proof of which model version produced which data"
 SUMMARY:${PN}-fleet = "Publish models, collect and audit data kits"
+SUMMARY:edgeprov-network-hook = "Uploads start when a link comes up, by NetworkManager or networkd-dispatcher"
 SUMMARY:edgeprov-services = "Units, user and folders of edgeprov on a device"
 SUMMARY:edgeprov-update-guard = "An updated slot is good only after the models passed the boot check"
 DESCRIPTION = "Verifies and measures models at boot, records inferences, seals them with the TPM and sends them \
@@ -36,7 +37,7 @@ python () {
 }
 
 # The guard before the services: a file goes to the first package that wants it.
-PACKAGES =+ "${PN}-fleet edgeprov-update-guard edgeprov-services"
+PACKAGES =+ "${PN}-fleet edgeprov-network-hook edgeprov-update-guard edgeprov-services"
 
 do_install:append:class-target() {
     data=${S}/edgeprov/data
@@ -47,6 +48,8 @@ do_install:append:class-target() {
     install -D -m 0644 $data/sysusers-edgeprov.conf ${D}${nonarch_libdir}/sysusers.d/edgeprov.conf
     install -D -m 0644 $data/edgeprov.catalog ${D}${nonarch_libdir}/systemd/catalog/edgeprov.catalog
     install -D -m 0644 $data/60-edgeprov.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-edgeprov.rules
+    install -D -m 0755 $data/network-hook.sh ${D}${nonarch_libdir}/NetworkManager/dispatcher.d/50-edgeprov
+    install -D -m 0755 $data/network-hook.sh ${D}${nonarch_libdir}/networkd-dispatcher/routable.d/50-edgeprov
 
     # RAUC, swupdate and systemd-boot keep a new slot only after boot-complete.target.
     install -d ${D}${systemd_system_unitdir}/boot-complete.target.requires
@@ -72,6 +75,10 @@ FILES:${PN}-fleet += "\
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet \
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet_main.py \
     ${PYTHON_SITEPACKAGES_DIR}/edgeprov/fleet \
+"
+FILES:edgeprov-network-hook += "\
+    ${nonarch_libdir}/NetworkManager \
+    ${nonarch_libdir}/networkd-dispatcher \
 "
 FILES:edgeprov-update-guard += "${systemd_system_unitdir}/boot-complete.target.requires"
 FILES:edgeprov-services += "\
@@ -129,6 +136,7 @@ RDEPENDS:edgeprov-services += "\
     python3-edgeprov \
     tpm2-tss \
 "
+RDEPENDS:edgeprov-network-hook += "edgeprov-services"
 RDEPENDS:edgeprov-update-guard += "edgeprov-services"
 
 BBCLASSEXTEND = "native"
