@@ -34,8 +34,10 @@ from edgeprov.device.series import (
     save_head,
 )
 from edgeprov.device.signing import Signature, Signer, save_signatures
-from edgeprov.errors import StoreBusy, StoreCorrupt
+from edgeprov.device.weights import find_model
+from edgeprov.errors import NotStored, StoreBusy, StoreCorrupt
 from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag, parse_kit_tag
+from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
@@ -126,7 +128,7 @@ class _Sealer:
     def recover(self) -> None:
         """Finish what was committed, and account for numbers that were used up without a kit."""
         intent = self._state.load_document(INTENT)
-        head = load_head(self._state)
+        head = load_head(self._state) or self._rebuild_head()
         known = head.seq if head else counter_base(self._state)
         if intent and head and head.seq > int(intent["base"]):
             self._finish(intent, head)
@@ -140,12 +142,25 @@ class _Sealer:
         if intent:
             self._state.remove_document(INTENT)
 
+    def _rebuild_head(self) -> Head | None:
+        # The head was damaged and lies in quarantine: the newest kit in the outbox was the head, unless
+        # it was sent already. Then the series starts anew, and every verifier sees the break.
+        entries = self._state.outbox()
+        if not entries:
+            return None
+        newest = entries[-1]
+        document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
+        head = Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=0, entry=document)
+        save_head(self._state, head)
+        return head
+
     def _drop_uncommitted(self, known: int) -> None:
         # A kit that was signed but never became the head of the series: its number gets a tombstone,
         # its records go into the next kit. Left here it would be a fork waiting to be found.
+        waiting_digests = {entry.digest for entry in self._state.outbox()}
         for ref, entry in self._state.layout.refs().items():
             tag = parse_kit_tag(ref)
-            if tag is not None and tag.seq > known:
+            if tag is not None and tag.seq > known and entry.digest not in waiting_digests:
                 self._state.layout.remove_manifest(entry.digest, with_referrers=True)
 
     def _anything(self, intent: Mapping[str, Any] | None) -> tuple[str, Digest | None]:
@@ -282,7 +297,7 @@ class _Sealer:
         )
 
     def _sign_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> OutboxEntry:
-        subject = model_descriptor(self._state, work.model)
+        subject = self._subject(work.model)
         with self._tpm.group():
             seq = self._next_number(intent)
             head = load_head(self._state)
@@ -333,7 +348,7 @@ class _Sealer:
             "labels": [],
             "discarded": [list(item) for item in discarded],
         }
-        subject = model_descriptor(self._state, model)
+        subject = self._subject(model)
         with self._state.layout.batch():
             with self._tpm.group():
                 number = self._next_number(intent) if seq is None else seq
@@ -367,6 +382,12 @@ class _Sealer:
             model_digest=model,
             seq=number,
         )
+
+    def _subject(self, model: Digest) -> Descriptor:
+        try:
+            return model_descriptor(self._state, model)
+        except NotStored:
+            return find_model(self._context, self._state, model).manifest.descriptor
 
     def _next_number(self, intent: dict[str, Any]) -> int:
         intent["base"] = self._tpm.read_counter()

@@ -345,3 +345,24 @@ def test_series_is_a_chain(ready: Site) -> None:
         head = load_head(ready.context.state())
         assert head is not None
         assert (head.seq, head.digest) == (sealed.entry.seq, previous)
+
+
+@pytest.mark.parametrize(
+    "document", ["series", "models", "numbers-default", "labels-default", "discarded-default", "seal"]
+)
+@pytest.mark.parametrize("damage", ["garbage", "lost"])
+def test_damaged_documents_lose_no_kit(ready: Site, document: str, damage: str) -> None:
+    record(ready, 2)
+    add_labels(ready.context.state(), "default", [(1, 0)], source="x")
+    (first,) = seal(ready.context)
+    record(ready, 3)
+    path = ready.root / "state" / "documents" / f"{document}.json"
+    path.write_bytes(b"{") if damage == "garbage" else path.unlink(missing_ok=True)
+    (second,) = seal(ready.context)
+    state = ready.context.state()
+    assert [entry.digest for entry in state.outbox()] == [first.entry.digest, second.entry.digest]
+    assert second.entry.seq == first.entry.seq + 1
+    manifest = state.layout.load_manifest(second.entry.digest)
+    assert manifest.annotations["dev.edgeprov.prev"] == str(first.entry.digest)
+    for sealed in (first, second):
+        ready.verify(state.layout, sealed.entry.digest)
