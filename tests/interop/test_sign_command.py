@@ -54,6 +54,7 @@ def test_key_behind_openssl(world, tmp_path):
     assert publish(world, certificate, command) == "https://acme.example/models"
 
 
+@pytest.mark.slow
 @pytest.mark.peer("swtpm")
 def test_key_in_a_tpm(world, tmp_path):
     import subprocess
