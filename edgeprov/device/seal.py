@@ -23,6 +23,7 @@ from edgeprov.device.context import Context, timestamp
 from edgeprov.device.discard import discarded_ranges, forget_discarded, note_discarded
 from edgeprov.device.identity import counter_base
 from edgeprov.device.labels import label_models, model_labels
+from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.parts import Contents, build_parts
 from edgeprov.device.rotation import request_rotation
 from edgeprov.device.series import (
@@ -133,6 +134,7 @@ class _Sealer:
         if intent and head and head.seq > int(intent["base"]):
             self._finish(intent, head)
             intent = None
+        rebuild_outbox(self._context, self._state, known)
         counter = self._tpm.read_counter()
         if counter > known:
             self._drop_uncommitted(known)
@@ -408,9 +410,7 @@ class _Sealer:
         tag = kit_tag(self._context.serial, seq, manifest.digest)
         self._state.layout.save_manifest(manifest, ref=tag)
         save_signatures(self._state.layout, signatures)
-        repo = self._context.config.registry.data_template.format(
-            model=model.hex, month=timestamp(now_ns)[:7].replace("-", ""), device=self._context.serial
-        )
+        repo = data_repo(self._context, model, timestamp(now_ns))
         info = {
             **details,
             "slot": slot,

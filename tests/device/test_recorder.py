@@ -366,3 +366,30 @@ def test_damaged_documents_lose_no_kit(ready: Site, document: str, damage: str) 
     assert manifest.annotations["dev.edgeprov.prev"] == str(first.entry.digest)
     for sealed in (first, second):
         ready.verify(state.layout, sealed.entry.digest)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "lost"])
+def test_damaged_outbox_entry_is_written_anew(ready: Site, damage: str) -> None:
+    from edgeprov.device.upload import upload
+
+    record(ready, 2)
+    add_labels(ready.context.state(), "default", [(1, 0)], source="x")
+    seal(ready.context)
+    record(ready, 1)
+    seal(ready.context)
+    before = ready.context.state().outbox()
+    path = ready.root / "state" / "outbox" / f"{before[0].digest.hex}.json"
+    path.write_bytes(b"{") if damage == "garbage" else path.unlink()
+    assert seal(ready.context) == []
+    after = ready.context.state().outbox()
+    assert [(entry.digest, entry.repo, entry.tag, entry.kind) for entry in after] == [
+        (entry.digest, entry.repo, entry.tag, entry.kind) for entry in before
+    ]
+    assert sorted(after[0].info["signatures"]) == sorted(before[0].info["signatures"])
+    assert after[0].info["records"] == 2
+    upload(ready.context)
+    assert ready.context.state().outbox() == ()
+    seal(ready.context)
+    assert ready.context.state().outbox() == ()  # what was sent does not come back
+    for entry in before:
+        ready.verify(ready.layout, entry.digest)

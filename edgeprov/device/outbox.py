@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox is only a list of what the layout holds: a damaged entry is written anew from the kit itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from edgeprov import journal
+from edgeprov.errors import FormatError, StoreBusy
+from edgeprov.formats.datakit import parse_kit_tag
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import A_LABELS, A_MODEL, A_RECORDS, A_SLOT, ANNOTATION_CREATED, TOMBSTONE
+from edgeprov.store.state import OutboxEntry, State
+
+if TYPE_CHECKING:
+    from edgeprov.device.context import Context
+
+# An upload takes an entry out of the outbox before the kit leaves the layout: never look in between.
+_UPLOAD_LOCK: Final = "upload"
+
+
+def data_repo(context: Context, model: Digest, created: str) -> str:
+    """The repository of a kit, without the registry's prefix.
+
+    Args:
+        context: The device, for its template.
+        model: The source model.
+        created: RFC 3339; its month picks the shard.
+    """
+    return context.config.registry.data_template.format(
+        model=model.hex, month=created[:7].replace("-", ""), device=context.serial
+    )
+
+
+def rebuild_outbox(context: Context, state: State, head_seq: int) -> int:
+    """Give every committed kit of the layout its entry back; skipped while an upload runs.
+
+    Args:
+        context: The device.
+        state: State folder, opened for writing.
+        head_seq: Number of the series' head; what lies above was never committed.
+
+    Returns:
+        How many entries were missing.
+
+    Raises:
+        StoreError: The state cannot be read or written.
+    """
+    found = 0
+    with suppress(StoreBusy), state.lock(_UPLOAD_LOCK):
+        known = {entry.digest for entry in state.outbox()}
+        for ref, descriptor in state.layout.refs().items():
+            tag = parse_kit_tag(ref)
+            if tag is None or tag.seq > head_seq or descriptor.digest in known:
+                continue
+            manifest = state.layout.load_manifest(descriptor.digest)
+            state.save_outbox(_entry(context, state, manifest, ref, tag.seq))
+            found += 1
+            journal.event("quarantined", f"kit {tag.seq} is in the outbox again", priority=journal.WARNING)
+    return found
+
+
+def _entry(context: Context, state: State, manifest: Manifest, tag: str, seq: int) -> OutboxEntry:
+    notes = manifest.annotations
+    try:
+        model, created = parse_digest(notes[A_MODEL]), notes[ANNOTATION_CREATED]
+        info = {
+            "records": int(notes.get(A_RECORDS, "0")),
+            "labels": int(notes.get(A_LABELS, "0")),
+            "bytes": sum(blob.size for blob in manifest.blobs),
+            "slot": notes[A_SLOT],
+            "model": str(model),
+            "created": created,
+            "signatures": [str(entry.digest) for entry in state.layout.referrers(manifest.digest)],
+        }
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"kit {tag} lacks an annotation: {error}") from error
+    return OutboxEntry(
+        kind="tombstone" if manifest.artifact_type == TOMBSTONE else "kit",
+        digest=manifest.digest,
+        seq=seq,
+        repo=data_repo(context, model, created),
+        tag=tag,
+        state="sealed",
+        info=info,
+    )
