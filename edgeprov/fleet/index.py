@@ -210,9 +210,14 @@ class Index:
         """Artifacts that fit, by device and number."""
         return list(self.iterate(query, limit=limit, offset=offset))
 
-    def iterate(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Artifact]:
-        """As find, one by one: for work on a whole fleet."""
+    def iterate(
+        self, query: Query, *, limit: int | None = None, offset: int = 0, after: tuple[str, int, str] | None = None
+    ) -> Iterator[Artifact]:
+        """As find, one by one: for work on a whole fleet. ``after`` is device, number and digest of the row before."""
         where, parameters = _where(query)
+        if after is not None:
+            where = (where + " AND " if where else "WHERE ") + "(a.device, a.seq, a.digest) > (?, ?, ?)"
+            parameters += after
         own = ", ".join(f"a.{name}" for name in _OWN)
         verdict = ", ".join(f"v.{name}" for name in _VERDICT)
         sql = (
@@ -236,6 +241,11 @@ class Index:
             (query.policy, *parameters),
         )[0]
         return int(row[0]), int(row[1]), int(row[2])
+
+    def newest_policy(self) -> str:
+        """The trust folder under which the newest verdict was given; empty when there is none."""
+        rows = self.rows("SELECT policy FROM verdicts ORDER BY judged_at DESC, policy LIMIT 1")
+        return str(rows[0]["policy"]) if rows else ""
 
     # -- names ------------------------------------------------------------------------------------
 

@@ -310,7 +310,8 @@ def _columns(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         )
         last = dt.date.fromisoformat(to) if to <= report["generated_at"][:10] else last
     step = 1 if (last - first).days < _DAYS_MAX else 7
-    result, day = [], first
+    result: list[tuple[str, str, str]] = []
+    day = first
     while day <= last and len(result) < 400:
         text = f"{day:%Y-%m-%d}" if step == 1 else f"week of {day:%Y-%m-%d}"
         result.append(

@@ -223,3 +223,11 @@ def buried_layer(evidence) -> bytes:
             "model": str(evidence.model), "slot": evidence.slot, "discarded": [], "at": "2026-02-03T04:05:06Z",
         }
     )  # fmt: skip
+
+
+def test_a_plain_query_shows_the_newest_verdicts(full):
+    full.sync()
+    full.run("verify")
+    run = full.run("query", "--json", trust=False)
+    assert {item["verdict"] for item in run.items} == {"ok"}
+    assert len(full.run("query", "--verdict", "ok", "--json", trust=False).items) == 8

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from dataclasses import replace
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
@@ -34,13 +35,15 @@ def run(args: argparse.Namespace, out: Output) -> None:
     try:
         trust = common.load_trust(args)
     except NotStored:
-        if args.verdict or args.trust:
+        if args.trust:
             raise
-        trust = None  # a plain query needs no trust; verdicts then read "unchecked"
+        trust = None  # a plain query needs no trust: it shows the verdicts of the newest run
     if args.csv and out.as_json:
         raise UsageError("--csv and --json exclude each other")
     with common.open_index(args) as index:
         query = common.make_query(args, index, trust)
+        if trust is None:
+            query = replace(query, policy=index.newest_policy())
         names = index.model_names()
         limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
         found = index.iterate(query, limit=limit)
@@ -71,6 +74,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         f"{count} kits and tombstones, {records} records, {labels} labels"
         + (f"; first {len(rows)} shown" if count > len(rows) else "")
     )
+    if trust is None and query.policy:
+        out.text(f"verdicts under the trust folder {short(query.policy)} of the newest run; --trust DIR names another")
     out.next("edgeprov-fleet collect with the same filters" if count else "edgeprov-fleet sync")
 
 
