@@ -186,6 +186,7 @@ def build_datakit(
         }
     if (size := sum(len(key) + len(value) for key, value in annotations.items())) > LIMITS.kit_annotation_bytes:
         raise LimitError(f"annotations of a data kit have {size} bytes, more than {LIMITS.kit_annotation_bytes}")
+    _verify_parts(parse_datakit_annotations(annotations, model.digest), parts)
     config = encode_json(_kitfile(parts, annotations))
     manifest = build_manifest(
         config=describe(config, KIT_CONFIG),
@@ -194,7 +195,6 @@ def build_datakit(
         subject=model,
         annotations=annotations,
     )
-    parse_datakit(manifest, config)
     return manifest, config
 
 
@@ -223,12 +223,8 @@ def parse_datakit(manifest: Manifest, config_raw: bytes) -> DataKit:
         if entry.item.get("digest") != str(layer.digest) or entry.item.get("diffId") != str(layer.digest):
             raise FormatError(f"data kit: entry {entry.name[:80]!r} does not name its layer")
         parts.append(_part(entry.name, entry.path, layer))
-    _verify_part_order(parts)
     summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
-    if bool(summary.records) != any(part.kind == "records" for part in parts):
-        raise FormatError("data kit: the number of records and the parts contradict each other")
-    if bool(summary.labels) != any(part.kind == "labels" for part in parts):
-        raise FormatError("data kit: the number of labels and the parts contradict each other")
+    _verify_parts(summary, parts)
     values = {field.name: getattr(summary, field.name) for field in fields(summary)}
     return DataKit(manifest=manifest, parts=tuple(parts), **values)
 
@@ -343,7 +339,13 @@ def _part(name: str, path: str, layer: Descriptor) -> Part:
     return Part(kind=known[0], name=name, path=path, layer=layer)
 
 
-def _verify_part_order(parts: Sequence[Part]) -> None:
+def _verify_parts(summary: KitSummary, parts: Sequence[Part]) -> None:
+    if bool(summary.records) != any(part.kind == "records" for part in parts):
+        raise FormatError("data kit: the number of records and the parts contradict each other")
+    if bool(summary.labels) != any(part.kind == "labels" for part in parts):
+        raise FormatError("data kit: the number of labels and the parts contradict each other")
+    if not parts:
+        raise FormatError("data kit: layers and entries of the Kitfile do not fit each other")
     order = [_KIND_ORDER.index(part.kind) for part in parts]
     if order != sorted(order):
         raise FormatError("data kit: parts are not in the order records, labels, inputs, evidence")

@@ -88,4 +88,4 @@ def number(value: float | None) -> str:
         return "-"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 1 or abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:.4g}" if 1 <= abs(value) < 10 else f"{value:.3g}"

@@ -41,47 +41,6 @@ def make_site(folder: Path) -> None:
     site.install(site.publish((MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes(), name="mobilenet"))
 
 
-def check(folder: Path) -> None:
-    """`edgeprov boot-check` right after a boot, the TPM answered from memory."""
-    import os
-    import shutil
-    from collections.abc import Iterator
-    from contextlib import contextmanager
-    from hashlib import sha256
-
-    shutil.rmtree(folder / "run", ignore_errors=True)
-
-    class NoTpm:
-        pcr = bytes(32)
-
-        @contextmanager
-        def group(self) -> Iterator[None]:
-            yield
-
-        def floor(self) -> int:
-            return 0
-
-        def read_pcr(self) -> bytes:
-            return self.pcr
-
-        def pcr_event(self, data: bytes) -> None:
-            self.pcr = sha256(self.pcr + sha256(data).digest()).digest()
-
-    @contextmanager
-    def opened(_context: object) -> Iterator[NoTpm]:
-        yield NoTpm()
-
-    from edgeprov.device.context import Context
-
-    Context.tpm = opened  # type: ignore[method-assign, assignment]
-    os.environ["EDGEPROV_CONFIG"] = str(folder / "edgeprov.toml")
-    from edgeprov.cli.device_main import main
-
-    code = main(["boot-check"])
-    if code:
-        raise SystemExit(code)
-
-
 def verity(folder: Path) -> None:
     import json
     import time
@@ -113,4 +72,4 @@ if __name__ == "__main__":
     if word == "blank":
         verify(Path(place), read=False)
     else:
-        {"blob": blob, "verify": verify, "site": make_site, "check": check, "verity": verity}[word](Path(place), *rest)
+        {"blob": blob, "verify": verify, "site": make_site, "verity": verity}[word](Path(place), *rest)

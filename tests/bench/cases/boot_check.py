@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""`edgeprov boot-check` right after a boot, the TPM answered from memory. Run as a script: every import counts."""
+
+import os
+import sys
+from contextlib import contextmanager
+from hashlib import sha256
+
+
+class NoTpm:
+    pcr = bytes(32)
+
+    @contextmanager
+    def group(self):
+        yield
+
+    def floor(self):
+        return 0
+
+    def read_pcr(self):
+        return self.pcr
+
+    def pcr_event(self, data):
+        self.pcr = sha256(self.pcr + sha256(data).digest()).digest()
+
+
+@contextmanager
+def opened(_context):
+    yield NoTpm()
+
+
+os.environ["EDGEPROV_CONFIG"] = sys.argv[1]
+from edgeprov.cli.device_main import main  # noqa: E402
+from edgeprov.device.context import Context  # noqa: E402
+
+Context.tpm = opened
+sys.exit(main(["boot-check"]))
