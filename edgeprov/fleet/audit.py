@@ -34,8 +34,16 @@ from edgeprov.verify.head import VerifiedHead
 
 REFUSED_SHOWN: Final = 10_000
 _DOUBTS: Final = (
-    "refused", "missing", "forks", "broken", "reordered", "clock_doubts", "unchecked", "identity_doubts", "unknown_devices",
-)  # fmt: skip
+    "refused",
+    "missing",
+    "forks",
+    "broken",
+    "reordered",
+    "clock_doubts",
+    "unchecked",
+    "identity_doubts",
+    "unknown_devices",
+)
 
 
 @dataclass(slots=True)
@@ -70,18 +78,34 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         """One JSON object; fields are only ever added."""
         return {
-            "type": "audit", "v": 1, "verdict": self.verdict, "from": self.since, "to": self.to,
-            "generated_at": self.generated_at, "policy": f"sha256:{self.policy}", "edgeprov": __version__,
-            "tpm_clock_error": TPM_CLOCK_ERROR, "query": self.query, "sources": self.sources, "totals": dict(self.totals),
+            "type": "audit",
+            "v": 1,
+            "verdict": self.verdict,
+            "from": self.since,
+            "to": self.to,
+            "generated_at": self.generated_at,
+            "policy": f"sha256:{self.policy}",
+            "edgeprov": __version__,
+            "tpm_clock_error": TPM_CLOCK_ERROR,
+            "query": self.query,
+            "sources": self.sources,
+            "totals": dict(self.totals),
             "models": sorted(self.models.values(), key=lambda m: (-m["results"], m["digest"])),
-            "devices": self.devices, "drift": self.drift,
-        }  # fmt: skip
+            "devices": self.devices,
+            "drift": self.drift,
+        }
 
 
 def audit(
-    index: Index, query: Query, trust: Trust, *, now: dt.datetime, heads: Mapping[str, VerifiedHead] | None = None,
-    exact: bool = True, progress: Callable[[int, int], None] | None = None,
-) -> Audit:  # fmt: skip
+    index: Index,
+    query: Query,
+    trust: Trust,
+    *,
+    now: dt.datetime,
+    heads: Mapping[str, VerifiedHead] | None = None,
+    exact: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:
     """Judge a period.
 
     Args:
@@ -97,16 +121,20 @@ def audit(
     names, records = index.model_names(), verified_devices(index, trust, now)
     sources = index.sources()
     result = Audit(
-        since=since, to=to, generated_at=now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), policy=trust.digest,
+        since=since,
+        to=to,
+        generated_at=now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        policy=trust.digest,
         sources=[
             {"name": row["name"], "synced_at": row["synced_at"], "unusable": row["faults"]}
             for row in index.rows(
-                "SELECT name, synced_at, (SELECT count(*) FROM seen WHERE seen.source = sources.id AND fault IS NOT NULL) AS faults "
+                "SELECT name, synced_at, (SELECT count(*) FROM seen WHERE seen.source "
+                "= sources.id AND fault IS NOT NULL) AS faults "
                 "FROM sources ORDER BY name"
             )
         ],
         query={"model": query.model, "device": query.device, "slot": query.slot},
-    )  # fmt: skip
+    )
     identity = _identity_doubts(index)
     series = Query(device=query.device, policy=query.policy)
     total = index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0]
@@ -120,10 +148,11 @@ def audit(
         if progress:
             progress(done, total)
     for device, record in sorted(records.items()):
-        if device not in seen and (query.device is None or device in query.device) and query.model is None:
-            if not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
-                result.devices.append(_silent(device, record))
-                result.totals["silent_devices"] += 1
+        if device in seen or query.model is not None or (query.device is not None and device not in query.device):
+            continue
+        if not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
+            result.devices.append(_silent(device, record))
+            result.totals["silent_devices"] += 1
     result.devices.sort(key=lambda entry: entry["serial"])
     result.totals["devices"] = len(result.devices)
     _name_models(result, index, names)
@@ -134,9 +163,17 @@ class _Device:
     """One device: its series, its clock, and what of it lies in the period."""
 
     def __init__(
-        self, result: Audit, device: str, items: list[Artifact], record: VerifiedDevice | EdgeprovError | None,
-        names: Mapping[str, str], sources: Mapping[int, Source], query: Query, period: tuple[str, str], exact: bool,  # noqa: FBT001
-    ) -> None:  # fmt: skip
+        self,
+        result: Audit,
+        device: str,
+        items: list[Artifact],
+        record: VerifiedDevice | EdgeprovError | None,
+        names: Mapping[str, str],
+        sources: Mapping[int, Source],
+        query: Query,
+        period: tuple[str, str],
+        exact: bool,  # noqa: FBT001
+    ) -> None:
         self.result, self.device, self.items, self.record = result, device, items, record
         self.names, self.sources, self.query, self.period, self.exact = names, sources, query, period, exact
         self.good = [item for item in items if item.verified]
@@ -241,9 +278,16 @@ class _Device:
 
     def _refusal(self, item: Artifact) -> dict[str, Any]:
         return {
-            "kit": item.digest, "seq": item.seq, "kind": item.kind, "model": item.model, "records": item.records, "step": item.step,
-            "error": item.error, "why": item.detail, "claimed": item.recorded_first or item.created,
-        }  # fmt: skip
+            "kit": item.digest,
+            "seq": item.seq,
+            "kind": item.kind,
+            "model": item.model,
+            "records": item.records,
+            "step": item.step,
+            "error": item.error,
+            "why": item.detail,
+            "claimed": item.recorded_first or item.created,
+        }
 
     def _days(
         self, counted: list[Artifact], refused: list[Artifact], doubtful: list[Artifact], series: SeriesReport
@@ -340,10 +384,15 @@ def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
 
 
 def series_item(item: Artifact) -> SeriesItem:
+    """A verified artifact as verify.chain wants it."""
     return SeriesItem(
-        seq=item.seq, digest=digest_of_text(item.digest), prev=digest_of_text(item.prev) if item.prev else None,
-        reset_count=item.reset_count or 0, clock_ms=item.clock_ms or 0, kind="kit" if item.kind == "kit" else "tombstone",
-    )  # fmt: skip
+        seq=item.seq,
+        digest=digest_of_text(item.digest),
+        prev=digest_of_text(item.prev) if item.prev else None,
+        reset_count=item.reset_count or 0,
+        clock_ms=item.clock_ms or 0,
+        kind="kit" if item.kind == "kit" else "tombstone",
+    )
 
 
 def _series_json(series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None) -> dict[str, Any]:
@@ -360,11 +409,19 @@ def _series_json(series: SeriesReport, base: int, items: list[Artifact], head: V
                 count += seq - start
             start = seq + 1
     return {
-        "base": base, "last": max((item.seq for item in items if item.verified), default=None), "missing": missing,
-        "missing_count": count, "refused_numbers": refused_there, "voided": list(series.voided), "forks": list(series.forks),
-        "broken_links": list(series.broken_links), "reordered": list(series.reordered), "closed_until": series.closed_until,
-        "head": head.seq if head else None, "whole": series.whole,
-    }  # fmt: skip
+        "base": base,
+        "last": max((item.seq for item in items if item.verified), default=None),
+        "missing": missing,
+        "missing_count": count,
+        "refused_numbers": refused_there,
+        "voided": list(series.voided),
+        "forks": list(series.forks),
+        "broken_links": list(series.broken_links),
+        "reordered": list(series.reordered),
+        "closed_until": series.closed_until,
+        "head": head.seq if head else None,
+        "whole": series.whole,
+    }
 
 
 def _count_records(source: Source, item: Artifact, since: str, to: str) -> int:
@@ -387,11 +444,24 @@ def _ns(text: str) -> int:
 def _silent(device: str, record: VerifiedDevice | EdgeprovError) -> dict[str, Any]:
     verified = record if isinstance(record, VerifiedDevice) else None
     return {
-        "device": device, "serial": device_serial(device), "assurance": verified.record.assurance if verified else None,
+        "device": device,
+        "serial": device_serial(device),
+        "assurance": verified.record.assurance if verified else None,
         "enrolled_at": verified.record.enrolled_at if verified else None,
-        "record_fault": None if verified else str(record), "intervals": [], "results": 0, "kits": 0, "labels": 0, "refused": [],
-        "refused_count": 0, "unchecked": 0, "series": None, "identity_doubts": [], "clock": {"doubts": []}, "doubtful": [], "days": {},
-    }  # fmt: skip
+        "record_fault": None if verified else str(record),
+        "intervals": [],
+        "results": 0,
+        "kits": 0,
+        "labels": 0,
+        "refused": [],
+        "refused_count": 0,
+        "unchecked": 0,
+        "series": None,
+        "identity_doubts": [],
+        "clock": {"doubts": []},
+        "doubtful": [],
+        "days": {},
+    }
 
 
 def _identity_doubts(index: Index) -> dict[str, list[str]]:

@@ -48,7 +48,7 @@ def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.dat
     Args:
         raw: The report's JSON as it was written.
         bundle_raw: The signed statement.
-        policy: The signer leads to a publisher anchor of it (collectors and publishers share that CA), or is a listed key.
+        policy: The signer leads to one of its publisher anchors (collectors share that CA), or is a listed key.
         at: Time at which the certificate is judged.
 
     Returns:

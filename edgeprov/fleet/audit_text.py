@@ -8,9 +8,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 CSV_HEADER = (
-    "device", "assurance", "slot", "model", "model_name", "from", "to", "first_seq", "last_seq", "kits", "results", "approximate",
-    "provable_after", "provable_before", "refused", "missing", "voided", "forks", "clock_doubts", "closed_until",
-)  # fmt: skip
+    "device",
+    "assurance",
+    "slot",
+    "model",
+    "model_name",
+    "from",
+    "to",
+    "first_seq",
+    "last_seq",
+    "kits",
+    "results",
+    "approximate",
+    "provable_after",
+    "provable_before",
+    "refused",
+    "missing",
+    "voided",
+    "forks",
+    "clock_doubts",
+    "closed_until",
+)
+
 
 def verdict_text(report: dict[str, Any]) -> str:
     """What the verdict means, with what it leaves open."""
@@ -24,7 +43,8 @@ def verdict_text(report: dict[str, Any]) -> str:
     text = texts[report["verdict"]]
     if report["verdict"] in ("headless", "gaps") and totals.get("headless"):
         text += (
-            f" (no head from {totals['headless']} of {totals['devices']} devices: kits withheld at the end would not show; "
+            f" (no head from {totals['headless']} of {totals['devices']} devices: "
+            f"kits withheld at the end would not show; "
             "ask with `edgeprov attest`)"
         )
     return text
@@ -99,15 +119,30 @@ def csv_rows(report: dict[str, Any]) -> Iterator[tuple[object, ...]]:
     for device in report["devices"]:
         series = device["series"] or {}
         tail = (
-            device["refused_count"], ranges(series.get("missing", ()), 1000), " ".join(map(str, series.get("voided", ()))),
-            " ".join(map(str, series.get("forks", ()))), "; ".join(device["clock"]["doubts"]), series.get("closed_until"),
-        )  # fmt: skip
+            device["refused_count"],
+            ranges(series.get("missing", ()), 1000),
+            " ".join(map(str, series.get("voided", ()))),
+            " ".join(map(str, series.get("forks", ()))),
+            "; ".join(device["clock"]["doubts"]),
+            series.get("closed_until"),
+        )
         for interval in device["intervals"] or [None]:
             if interval is None:
                 yield (device["serial"], device["assurance"], *[""] * 7, 0, 0, "", "", "", *tail)
                 continue
             yield (
-                device["serial"], device["assurance"], interval["slot"], interval["model"], interval["name"], interval["from"],
-                interval["to"], *interval["seq"], interval["kits"], interval["results"], interval["approximate"],
-                interval["provable"]["after"], interval["provable"]["before"], *tail,
-            )  # fmt: skip
+                device["serial"],
+                device["assurance"],
+                interval["slot"],
+                interval["model"],
+                interval["name"],
+                interval["from"],
+                interval["to"],
+                *interval["seq"],
+                interval["kits"],
+                interval["results"],
+                interval["approximate"],
+                interval["provable"]["after"],
+                interval["provable"]["before"],
+                *tail,
+            )

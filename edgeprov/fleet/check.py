@@ -147,9 +147,17 @@ def load_trust(folder: Path) -> Trust:
 
 
 def check(
-    index: Index, query: Query, trust: Trust, engine: Engine, *, at: dt.datetime, depth: int = BLOBS, again: bool = False,
-    progress: Callable[[int, int], None] | None = None, on_verdict: Callable[[Artifact, Judged], None] | None = None,
-) -> CheckReport:  # fmt: skip
+    index: Index,
+    query: Query,
+    trust: Trust,
+    engine: Engine,
+    *,
+    at: dt.datetime,
+    depth: int = BLOBS,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_verdict: Callable[[Artifact, Judged], None] | None = None,
+) -> CheckReport:
     """Judge all artifacts that fit a query and have no verdict yet.
 
     Args:
@@ -240,15 +248,25 @@ def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
         if error.retryable:
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
         return Judged(
-            digest=item.digest, verified=False, step=_step_of(error), error=type(error).__name__, detail=_detail(error),
+            digest=item.digest,
+            verified=False,
+            step=_step_of(error),
+            error=type(error).__name__,
+            detail=_detail(error),
             code=error.exit_code,
-        )  # fmt: skip
+        )
     return Judged(
-        digest=item.digest, verified=True, record=record, assurance=verdict.assurance, reset_count=verdict.reset_count,
-        restart_count=verdict.restart_count, clock_ms=verdict.clock_ms, safe=verdict.safe,
+        digest=item.digest,
+        verified=True,
+        record=record,
+        assurance=verdict.assurance,
+        reset_count=verdict.reset_count,
+        restart_count=verdict.restart_count,
+        clock_ms=verdict.clock_ms,
+        safe=verdict.safe,
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
         opened_clock_ms=opened,
-    )  # fmt: skip
+    )
 
 
 def _verify(
@@ -372,12 +390,25 @@ def _detail(error: EdgeprovError) -> str:
 def save_verdict(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
     """Remember a verdict; the caller holds the transaction."""
     index.put(
-        "verdicts", digest=judged.digest, policy=trust.digest, depth=depth, verified=judged.verified, step=judged.step,
-        error=judged.error, detail=judged.detail, code=judged.code, record=judged.record, assurance=judged.assurance,
-        reset_count=judged.reset_count, restart_count=judged.restart_count, clock_ms=judged.clock_ms, safe=judged.safe,
+        "verdicts",
+        digest=judged.digest,
+        policy=trust.digest,
+        depth=depth,
+        verified=judged.verified,
+        step=judged.step,
+        error=judged.error,
+        detail=judged.detail,
+        code=judged.code,
+        record=judged.record,
+        assurance=judged.assurance,
+        reset_count=judged.reset_count,
+        restart_count=judged.restart_count,
+        clock_ms=judged.clock_ms,
+        safe=judged.safe,
         signed_before=judged.signed_before,
-        opened_clock_ms=judged.opened_clock_ms, judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )  # fmt: skip
+        opened_clock_ms=judged.opened_clock_ms,
+        judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
 
 
 def _count(report: CheckReport, step: int | None, error: str | None) -> None:

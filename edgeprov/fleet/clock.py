@@ -37,7 +37,8 @@ class ClockReport:
     after: dict[str, float] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
-    _doubtful: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a kit's own time is in doubt, by digest."""
 
     def bounds(self, item: Artifact) -> tuple[str | None, str | None] | None:
         """The provable interval of a kit's records, None when it was not verified."""
@@ -48,14 +49,14 @@ class ClockReport:
 
     def why(self, item: Artifact) -> str:
         """Why a kit's own time is in doubt; empty when it is not."""
-        return self._doubtful.get(item.digest, "")
+        return self.reasons.get(item.digest, "")
 
     def place(self, item: Artifact, period: tuple[str, str]) -> str:
         """``in``, ``out``, or ``doubt``: the kit says one thing, and proof allows another."""
         since, to = period
         first, last = item.recorded_first or item.created, item.recorded_last or item.created
         claimed = first < to and last >= since
-        if item.digest not in self._doubtful:
+        if item.digest not in self.reasons:
             return "in" if claimed else "out"
         bounds = self.bounds(item)
         possible = bounds is None or ((bounds[0] or "") < to and (bounds[1] or "9") >= since)
@@ -63,7 +64,7 @@ class ClockReport:
 
     def as_json(self) -> dict[str, Any]:
         """For the report."""
-        return {"doubts": self.doubts, "doubtful_kits": len(self._doubtful)}
+        return {"doubts": self.doubts, "doubtful_kits": len(self.reasons)}
 
 
 def judge_clock(kits: Iterable[Artifact], record: DeviceRecord | None) -> ClockReport:
@@ -107,17 +108,17 @@ def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
         after, before = report.after.get(item.digest), report.before[item.digest]
         if after is not None and first < after - TOLERANCE_S:
             counts["early"] += 1
-            report._doubtful[item.digest] = (
-                f"its clock says {format_moment(first)}, the TPM proves a time after {format_moment(after)}"  # noqa: SLF001
+            report.reasons[item.digest] = (
+                f"its clock says {format_moment(first)}, the TPM proves a time after {format_moment(after)}"
             )
         elif last > before + TOLERANCE_S:
             counts["future"] += 1
-            report._doubtful[item.digest] = (
-                f"its clock says {format_moment(last)}, it was there before {format_moment(before)}"  # noqa: SLF001
+            report.reasons[item.digest] = (
+                f"its clock says {format_moment(last)}, it was there before {format_moment(before)}"
             )
         if previous is not None and _seconds(item.created) < _seconds(previous.created) - TOLERANCE_S:
             counts["back"] += 1
-            report._doubtful.setdefault(item.digest, "its clock ran back since the kit before")  # noqa: SLF001
+            report.reasons.setdefault(item.digest, "its clock ran back since the kit before")
         counts["unsafe"] += item.safe is False
         previous = item
     texts = {

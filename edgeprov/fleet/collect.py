@@ -59,9 +59,18 @@ class CollectReport:
 
 
 def collect(
-    index: Index, query: Query, trust: Trust, engine: Engine, folder: Path, *, now: dt.datetime, signer: Signer | None = None,
-    dequantise: bool = False, inputs: bool = True, progress: Callable[[int, int], None] | None = None,
-) -> CollectReport:  # fmt: skip
+    index: Index,
+    query: Query,
+    trust: Trust,
+    engine: Engine,
+    folder: Path,
+    *,
+    now: dt.datetime,
+    signer: Signer | None = None,
+    dequantise: bool = False,
+    inputs: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> CollectReport:
     """Write the data set.
 
     Args:
@@ -104,12 +113,17 @@ def collect(
         groups.setdefault((artifact.model, artifact.device), []).append(kit)
     partitions = [
         Partition(
-            model=model, device=device, kits=tuple(sorted(group, key=lambda kit: (kit.seq, kit.digest))), label_type=label_type,
-            dequantise=dequantise, inputs=inputs, folder=str(folder),
+            model=model,
+            device=device,
+            kits=tuple(sorted(group, key=lambda kit: (kit.seq, kit.digest))),
+            label_type=label_type,
+            dequantise=dequantise,
+            inputs=inputs,
+            folder=str(folder),
         )
         for (model, device), group in sorted(groups.items())
         if any(kit.records for kit in group)
-    ]  # fmt: skip
+    ]
     _remove_stale(folder, {partition.path for partition in partitions})
     written: list[Written] = []
     done, total = 0, sum(len(partition.kits) for partition in partitions)
@@ -151,9 +165,15 @@ def _choose(index: Index, query: Query) -> tuple[list[Artifact], list[dict[str, 
 
 def _refusal(artifact: Artifact, error: str, why: str, step: int | None) -> dict[str, Any]:
     return {
-        "kit": artifact.digest, "device": artifact.device, "seq": artifact.seq, "kind": artifact.kind, "records": artifact.records,
-        "step": step, "error": error, "why": why,
-    }  # fmt: skip
+        "kit": artifact.digest,
+        "device": artifact.device,
+        "seq": artifact.seq,
+        "kind": artifact.kind,
+        "records": artifact.records,
+        "step": step,
+        "error": error,
+        "why": why,
+    }
 
 
 def _label_type(kits: list[KitInput], engine: Engine) -> LabelType:
@@ -188,9 +208,16 @@ def _remove_stale(folder: Path, wanted: set[str]) -> None:
 
 
 def _finish(
-    index: Index, query: Query, trust: Trust, folder: Path, partitions: list[Partition], written: list[Written],
-    refused: list[dict[str, Any]], now: dt.datetime, signer: Signer | None,
-) -> CollectReport:  # fmt: skip
+    index: Index,
+    query: Query,
+    trust: Trust,
+    folder: Path,
+    partitions: list[Partition],
+    written: list[Written],
+    refused: list[dict[str, Any]],
+    now: dt.datetime,
+    signer: Signer | None,
+) -> CollectReport:
     by_key = {(item.model, item.device): item for item in written}
     out: set[str] = set()
     for item in written:
@@ -231,9 +258,15 @@ def _finish(
         save_bytes(folder / OWN / f"{name}.jsonl", data, mode=0o644)
         subjects.append({"name": f"{OWN}/{name}.jsonl", "digest": {"sha256": digest_of(data).hex}})
     report = CollectReport(
-        folder=str(folder), files=len(files), rows=sum(item.rows for item in written), labelled=sum(item.labelled for item in written),
-        kits=len(inputs), refused=len(refused), reused=sum(item.reused for item in written), bytes=sum(item.bytes for item in written),
-    )  # fmt: skip
+        folder=str(folder),
+        files=len(files),
+        rows=sum(item.rows for item in written),
+        labelled=sum(item.labelled for item in written),
+        kits=len(inputs),
+        refused=len(refused),
+        reused=sum(item.reused for item in written),
+        bytes=sum(item.bytes for item in written),
+    )
     for item in written:
         report.models[item.model] = report.models.get(item.model, 0) + item.rows
     created = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -265,9 +298,15 @@ def _finish(
         save_bytes(folder / OWN / "statement.sigstore.json", sign_statement(signer, statement), mode=0o644)
     save_bytes(folder / OWN / "statement.json", statement, mode=0o644)
     index.put(
-        "collections", statement=report.statement, folder=str(folder.absolute()), models=json.dumps(sorted(report.models)),
-        kits=report.kits, rows=report.rows, labelled=report.labelled, created=created,
-    )  # fmt: skip
+        "collections",
+        statement=report.statement,
+        folder=str(folder.absolute()),
+        models=json.dumps(sorted(report.models)),
+        kits=report.kits,
+        rows=report.rows,
+        labelled=report.labelled,
+        created=created,
+    )
     return report
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
     result.sort(key=lambda one: one["first"] or "")
     pairs = [
         {"from": before["model"], "to": after["model"], "psi": psi, "shifted": psi > SHIFT}
-        for before, after in _neighbours(result)
+        for before, after in pairwise(result)
         if before["kind"] == after["kind"]
         for psi in [round(_psi(before["spread"], after["spread"]), 4)]
     ]
@@ -86,10 +86,6 @@ def _finish(one: dict[str, Any]) -> dict[str, Any]:
         "confusion": confusion[:400],
         "accuracy": accuracy,
     }
-
-
-def _neighbours(items: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    yield from zip(items, items[1:], strict=False)
 
 
 def _psi(before: dict[str, int], after: dict[str, int]) -> float:

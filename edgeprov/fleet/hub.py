@@ -27,9 +27,28 @@ PAGE_MAX: Final = 500
 PAGE: Final = 50
 
 _SHOWN: Final = (
-    "digest", "kind", "verdict", "model", "device", "slot", "seq", "prev", "records", "labels", "first", "last", "recorded_first",
-    "recorded_last", "created", "found_at", "assurance", "step", "error", "detail", "signed_before",
-)  # fmt: skip
+    "digest",
+    "kind",
+    "verdict",
+    "model",
+    "device",
+    "slot",
+    "seq",
+    "prev",
+    "records",
+    "labels",
+    "first",
+    "last",
+    "recorded_first",
+    "recorded_last",
+    "created",
+    "found_at",
+    "assurance",
+    "step",
+    "error",
+    "detail",
+    "signed_before",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +68,22 @@ class Hub:
             verdicts = {name: index.count(Query(policy=self.trust.digest, verdict=name))[0] for name in VERDICTS}
             kits, records, labels = index.count(Query(policy=self.trust.digest))
             return {
-                "edgeprov": __version__, "kits": kits, "records": records, "labels": labels, "verdicts": verdicts,
+                "edgeprov": __version__,
+                "kits": kits,
+                "records": records,
+                "labels": labels,
+                "verdicts": verdicts,
                 "devices": index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0],
                 "models": index.rows("SELECT count(*) FROM models")[0][0],
                 "policy": f"sha256:{self.trust.digest}",
                 "sources": [dict(row) for row in index.rows("SELECT name, synced_at FROM sources ORDER BY name")],
-            }  # fmt: skip
+            }
 
     def kits(self, parameters: Mapping[str, str]) -> dict[str, Any]:
         """A page of kits.
 
         Args:
-            parameters: model, device, slot, from, to, verdict, labels (true or false), kind, limit, cursor; others are refused.
+            parameters: model, device, slot, from, to, verdict, labels (true or false), kind, limit, cursor; no other.
 
         Raises:
             UsageError: A parameter is unknown or malformed.
@@ -114,9 +137,12 @@ class Hub:
         """All known models with what they produced."""
         with self.open() as index:
             rows = index.rows(
-                "SELECT m.digest, m.name, m.version, m.security_version, m.trained_on, m.created, count(a.digest) AS kits, "
-                "coalesce(sum(a.records), 0) AS records, count(DISTINCT a.device) AS devices, v.verified AS signed FROM models m "
-                "LEFT JOIN artifacts a ON a.model = m.digest LEFT JOIN verdicts v ON v.digest = m.digest AND v.policy = ? "
+                "SELECT m.digest, m.name, m.version, m.security_version, "
+                "m.trained_on, m.created, count(a.digest) AS kits, "
+                "coalesce(sum(a.records), 0) AS records, count(DISTINCT a.device) "
+                "AS devices, v.verified AS signed FROM models m "
+                "LEFT JOIN artifacts a ON a.model = m.digest LEFT JOIN verdicts "
+                "v ON v.digest = m.digest AND v.policy = ? "
                 "GROUP BY m.digest ORDER BY m.name, m.version",
                 (self.trust.digest,),
             )
@@ -130,8 +156,10 @@ class Hub:
         """All devices that have a record or a kit."""
         with self.open() as index:
             rows = index.rows(
-                "SELECT d.device, max(r.enrolled_at) AS enrolled_at, max(r.assurance) AS assurance, count(DISTINCT a.digest) AS kits, "
-                "max(a.seq) AS last_seq, max(a.recorded_last) AS last_result FROM (SELECT device FROM devices UNION SELECT device FROM "
+                "SELECT d.device, max(r.enrolled_at) AS enrolled_at, max(r.assurance) "
+                "AS assurance, count(DISTINCT a.digest) AS kits, "
+                "max(a.seq) AS last_seq, max(a.recorded_last) AS last_result FROM "
+                "(SELECT device FROM devices UNION SELECT device FROM "
                 "artifacts) d LEFT JOIN devices r ON r.device = d.device LEFT JOIN artifacts a ON a.device = d.device "
                 "GROUP BY d.device ORDER BY d.device"
             )
@@ -198,16 +226,21 @@ class Hub:
         return [
             {"link": "kit", "digest": item.digest, "verdict": item.verdict, "step": item.step, "detail": item.detail},
             {
-                "link": "device", "name": item.device, "digest": record[0]["digest"] if record else None,
-                "verdict": "ok" if record else "unchecked", "assurance": item.assurance,
+                "link": "device",
+                "name": item.device,
+                "digest": record[0]["digest"] if record else None,
+                "verdict": "ok" if record else "unchecked",
+                "assurance": item.assurance,
                 "detail": f"enrolled {record[0]['enrolled_at']}" if record else None,
             },
             {
-                "link": "model", "name": names.get(item.model), "digest": item.model,
+                "link": "model",
+                "name": names.get(item.model),
+                "digest": item.model,
                 "verdict": ("ok" if model[0]["verified"] else "refused") if model else "unchecked",
                 "detail": model[0]["detail"] if model else None,
             },
-        ]  # fmt: skip
+        ]
 
 
 def _artifact(item: Artifact, names: Mapping[str, str]) -> dict[str, Any]:

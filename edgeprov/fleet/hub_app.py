@@ -28,7 +28,10 @@ from edgeprov.fleet.hub import Hub
 from edgeprov.fleet.hub_openapi import openapi
 from edgeprov.fleet.report_html import asset
 
-_CSP: Final = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_CSP: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src "
+    "'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _HEADERS: Final = {
     "Content-Security-Policy": _CSP,
     "X-Content-Type-Options": "nosniff",

@@ -25,8 +25,11 @@ def openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "edgeprov fleet", "version": __version__,
-            "description": "Which model version produced which data: kits, models, devices, lineage and proofs. Read-only.",
+            "title": "edgeprov fleet",
+            "version": __version__,
+            "description": (
+                "Which model version produced which data: kits, models, devices, lineage and proofs. Read-only."
+            ),
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -36,39 +39,70 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/healthz": {"get": _get("Whether the service runs", _object(ok={"type": "boolean"})) | {"security": []}},
             "/api/v1/status": {"get": _get("How much the index holds", {"type": "object"})},
-            "/api/v1/kits": {"get": _get("Kits by model, device, slot, time, labels or verdict; page by page", _page(), _filters())},
+            "/api/v1/kits": {
+                "get": _get("Kits by model, device, slot, time, labels or verdict; page by page", _page(), _filters())
+            },
             "/api/v1/kits/{digest}": {
-                "get": _get("One kit, its verdict and its chain", {"$ref": "#/components/schemas/Kit"}, [_path("digest", _TEXT)])
+                "get": _get(
+                    "One kit, its verdict and its chain", {"$ref": "#/components/schemas/Kit"}, [_path("digest", _TEXT)]
+                )
             },
             "/api/v1/models": {"get": _get("Models and what they produced", _list({"type": "object"}))},
             "/api/v1/devices": {"get": _get("Devices and their newest kit", _list({"type": "object"}))},
             "/api/v1/lineage/{model}": {
-                "get": _get("Where a model comes from and what became of its data", _list({"type": "object"}), [_path("model", _TEXT)])
+                "get": _get(
+                    "Where a model comes from and what became of its data",
+                    _list({"type": "object"}),
+                    [_path("model", _TEXT)],
+                )
             },
             "/api/v1/proofs/{device}/{slot}/{number}": {
                 "get": _get(
-                    "The proof of one result: check it with `edgeprov-fleet check-proof`", {"type": "object"},
+                    "The proof of one result: check it with `edgeprov-fleet check-proof`",
+                    {"type": "object"},
                     [_path("device", _TEXT), _path("slot", _TEXT), _path("number", _COUNT)],
                 )
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _kit() -> dict[str, Any]:
     return _object(
-        digest=_DIGEST, kind={"enum": ["kit", "tombstone"]}, verdict={"enum": list(VERDICTS)}, model=_DIGEST, model_name=_NULL_TEXT,
-        device=_TEXT, slot=_TEXT, seq=_COUNT, prev=_NULL_TEXT, records=_COUNT, labels=_COUNT, first=_NULL_COUNT, last=_NULL_COUNT,
-        recorded_first=_NULL_TEXT, recorded_last=_NULL_TEXT, created=_TEXT, found_at=_TEXT, assurance=_NULL_TEXT, step=_NULL_COUNT,
-        error=_NULL_TEXT, detail=_NULL_TEXT, signed_before=_NULL_TEXT,
-    )  # fmt: skip
+        digest=_DIGEST,
+        kind={"enum": ["kit", "tombstone"]},
+        verdict={"enum": list(VERDICTS)},
+        model=_DIGEST,
+        model_name=_NULL_TEXT,
+        device=_TEXT,
+        slot=_TEXT,
+        seq=_COUNT,
+        prev=_NULL_TEXT,
+        records=_COUNT,
+        labels=_COUNT,
+        first=_NULL_COUNT,
+        last=_NULL_COUNT,
+        recorded_first=_NULL_TEXT,
+        recorded_last=_NULL_TEXT,
+        created=_TEXT,
+        found_at=_TEXT,
+        assurance=_NULL_TEXT,
+        step=_NULL_COUNT,
+        error=_NULL_TEXT,
+        detail=_NULL_TEXT,
+        signed_before=_NULL_TEXT,
+    )
 
 
 def _filters() -> list[dict[str, Any]]:
     texts = {
-        "model": "digest, start of one, name, name:tag or name:version", "device": "serial or URN", "slot": "",
-        "from": "RFC 3339, a day or a month", "to": "a day or month is included whole", "cursor": "`next` of the page before",
-    }  # fmt: skip
+        "model": "digest, start of one, name, name:tag or name:version",
+        "device": "serial or URN",
+        "slot": "",
+        "from": "RFC 3339, a day or a month",
+        "to": "a day or month is included whole",
+        "cursor": "`next` of the page before",
+    }
     result = [{"name": name, "in": "query", "description": text, "schema": _TEXT} for name, text in texts.items()]
     for name, values in {"verdict": VERDICTS, "labels": ("true", "false"), "kind": ("kit", "tombstone")}.items():
         result.append({"name": name, "in": "query", "schema": {"enum": list(values)}})

@@ -44,7 +44,7 @@ VERDICTS: Final = ("ok", "refused", "unchecked")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A kit or tombstone as the index knows it; see schema.sql. The last members are the verdict, None when unchecked."""
+    """A kit or tombstone as the index knows it; see schema.sql. The last members are the verdict, None if unchecked."""
 
     digest: str
     kind: str
@@ -137,7 +137,9 @@ class Index:
                 if version == 0 and write:
                     _create(connection)
                 elif version != VERSION:
-                    raise StateNewer(f"{path} has version {version}, this program knows {VERSION}")
+                    raise StateNewer(  # noqa: TRY301 - the connection is closed below
+                        f"{path} has version {version}, this program knows {VERSION}"
+                    )
                 if write:
                     connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -183,7 +185,7 @@ class Index:
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         with translated(self.folder / FILE):
-            self._db.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
+            self._db.execute((f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})"), tuple(values.values()))  # noqa: S608
 
     # -- sources ----------------------------------------------------------------------------------
 
@@ -221,8 +223,9 @@ class Index:
         own = ", ".join(f"a.{name}" for name in _OWN)
         verdict = ", ".join(f"v.{name}" for name in _VERDICT)
         sql = (
-            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "  # noqa: S608
-            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"
+            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts "
+            f"v ON v.digest = a.digest AND v.policy = ? "
+            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"  # noqa: S608 - names of columns, and marks
         )
         with translated(self.folder / FILE):
             cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit, offset))
@@ -260,7 +263,8 @@ class Index:
             return (f"sha256:{match[2]}",)
         if match:
             found = self.rows(
-                "SELECT digest FROM models WHERE digest LIKE ?1 UNION SELECT DISTINCT model FROM artifacts WHERE model LIKE ?1",
+                "SELECT digest FROM models WHERE digest LIKE ?1 UNION SELECT "
+                "DISTINCT model FROM artifacts WHERE model LIKE ?1",
                 (f"sha256:{match[2]}%",),
             )
             if len(found) == 1:
@@ -269,7 +273,8 @@ class Index:
                 raise UsageError(f"{len(found)} models begin with {text}", advice="Give more digits.")
         name, _, version = text.partition(":")
         rows = self.rows(
-            "SELECT digest FROM models WHERE (name = ?1 OR repo LIKE '%models/' || ?1) AND (?2 = '' OR version = ?2 OR digest IN "
+            "SELECT digest FROM models WHERE (name = ?1 OR repo LIKE '%models/' "
+            "|| ?1) AND (?2 = '' OR version = ?2 OR digest IN "
             "(SELECT digest FROM model_tags t WHERE t.repo = models.repo AND t.tag = ?2)) ORDER BY created, digest",
             (name, version),
         )

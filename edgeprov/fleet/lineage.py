@@ -99,6 +99,11 @@ def _collection(index: Index, statement: str) -> dict[str, Any]:
         return {"statement": statement, "known": False, "models": [], "kits": None, "rows": None, "labelled": None}
     row = rows[0]
     return {
-        "statement": statement, "known": True, "models": json.loads(row["models"]), "kits": row["kits"], "rows": row["rows"],
-        "labelled": row["labelled"], "created": row["created"],
-    }  # fmt: skip
+        "statement": statement,
+        "known": True,
+        "models": json.loads(row["models"]),
+        "kits": row["kits"],
+        "rows": row["rows"],
+        "labelled": row["labelled"],
+        "created": row["created"],
+    }

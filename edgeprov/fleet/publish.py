@@ -299,7 +299,7 @@ def _walk_below(place: Path, path: str, spec: EntrySpec) -> Iterator[tuple[str, 
         elif stat.S_ISDIR(info.st_mode):
             if path != ".":
                 yield path, None, stat.S_IMODE(info.st_mode), 0
-            for name in sorted(os.listdir(place), key=os.fsencode):
+            for name in sorted((item.name for item in place.iterdir()), key=os.fsencode):
                 if path != "." or name not in KITFILE_NAMES:
                     yield from _walk_below(place / name, name if path == "." else f"{path}/{name}", spec)
         else:

@@ -85,9 +85,13 @@ class _Name:
 
 
 def sync_source(
-    index: Index, source: Source, *, now: dt.datetime, repos: Iterable[str] = (),
+    index: Index,
+    source: Source,
+    *,
+    now: dt.datetime,
+    repos: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> SyncReport:  # fmt: skip
+) -> SyncReport:
     """Bring the index up to date with one registry.
 
     Args:
@@ -198,7 +202,7 @@ class _Sync:
         before = self.seen[key]
         if name.digest is not None:
             same = str(name.digest) == before
-        elif parse_kit_tag(name.reference) is not None or "." in name.reference and name.repo.endswith("devices"):
+        elif parse_kit_tag(name.reference) is not None or ("." in name.reference and name.repo.endswith("devices")):
             same = before is not None
         else:
             head = self.reader.registry.head_manifest(name.repo, name.reference)
@@ -287,9 +291,16 @@ class _Sync:
             self.report.known += 1
             return ""
         self.index.put(
-            "artifacts", digest=str(manifest.digest), kind=kind, source=self.source_id, repo=name.repo, tag=tag,
-            bytes=sum(blob.size for blob in manifest.blobs), found_at=self.found_at, **values,
-        )  # fmt: skip
+            "artifacts",
+            digest=str(manifest.digest),
+            kind=kind,
+            source=self.source_id,
+            repo=name.repo,
+            tag=tag,
+            bytes=sum(blob.size for blob in manifest.blobs),
+            found_at=self.found_at,
+            **values,
+        )
         self.report.kits += kind == "kit"
         self.report.tombstones += kind == "tombstone"
         return ""
@@ -301,10 +312,18 @@ class _Sync:
             return f"the tag names the device {serial[:60]}, the record {record.device}"
         new = not self.index.rows("SELECT 1 FROM devices WHERE digest = ?", (str(manifest.digest),))
         self.index.put(
-            "devices", digest=str(manifest.digest), device=record.device, source=self.source_id,
-            enrolled_at=record.enrolled_at, assurance=record.assurance, ak=record.ak.name.hex(),
-            counter_base=record.counter_base, manifest=manifest.raw, layer=layer, signatures=encode_signatures(signatures),
-        )  # fmt: skip
+            "devices",
+            digest=str(manifest.digest),
+            device=record.device,
+            source=self.source_id,
+            enrolled_at=record.enrolled_at,
+            assurance=record.assurance,
+            ak=record.ak.name.hex(),
+            counter_base=record.counter_base,
+            manifest=manifest.raw,
+            layer=layer,
+            signatures=encode_signatures(signatures),
+        )
         self.report.devices += new
         return ""
 
@@ -312,10 +331,16 @@ class _Sync:
         new = not self.index.rows("SELECT 1 FROM models WHERE digest = ?", (str(manifest.digest),))
         if new:
             self.index.put(
-                "models", digest=str(manifest.digest), source=self.source_id, repo=name.repo, name=kit.name,
-                version=kit.version, security_version=kit.security_version,
-                trained_on=manifest.annotations.get(A_COLLECTION), created=manifest.annotations.get(ANNOTATION_CREATED),
-            )  # fmt: skip
+                "models",
+                digest=str(manifest.digest),
+                source=self.source_id,
+                repo=name.repo,
+                name=kit.name,
+                version=kit.version,
+                security_version=kit.security_version,
+                trained_on=manifest.annotations.get(A_COLLECTION),
+                created=manifest.annotations.get(ANNOTATION_CREATED),
+            )
         if tag is not None:
             self.index.put("model_tags", source=self.source_id, repo=name.repo, tag=tag, digest=str(manifest.digest))
         self.report.models += new
@@ -345,12 +370,19 @@ def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
 def _kit_columns(manifest: Manifest) -> dict[str, Any]:
     summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
     return {
-        "model": str(summary.model), "device": summary.device, "slot": summary.slot, "seq": summary.seq,
-        "prev": str(summary.prev) if summary.prev else None, "records": summary.records, "labels": summary.labels,
-        "first": summary.first, "last": summary.last,
-        "recorded_first": _moment(summary.recorded_first), "recorded_last": _moment(summary.recorded_last),
+        "model": str(summary.model),
+        "device": summary.device,
+        "slot": summary.slot,
+        "seq": summary.seq,
+        "prev": str(summary.prev) if summary.prev else None,
+        "records": summary.records,
+        "labels": summary.labels,
+        "first": summary.first,
+        "last": summary.last,
+        "recorded_first": _moment(summary.recorded_first),
+        "recorded_last": _moment(summary.recorded_last),
         "created": _moment(summary.created),
-    }  # fmt: skip
+    }
 
 
 def _tombstone_columns(manifest: Manifest) -> dict[str, Any]:
@@ -359,10 +391,15 @@ def _tombstone_columns(manifest: Manifest) -> dict[str, Any]:
         device, prev = annotations[A_DEVICE], annotations[A_PREV]
         device_serial(device)
         return {
-            "model": str(parse_digest(annotations[A_MODEL])), "device": device, "slot": check_slot(annotations[A_SLOT]),
-            "seq": int(annotations[A_SEQ]), "prev": None if prev == "none" else str(parse_digest(prev)),
-            "records": 0, "labels": 0, "created": _moment(annotations[ANNOTATION_CREATED]),
-        }  # fmt: skip
+            "model": str(parse_digest(annotations[A_MODEL])),
+            "device": device,
+            "slot": check_slot(annotations[A_SLOT]),
+            "seq": int(annotations[A_SEQ]),
+            "prev": None if prev == "none" else str(parse_digest(prev)),
+            "records": 0,
+            "labels": 0,
+            "created": _moment(annotations[ANNOTATION_CREATED]),
+        }
     except (KeyError, ValueError) as error:
         raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
 

@@ -38,14 +38,28 @@ ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
 
 INPUTS_KEY: Final = b"edgeprov.inputs"
 _ARROW: Final[Mapping[str, Any]] = {
-    "bool": pa.uint8(), "int8": pa.int8(), "uint8": pa.uint8(), "int16": pa.int16(), "uint16": pa.uint16(),
-    "float16": pa.float16(), "int32": pa.int32(), "uint32": pa.uint32(), "float32": pa.float32(), "int64": pa.int64(),
-    "uint64": pa.uint64(), "float64": pa.float64(), "complex64": pa.float32(),
-}  # fmt: skip
+    "bool": pa.uint8(),
+    "int8": pa.int8(),
+    "uint8": pa.uint8(),
+    "int16": pa.int16(),
+    "uint16": pa.uint16(),
+    "float16": pa.float16(),
+    "int32": pa.int32(),
+    "uint32": pa.uint32(),
+    "float32": pa.float32(),
+    "int64": pa.int64(),
+    "uint64": pa.uint64(),
+    "float64": pa.float64(),
+    "complex64": pa.float32(),
+}
 _LABELS: Final[Mapping[LabelType, Any]] = {
-    "null": pa.null(), "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string(),
+    "null": pa.null(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "str": pa.string(),
     "json": pa.string(),
-}  # fmt: skip
+}
 _TIME: Final = pa.timestamp("ns", tz="UTC")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
@@ -128,13 +142,15 @@ class LabelSet:
         """Sort, and keep the newest label of each record."""
         if not len(self._n):
             return
-        table = pa.table({
-            "n": _borrow(self._n, pa.int64()),
-            "at": _borrow(self._at, pa.int64()),
-            "order": _borrow(self._order, pa.int64()),
-            "source": pa.array(self._source, pa.int32()),
-            "value": pa.array(self._values, _LABELS[self.label_type]),
-        })  # fmt: skip
+        table = pa.table(
+            {
+                "n": _borrow(self._n, pa.int64()),
+                "at": _borrow(self._at, pa.int64()),
+                "order": _borrow(self._order, pa.int64()),
+                "source": pa.array(self._source, pa.int32()),
+                "value": pa.array(self._values, _LABELS[self.label_type]),
+            }
+        )
         table = table.sort_by([("n", "ascending"), ("at", "ascending"), ("order", "ascending")])
         n = table["n"].combine_chunks()
         newest = pa.concat_arrays([pc.not_equal(n[1:], n[:-1]), pa.array([True])])
@@ -194,17 +210,33 @@ class PartitionWriter:
         try:
             # zstd 1 as in the kits; statistics on, so that readers can skip row groups by n and time.
             self._writer = pq.ParquetWriter(
-                path, self.schema, compression="zstd", compression_level=1, version="2.6", write_statistics=True,
+                path,
+                self.schema,
+                compression="zstd",
+                compression_level=1,
+                version="2.6",
+                write_statistics=True,
                 use_dictionary=["slot", "boot_id", "kit", "label_source", "params"],
-                column_encoding={"n": "DELTA_BINARY_PACKED", "recorded_at": "DELTA_BINARY_PACKED", "mono_ns": "DELTA_BINARY_PACKED", "seq": "DELTA_BINARY_PACKED"},
-            )  # fmt: skip
+                column_encoding={
+                    "n": "DELTA_BINARY_PACKED",
+                    "recorded_at": "DELTA_BINARY_PACKED",
+                    "mono_ns": "DELTA_BINARY_PACKED",
+                    "seq": "DELTA_BINARY_PACKED",
+                },
+            )
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{path}: {error}") from error
 
     def add(
-        self, block: Block, *, kit: str, seq: int, labels: LabelSet | None, skip: int = 0,
+        self,
+        block: Block,
+        *,
+        kit: str,
+        seq: int,
+        labels: LabelSet | None,
+        skip: int = 0,
         inputs: Mapping[int, Sequence[bytes]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Append the rows of a block.
 
         Args:
@@ -345,9 +377,13 @@ def count_rows(path: Path) -> tuple[int, int]:
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
     """A tensor for metadata and statements."""
     return {
-        "name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "scale": list(tensor.scale),
-        "zero_point": list(tensor.zero_point), "axis": tensor.axis,
-    }  # fmt: skip
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "scale": list(tensor.scale),
+        "zero_point": list(tensor.zero_point),
+        "axis": tensor.axis,
+    }
 
 
 def version() -> str:

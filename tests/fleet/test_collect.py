@@ -63,8 +63,28 @@ def test_tensor_facts_stand_in_the_schema(full, tmp_path):
 def test_the_newest_label_wins_and_types_are_kept(hub, tmp_path):
     unit = hub.device("a1")
     push_kit(hub.registry, unit, unit.seal(records=4))
-    push_kit(hub.registry, unit, unit.seal(records=1, labels=[Label(n=0, value=0.5, source="a", labelled_at_ns=10_000), Label(n=1, value=1, source="a", labelled_at_ns=10_000)]))
-    push_kit(hub.registry, unit, unit.seal(records=0, labels=[Label(n=0, value=2, source="b", labelled_at_ns=20_000), Label(n=1, value=None, source="b", labelled_at_ns=5_000)]))
+    push_kit(
+        hub.registry,
+        unit,
+        unit.seal(
+            records=1,
+            labels=[
+                Label(n=0, value=0.5, source="a", labelled_at_ns=10_000),
+                Label(n=1, value=1, source="a", labelled_at_ns=10_000),
+            ],
+        ),
+    )
+    push_kit(
+        hub.registry,
+        unit,
+        unit.seal(
+            records=0,
+            labels=[
+                Label(n=0, value=2, source="b", labelled_at_ns=20_000),
+                Label(n=1, value=None, source="b", labelled_at_ns=5_000),
+            ],
+        ),
+    )
     hub.sync()
     assert hub.run("collect", "-o", tmp_path / "out").code == 0
     rows = table(tmp_path / "out").to_pylist()
@@ -121,10 +141,14 @@ def test_the_statement_covers_every_file(full, tmp_path):
     own = tmp_path / "out" / "_edgeprov"
     statement = json.loads((own / "statement.json").read_text())
     for subject in statement["subject"]:
-        assert hashlib.sha256((tmp_path / "out" / subject["name"]).read_bytes()).hexdigest() == subject["digest"]["sha256"]
+        assert (
+            hashlib.sha256((tmp_path / "out" / subject["name"]).read_bytes()).hexdigest() == subject["digest"]["sha256"]
+        )
     for row in lines(own / "files.jsonl"):
         assert "sha256:" + hashlib.sha256((tmp_path / "out" / row["path"]).read_bytes()).hexdigest() == row["digest"]
-    assert {row["kit"] for row in lines(own / "inputs.jsonl")} == {str(s.digest) for u in full.units.values() for s in u.sealed}
+    assert {row["kit"] for row in lines(own / "inputs.jsonl")} == {
+        str(s.digest) for u in full.units.values() for s in u.sealed
+    }
     from edgeprov.formats.bundle import parse_bundle
 
     assert parse_bundle((own / "statement.sigstore.json").read_bytes()).payload == (own / "statement.json").read_bytes()

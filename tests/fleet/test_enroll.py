@@ -77,7 +77,8 @@ def test_a_device_gets_the_certificate_that_cosign_and_notation_accept(site: Sit
     usage = leaf.extensions.get_extension_for_class(x509.KeyUsage)
     assert usage.critical
     assert usage.value.digital_signature
-    assert not (usage.value.key_cert_sign or usage.value.key_agreement)
+    assert not usage.value.key_cert_sign
+    assert not usage.value.key_agreement
     held = {attribute.oid for attribute in leaf.subject}
     assert {NameOID.COUNTRY_NAME, NameOID.STATE_OR_PROVINCE_NAME, NameOID.ORGANIZATION_NAME} <= held
     assert leaf.not_valid_after_utc.year == 9999
@@ -93,7 +94,9 @@ def test_the_record_verifies_from_the_registry_alone(site: Site):
     assert str(manifest.digest) == item["record"]
     layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
     policy = check.load_trust(site.root / "ca" / "trust.d").policy
-    device = verify_device_record(manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC))
+    device = verify_device_record(
+        manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC)
+    )
     assert device.record.counter_base == 100
     assert device.enroller.san == "urn:edgeprov:enroller:acme-medical"
 
@@ -122,7 +125,10 @@ def lies() -> dict[str, tuple[dict, int]]:
     return {
         "certified under another nonce": (good | {"certify": certified(forged)}, 18),
         "certified by another TPM": (good | {"certify": certified(by_other)}, 18),
-        "certified another key": (good | {"certify": certified(tpm.certify_sk(enrol_qualifying(NONCE), public=other.sk_public))}, 18),
+        "certified another key": (
+            good | {"certify": certified(tpm.certify_sk(enrol_qualifying(NONCE), public=other.sk_public))},
+            18,
+        ),
         "a signing key from elsewhere": (good | {"sk": b64(other.sk_public)}, 18),
         "a request for another key": (good | {"csr": b64(csr(other.sk, "ward-1"))}, 18),
         "a garbled request": (good | {"csr": b64(b"garbage")}, 18),

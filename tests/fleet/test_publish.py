@@ -53,7 +53,9 @@ def test_layers_are_those_of_kit_pack(packed: str, tmp_path: Path):
     for path in (tmp_path / "kit").rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # modes are in the archive; a checkout may have others
     manifest, _, _ = golden_kit(packed)
-    assert [layer.descriptor.digest for layer in pack(tmp_path / "kit").layers] == [layer.digest for layer in manifest.layers]
+    assert [layer.descriptor.digest for layer in pack(tmp_path / "kit").layers] == [
+        layer.digest for layer in manifest.layers
+    ]
 
 
 def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
@@ -66,7 +68,9 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
     digest = parse_digest(item["digest"])
     manifest = reader.manifest(item["repo"], digest)
     policy = check.load_trust(ca / "device-trust.d").policy
-    identity = verify_model_signature(manifest, reader.signatures(item["repo"], digest), policy, dt.datetime.now(dt.UTC))
+    identity = verify_model_signature(
+        manifest, reader.signatures(item["repo"], digest), policy, dt.datetime.now(dt.UTC)
+    )
     assert identity.san == "urn:edgeprov:publisher:acme-medical"
     for layer in manifest.layers:
         data = reader.blob(item["repo"], layer, max_bytes=10**6)
@@ -74,7 +78,9 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
 
 
 def test_same_folder_same_digest_and_nothing_is_sent_twice(ca: Path, tmp_path: Path):
-    first, second = (fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", "--ca", ca, "--json").last("published") for _ in range(2))
+    first, second = (
+        fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", "--ca", ca, "--json").last("published") for _ in range(2)
+    )
     assert first["digest"] == second["digest"]
     assert first["bytes_sent"] > 0
     assert second["bytes_sent"] == 0
@@ -115,7 +121,9 @@ def test_a_folder_as_a_layer_keeps_kits_order_and_leaves_the_kitfile_out(tmp_pat
     ],
 )
 def test_unusable_kitfiles_are_refused(tmp_path: Path, ca: Path, kitfile: str, says: str):
-    run = fleet("publish", write_kit(tmp_path / "kit", kitfile, **{"m.bin": b"w"}), "--to", f"oci:{tmp_path}/r", "--ca", ca)
+    run = fleet(
+        "publish", write_kit(tmp_path / "kit", kitfile, **{"m.bin": b"w"}), "--to", f"oci:{tmp_path}/r", "--ca", ca
+    )
     assert run.code == 4
     assert says in run.err
     assert len(run.err.strip().splitlines()) == 2  # message and advice
@@ -174,13 +182,23 @@ def test_the_two_roots_do_not_vouch_for_each_other(ca: Path, tmp_path: Path):
     reader, digest = Reader(parse_source(f"oci:{tmp_path}/r")), parse_digest(item["digest"])
     policy = check.load_trust(ca / "device-trust.d").policy
     with pytest.raises(Exception, match="leads to no publisher trust anchor"):
-        verify_model_signature(reader.manifest(item["repo"], digest), reader.signatures(item["repo"], digest), policy, dt.datetime.now(dt.UTC))
+        verify_model_signature(
+            reader.manifest(item["repo"], digest),
+            reader.signatures(item["repo"], digest),
+            policy,
+            dt.datetime.now(dt.UTC),
+        )
     # Nor does a collector of the publishers' own CA sign models: its name is not in the policy.
     collector = ("--key", ca / "collector/collector.key", "--certificate", ca / "collector/collector.pem")
     item = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r2", *collector, "--json").last("published")
     reader = Reader(parse_source(f"oci:{tmp_path}/r2"))
     with pytest.raises(Exception, match="not among the publisher identities"):
-        verify_model_signature(reader.manifest(item["repo"], digest), reader.signatures(item["repo"], digest), policy, dt.datetime.now(dt.UTC))
+        verify_model_signature(
+            reader.manifest(item["repo"], digest),
+            reader.signatures(item["repo"], digest),
+            policy,
+            dt.datetime.now(dt.UTC),
+        )
 
 
 def test_kitfile_parser_keeps_its_bounds():

@@ -63,7 +63,11 @@ def judged(full):
     repo = "models/wdbc"
     for blob, data in ((full.world.model.layers[0], b"model bytes, version 1"), (full.world.model.config, None)):
         if data is None:
-            data = json.dumps({"manifestVersion": "1.0.0", "package": {"name": "wdbc"}, "model": {"path": "model.tflite"}}, sort_keys=True, separators=(",", ":")).encode()
+            data = json.dumps(
+                {"manifestVersion": "1.0.0", "package": {"name": "wdbc"}, "model": {"path": "model.tflite"}},
+                sort_keys=True,
+                separators=(",", ":"),
+            ).encode()
         full.registry.push_blob(repo, blob, data)
     full.registry.push_manifest(repo, full.world.model, tag="1.0.0")
     push_signatures(full.registry, repo, [full.world.sign_model()])
@@ -210,7 +214,9 @@ def test_the_page_in_a_browser(judged):
     tokens.write_text(TOKEN + "\n")
     with serving(judged, "--token-file", tokens) as service, browser() as tab:
         tab.open(service.url)
-        wait = "new Promise(done => { const t = setInterval(() => { if (%s) { clearInterval(t); done(true); } }, 20); })"
+        wait = (
+            "new Promise(done => { const t = setInterval(() => { if (%s) { clearInterval(t); done(true); } }, 20); })"
+        )
         assert tab.js(wait % "!document.querySelector('#login').hidden")
         tab.js(f"document.querySelector('#token').value = '{TOKEN}'; document.querySelector('#login button').click()")
         assert tab.js(wait % "document.querySelectorAll('#results tbody tr').length == 8")
@@ -220,7 +226,11 @@ def test_the_page_in_a_browser(judged):
         tab.js("document.querySelector('#results tbody button').click()")
         assert tab.js(wait % "!document.querySelector('#kit').hidden")
         assert "number 101 of b2" in tab.js("document.querySelector('#kit-name').textContent")
-        assert tab.js("[...document.querySelectorAll('.chain b')].map(b => b.textContent.trim())") == ["kit", "device", "model"]
+        assert tab.js("[...document.querySelectorAll('.chain b')].map(b => b.textContent.trim())") == [
+            "kit",
+            "device",
+            "model",
+        ]
         tab.js("document.querySelector('#kit-body form button').click()")
         assert tab.js(wait % "document.querySelector('#told').textContent.startsWith('Proof downloaded')")
         tab.js("document.querySelector('#models tbody button').click()")
@@ -238,7 +248,9 @@ def test_lineage_closes_the_loop(judged, tmp_path):
     assert fleet("ca", "init", tmp_path / "ca").code == 0
     assert judged.run("collect", "-o", tmp_path / "out", "--ca", tmp_path / "ca").code == 0
     kit = ROOT / "hil" / "model" / "kit"
-    published = fleet("publish", kit, "--to", judged.name, "--ca", tmp_path / "ca", "--dataset", tmp_path / "out", "--json").last("published")
+    published = fleet(
+        "publish", kit, "--to", judged.name, "--ca", tmp_path / "ca", "--dataset", tmp_path / "out", "--json"
+    ).last("published")
     judged.sync()
     found = judged.run("lineage", "wdbc:1.0.0", "--json").last("lineage")
     assert found["after"][0]["statement"] == published["trained_on"]

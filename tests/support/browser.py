@@ -59,7 +59,17 @@ class Browser:
         return result["result"].get("value")
 
     def key(self, name: str) -> None:
-        codes = {"Enter": 13, " ": 32, "Tab": 9, "ArrowRight": 39, "ArrowDown": 40, "ArrowLeft": 37, "ArrowUp": 38, "Home": 36, "End": 35}
+        codes = {
+            "Enter": 13,
+            " ": 32,
+            "Tab": 9,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "Home": 36,
+            "End": 35,
+        }
         text = {"Enter": "\r", " ": " "}.get(name)
         base: dict[str, Any] = {"key": name, "code": name, "windowsVirtualKeyCode": codes[name]}
         self.call("Input.dispatchKeyEvent", type="keyDown", **base, **({"text": text} if text else {}))
@@ -127,7 +137,8 @@ def browser() -> Iterator[Browser]:
         process = subprocess.Popen(
             [program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}",
              "--no-first-run", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking"],
-            preexec_fn=wire, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            preexec_fn=wire,  # noqa: PLW1509 - dup2 only
+            close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(theirs_read)
         os.close(theirs_write)

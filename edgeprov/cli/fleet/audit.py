@@ -27,14 +27,22 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.filter_options(parser, verdicts=False)
-    parser.add_argument("--head", action="append", metavar="FILE", type=Path, default=[], help="answer of `edgeprov attest`; repeatable")
+    parser.add_argument(
+        "--head", action="append", metavar="FILE", type=Path, default=[], help="answer of `edgeprov attest`; repeatable"
+    )
     parser.add_argument("--nonce", metavar="HEX", help="what was asked with, for --head")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as one page")
     parser.add_argument("--csv", action="store_true")
-    parser.add_argument("--data", metavar="DIR", type=Path, help="what `collect` wrote: adds drift and accuracy by model")
-    parser.add_argument("--sign", metavar="FILE", type=Path, help="write a signed statement of the report (needs a signer)")
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, help="what `collect` wrote: adds drift and accuracy by model"
+    )
+    parser.add_argument(
+        "--sign", metavar="FILE", type=Path, help="write a signed statement of the report (needs a signer)"
+    )
     parser.add_argument("--check", metavar="FILE", type=Path, help="only check a signed statement against --report")
-    parser.add_argument("--report", metavar="FILE", type=Path, help="the report as JSON: written with --sign, read with --check")
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path, help="the report as JSON: written with --sign, read with --check"
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not judge what has no verdict yet")
     common.signer_options(parser, "collector")
     common.fleet_option(parser)
@@ -49,7 +57,9 @@ def run(args: argparse.Namespace, out: Output) -> None:
     if args.csv and out.as_json:
         raise UsageError("--csv and --json exclude each other")
     if not args.since or not args.to:
-        raise UsageError("an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01.")
+        raise UsageError(
+            "an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01."
+        )
     report = _report(args, out)
     if args.html:
         from edgeprov.fleet.report_html import encode_html
@@ -120,10 +130,14 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
         [(m["name"] or "?", short(m["digest"]), m["results"], m["kits"], m["devices"], m["labels"]) for m in models],
     )
     out.text()
-    out.table(("device", "assurance", "slot", "model", "kits", "results", "first", "last", "gaps and doubts"), audit_text.device_rows(report))
+    out.table(
+        ("device", "assurance", "slot", "model", "kits", "results", "first", "last", "gaps and doubts"),
+        audit_text.device_rows(report),
+    )
     out.text()
     out.text(
-        f"{totals['kits']} kits counted; {totals['refused']} refused, {totals['missing']} numbers missing, {totals['voided']} voided by a "
+        f"{totals['kits']} kits counted; {totals['refused']} refused, {totals['missing']} "
+        f"numbers missing, {totals['voided']} voided by a "
         f"signed tombstone, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
     out.text(f"verdict: {audit_text.verdict_text(report)}")

@@ -41,9 +41,17 @@ def run(args: argparse.Namespace, out: Output) -> None:
             check.check(index, query, trust, engine, at=moment, progress=bar.update)
         with out.progress("collect", total) as bar:
             report = collect.collect(
-                index, query, trust, engine, args.output, now=moment, signer=signer, dequantise=args.dequantise,
-                inputs=args.inputs, progress=bar.update,
-            )  # fmt: skip
+                index,
+                query,
+                trust,
+                engine,
+                args.output,
+                now=moment,
+                signer=signer,
+                dequantise=args.dequantise,
+                inputs=args.inputs,
+                progress=bar.update,
+            )
         names = index.model_names()
     out.item("collected", **collect.result_json(report))
     out.table(
@@ -51,7 +59,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         [(f"{names.get(model, '')} {short(model)}".strip(), rows) for model, rows in sorted(report.models.items())],
     )
     out.text(
-        f"{report.rows} rows ({report.labelled} labelled) from {report.kits} kits in {report.files} files, {size(report.bytes)}; {report.reused} files unchanged"
+        f"{report.rows} rows ({report.labelled} labelled) from {report.kits} kits in {report.files} "
+        f"files, {size(report.bytes)}; {report.reused} files unchanged"
     )
     out.text(f"left out: {report.refused} kits, listed in {args.output}/_edgeprov/refused.jsonl")
     out.text(f"statement {report.statement}" + ("" if report.signed else " (not signed: give --ca or --key)"))

@@ -43,7 +43,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.item("fault", f"  not taken: {name}: {why}", name=name, why=why)
     out.item(
         "imported",
-        f"{report.kits} kits of {len(report.arrived)} devices ({report.known} were there), {size(report.bytes)} sent; {len(report.faults)} not taken",
+        (
+            f"{report.kits} kits of {len(report.arrived)} devices ({report.known} were there), "
+            f"{size(report.bytes)} sent; {len(report.faults)} not taken"
+        ),
         kits=report.kits,
         known=report.known,
         bytes=report.bytes,

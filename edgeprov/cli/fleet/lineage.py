@@ -29,7 +29,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         _show(out, item["model"], "")
         for collection in item["after"]:
             out.text(
-                f"  training set {short(collection['statement'])}: {collection['rows']} rows ({collection['labelled']} labelled) "
+                f"  training set {short(collection['statement'])}: {collection['rows']} "
+                f"rows ({collection['labelled']} labelled) "
                 f"from {collection['kits']} kits"
             )
             for child in collection["next_models"]:

@@ -18,9 +18,27 @@ from edgeprov.errors import NotStored, UsageError
 
 _SHOWN = 50
 _CSV = (
-    "digest", "kind", "verdict", "model", "device", "slot", "seq", "records", "labels", "first", "last", "recorded_first",
-    "recorded_last", "created", "found_at", "assurance", "step", "error", "repo", "tag",
-)  # fmt: skip
+    "digest",
+    "kind",
+    "verdict",
+    "model",
+    "device",
+    "slot",
+    "seq",
+    "records",
+    "labels",
+    "first",
+    "last",
+    "recorded_first",
+    "recorded_last",
+    "created",
+    "found_at",
+    "assurance",
+    "step",
+    "error",
+    "repo",
+    "tag",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +81,19 @@ def run(args: argparse.Namespace, out: Output) -> None:
         ("kit", "model", "device", "slot", "seq", "records", "labels", "recorded", "verdict"),
         [
             (
-                short(item.digest), names.get(item.model) or short(item.model), item.device.rpartition(":")[2], item.slot,
-                item.seq, item.records, item.labels, (item.recorded_first or item.created)[:19],
+                short(item.digest),
+                names.get(item.model) or short(item.model),
+                item.device.rpartition(":")[2],
+                item.slot,
+                item.seq,
+                item.records,
+                item.labels,
+                (item.recorded_first or item.created)[:19],
                 item.verdict if item.verdict != "refused" else f"refused, step {item.step}",
             )
             for item in rows
         ],
-    )  # fmt: skip
+    )
     out.text(
         f"{count} kits and tombstones, {records} records, {labels} labels"
         + (f"; first {len(rows)} shown" if count > len(rows) else "")

@@ -52,9 +52,16 @@ def run(args: argparse.Namespace, out: Output) -> int:
                     continue
             reports.append(report)
             out.item(
-                "synced", source=report.source, shards=report.shards, kits=report.kits, tombstones=report.tombstones,
-                devices=report.devices, models=report.models, known=report.known, faults=len(report.faults),
-            )  # fmt: skip
+                "synced",
+                source=report.source,
+                shards=report.shards,
+                kits=report.kits,
+                tombstones=report.tombstones,
+                devices=report.devices,
+                models=report.models,
+                known=report.known,
+                faults=len(report.faults),
+            )
             for repo, reference, why in report.faults[:1000]:
                 out.item("fault", source=source.name, repo=repo, reference=reference, why=why)
     out.table(

@@ -57,18 +57,32 @@ def run(args: argparse.Namespace, out: Output) -> int:
         total = index.count(query)[0]
         with out.progress("verify", total) as bar:
             report = check.check(
-                index, query, trust, common.make_engine(args), at=common.now(), depth=depth, again=args.again,
-                progress=bar.update, on_verdict=tell,
-            )  # fmt: skip
+                index,
+                query,
+                trust,
+                common.make_engine(args),
+                at=common.now(),
+                depth=depth,
+                again=args.again,
+                progress=bar.update,
+                on_verdict=tell,
+            )
         others = _check_others(args, out, index, trust) if not (args.device or args.model or args.slot) else [0, 0, 0]
     if shown > _SHOWN:
         out.text(f"... and {shown - _SHOWN} more: edgeprov-fleet query --verdict refused")
     out.item(
         "verified",
-        f"{report.ok} verified, {report.refused} refused, {report.unreachable} not readable now ({report.cached} judged before)",
-        ok=report.ok, refused=report.refused, unreachable=report.unreachable, cached=report.cached, reasons=report.reasons,
+        (
+            f"{report.ok} verified, {report.refused} refused, {report.unreachable} "
+            f"not readable now ({report.cached} judged before)"
+        ),
+        ok=report.ok,
+        refused=report.refused,
+        unreachable=report.unreachable,
+        cached=report.cached,
+        reasons=report.reasons,
         policy=trust.digest,
-    )  # fmt: skip
+    )
     for reason, count in sorted(report.reasons.items(), key=lambda pair: -pair[1]):
         out.text(f"  {count} x {reason}")
     if others[1]:
@@ -95,7 +109,13 @@ def _check_others(args: argparse.Namespace, out: Output, index: Index, trust: Tr
         judged = other.judged
         counts[2 if judged.verified is None else 0 if judged.verified else 1] += 1
         text = None if judged.verified else f"REFUSED {other.kind} {other.name} {short(other.digest)}: {judged.detail}"
-        values = {"digest": other.digest, "name": other.name, "verified": judged.verified, "error": judged.error, "detail": judged.detail}
+        values = {
+            "digest": other.digest,
+            "name": other.name,
+            "verified": judged.verified,
+            "error": judged.error,
+            "detail": judged.detail,
+        }
         out.item("verdict", text, kind=other.kind, cached=other.cached, **values)
     out.text(f"{counts[0]} device records and models verified, {counts[1]} refused, {counts[2]} not readable now")
     return counts
