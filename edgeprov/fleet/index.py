@@ -223,9 +223,9 @@ class Index:
         own = ", ".join(f"a.{name}" for name in _OWN)
         verdict = ", ".join(f"v.{name}" for name in _VERDICT)
         sql = (
-            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts "
+            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts "  # noqa: S608 - names of columns, and marks
             f"v ON v.digest = a.digest AND v.policy = ? "
-            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"  # noqa: S608 - names of columns, and marks
+            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"
         )
         with translated(self.folder / FILE):
             cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit, offset))
