@@ -72,7 +72,7 @@ class Transfer:
             self._push_manifest(repo, entry, manifest)
             for signature in signatures:
                 self._push_blobs(repo, signature)
-                self._pace.attempt(partial(push_referrer, self._registry, repo, signature))
+                self._pace.attempt(partial(_tolerant, partial(push_referrer, self._registry, repo, signature)))
                 self._tally.add(len(signature.raw), sent=True)
             self._confirm(repo, [manifest, *signatures])
         except DigestMismatch as error:
@@ -93,7 +93,8 @@ class Transfer:
                 self._push_blobs(repo, manifest, count=False)
             try:
                 if not self._tagged(repo, entry):  # a lost answer, or another device with this serial
-                    self._pace.attempt(lambda: self._registry.push_manifest(repo, manifest, tag=entry.tag))
+                    put = partial(self._registry.push_manifest, repo, manifest, tag=entry.tag)
+                    self._pace.attempt(partial(_tolerant, put))
             except RegistryError as error:
                 # A blob went missing meanwhile (the registry's garbage collection): send it again.
                 if round_left and error.status in _BLOB_MISSING and not error.retryable:
@@ -143,6 +144,14 @@ class Transfer:
                 f"{error.message}; this artifact cannot be sent any more",
                 advice="The disk damages data; keep the state folder for analysis. Other kits are still sent.",
             ) from error
+
+
+def _tolerant(push: Callable[[], object]) -> None:
+    """Docker's registry 2.8 answers DIGEST_INVALID to a manifest while another client writes the same blob."""
+    try:
+        push()
+    except DigestMismatch as error:
+        raise RegistryError(error.message, status=400, code="DIGEST_INVALID") from error
 
 
 def intact(layout: Layout, entry: OutboxEntry) -> bool:

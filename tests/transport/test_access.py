@@ -19,10 +19,11 @@ from tests.support.registries import Server, docker_registry
 from tests.support.sender import REPO, Sender
 from tests.support.tls import NOW, Authority, connect_proxy, htpasswd, token_server, write_credentials
 
+pytestmark = pytest.mark.slow
 BLOB = describe(b"content", "application/x-test")
 
 
-@pytest.fixture(params=["docker-registry", pytest.param("registry", marks=pytest.mark.slow)])
+@pytest.fixture(params=["docker-registry", "registry"])
 def program(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

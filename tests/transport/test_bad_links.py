@@ -57,6 +57,7 @@ def test_a_hundred_faults_lose_nothing(sender: Sender, plain: str, monkeypatch: 
     sender.verify_arrived(OrasRegistry(plain, settings=PLAIN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_kind_of_fault_is_survived(sender: Sender, plain: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     sender.fill(2, 5_000, seed=FAULTS.index(kind))

@@ -4,51 +4,23 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from edgeprov.registry.base import Registry
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from edgeprov.store.layout_registry import LayoutRegistry
-from tests.support.peers import distribution_registry, peer, referrers_registry
+from tests.support.peers import referrers_registry
+from tests.support.registries import docker_registry
 
 PLAIN = RegistrySettings(plain_http=True)
-BACK_ENDS = ("layout", "docker-registry", "distribution", "referrers")
-
-
-@contextmanager
-def docker_registry(folder: Path, extra: str = "") -> Iterator[str]:
-    """Debian's docker-registry 2.8.2; ``extra`` is further YAML. Gives ``host:port``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = folder / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}, delete: {{enabled: true}}}}\n{extra}"
-        f"http: {{addr: '127.0.0.1:{port}', secret: fixed}}\n"
-    )
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([peer("docker-registry"), "serve", str(config)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)  # the server tells nobody when it listens
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
+BACK_ENDS = (
+    "layout",
+    "docker-registry",
+    pytest.param("distribution", marks=pytest.mark.slow),
+    pytest.param("referrers", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="module", params=BACK_ENDS)
@@ -60,8 +32,8 @@ def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         with docker_registry(folder) as host:
             yield OrasRegistry(host, settings=PLAIN)
     elif request.param == "distribution":
-        with distribution_registry(folder) as client:
-            yield OrasRegistry(client.host, settings=PLAIN)
+        with docker_registry(folder, program="registry") as host:
+            yield OrasRegistry(host, settings=PLAIN)
     else:
         with referrers_registry() as client:
             yield OrasRegistry(client.host, settings=PLAIN)

@@ -137,7 +137,9 @@ def test_an_endless_list_ends() -> None:
         registry.list_tags("a")
 
 
-@pytest.mark.parametrize("body", [b"[]", b'{"tags":{}}', b'{"tags":[1]}', b'{"tags":["a"],"tags":["b"]}', b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"tags":{}}', b'{"tags":[1]}', b'{"tags":["a"],"tags":["b"]}', b"{", b"\xff"]
+)
 def test_a_list_of_the_wrong_type_is_refused(body: bytes) -> None:
     with server(lambda *_: (200, {}, body)) as registry, pytest.raises(RegistryProtocolError):
         registry.list_tags("a")
@@ -172,7 +174,8 @@ def test_a_token_realm_elsewhere_gets_no_credentials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable"), [(401, False), (403, False), (400, False), (429, True), (500, True), (502, True), (503, True)]
+    ("status", "retryable"),
+    [(401, False), (403, False), (400, False), (429, True), (500, True), (502, True), (503, True)],
 )
 def test_each_status_is_an_error_of_the_table(status: int, retryable: bool) -> None:
     with server(lambda *_: (status, {"Retry-After": "7"}, b"{}")) as registry, pytest.raises(RegistryError) as caught:
