@@ -114,6 +114,7 @@ def test_every_moment_of_recording_survives_a_power_cut(
             sealed = max((int(kit["last"]) for kit in answer["kits"] if kit["last"]), default=0)
             found = max(answer["last"], sealed)
             counts["records lost"] += max(0, point.acknowledged - found)
+            counts["false claims"] += max(0, found - numbers[-1])
             assert found >= point.acknowledged, where
             assert found <= numbers[-1], f"a record that never was: {where}"
         judge.stdin.close()
