@@ -26,9 +26,9 @@ from edgeprov.fleet import tables
 from edgeprov.fleet.check import Trust
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query, chunked
+from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.partition import KitInput, Partition, Written, label_types, write_partitions
 from edgeprov.fleet.signers import sign_statement
-from edgeprov.fleet.tables import LabelType
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
@@ -177,7 +177,7 @@ def _refusal(artifact: Artifact, error: str, why: str, step: int | None) -> dict
 
 
 def _label_type(kits: list[KitInput], engine: Engine) -> LabelType:
-    return tables.join_kinds(engine.run(label_types, (tuple(batch) for batch in chunked(kits, _BATCH_KITS))))
+    return join_kinds(engine.run(label_types, (tuple(batch) for batch in chunked(kits, _BATCH_KITS))))
 
 
 def _batches(partitions: list[Partition]) -> Iterator[tuple[Partition, ...]]:

@@ -20,8 +20,9 @@ from edgeprov import __version__
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, SubjectMismatch
 from edgeprov.fleet import tables
 from edgeprov.fleet.check import load_evidence, load_part, open_kit
+from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.remotes import Reader, Source
-from edgeprov.fleet.tables import LabelSet, LabelType, PartitionWriter, TableSpec
+from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.formats.datakit import DataKit, PartContents, parse_part
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.record import keyed_input_digest
@@ -106,10 +107,10 @@ def label_types(kits: tuple[KitInput, ...]) -> LabelType:
             opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
             for part in opened.parts:
                 if part.kind == "labels":
-                    kinds.add(tables.column_kind(parse_part(load_part(reader, kit.repo, part)).labels.values))
+                    kinds.add(column_kind(parse_part(load_part(reader, kit.repo, part)).labels.values))
         except (FormatError, DigestMismatch):
             continue  # the same error leaves the kit out when its partition is written
-    return tables.join_kinds(kinds)
+    return join_kinds(kinds)
 
 
 def _write_partition(partition: Partition) -> Written:

@@ -19,18 +19,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from edgeprov.errors import FormatError, StoreError
+from edgeprov.fleet.label_types import LabelType
 from edgeprov.formats.columns import Block
 from edgeprov.formats.record import LabelColumns
 from edgeprov.formats.segment import Tensor
-
-LabelType = Literal["null", "bool", "int", "float", "str", "json"]
 
 ROW_GROUP_ROWS: Final = 128 * 1024
 ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
@@ -329,25 +328,6 @@ class PartitionWriter:
             self._writer.close()
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{self._path}: {error}") from error
-
-
-def column_kind(values: Sequence[object]) -> LabelType:
-    """The narrowest type that holds all of these label values."""
-    known: Mapping[type, LabelType] = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
-    kinds = {known.get(kind, "json") for kind in set(map(type, values))}
-    if "int" in kinds and any(type(value) is int and not -(2**63) <= value < 2**63 for value in values):
-        return "json"
-    return join_kinds(kinds)
-
-
-def join_kinds(kinds: Iterable[LabelType]) -> LabelType:
-    """The type that holds all of these: JSON text where nothing simpler does."""
-    found = set(kinds) - {"null"}
-    if not found:
-        return "null"
-    if len(found) == 1:
-        return found.pop()
-    return "float" if found == {"int", "float"} else "json"
 
 
 def read_inputs_key(path: Path) -> str | None:
