@@ -9,15 +9,14 @@ name really means a network host.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edgeprov.config import RegistryConfig
 from edgeprov.errors import ConfigError
+from edgeprov.registry.reference import LAYOUT_PREFIX
 
 if TYPE_CHECKING:
     from edgeprov.registry.base import Registry
-
-LAYOUT_PREFIX: Final = "oci:"
 
 
 def open_registry(name: str, config: RegistryConfig, *, create: bool = False) -> Registry:

@@ -21,6 +21,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import COSIGN_SIMPLE_SIGNING, JOSE, OCI_INDEX, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
+from edgeprov.registry.reference import LAYOUT_PREFIX
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.signature import SignatureArtifact
@@ -28,7 +29,6 @@ from edgeprov.verify.signature import SignatureArtifact
 if TYPE_CHECKING:
     from edgeprov.registry.base import Registry
 
-LAYOUT_PREFIX: Final = "oci:"
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
 _SIGNATURE_LAYERS: Final = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
 
