@@ -41,5 +41,6 @@ RDEPENDS:${PN} = "\
 RDEPENDS:${PN}-test = "\
     ${PN} \
     libtss2-tcti-mssim \
+    python3-edgeprov-fleet \
     tpm2-tools \
 "
