@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""``record.full = "discard-oldest"``: make room, and owe a signed tombstone for what went.
+"""Records that will be in no kit, and for which a signed tombstone is owed.
 
-The ranges are written down before a segment is removed; the next seal signs them. The TPM is not
-touched here: this runs on the inference path.
+``discarded``: ``record.full = "discard-oldest"`` made room. ``damaged``: the storage did not give them
+back. The ranges are written down before a segment goes; the next seal signs them. The TPM is not
+touched here: discarding runs on the inference path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from edgeprov import journal
 from edgeprov.formats.digest import Digest, parse_digest
@@ -19,7 +20,10 @@ from edgeprov.store.spool import read_segment
 if TYPE_CHECKING:
     from edgeprov.store.state import State
 
-_LOCK: Final = "discard"  # recorder and seal change the note
+Range = tuple[int, int]
+Why = Literal["discarded", "damaged"]
+
+_LOCK: Final = "discard"  # recorder and seal change the notes
 
 
 def discard_oldest(state: State, slot: str, needed_bytes: int) -> int:
@@ -33,56 +37,88 @@ def discard_oldest(state: State, slot: str, needed_bytes: int) -> int:
     """
     freed = 0
     spool = state.spool(slot)
-    for info in spool.segments():
-        if freed >= needed_bytes or not info.closed:
-            break
-        if info.records:
-            model = parse_segment_header(read_segment(info.path).header).model
-            note_discarded(state, slot, model, info.first, info.first + info.records - 1)
-        spool.free(info)
-        freed += info.size_bytes
-        journal.event(
-            "records-discarded",
-            f"slot {slot}: {info.records} records discarded, the spool is full",
-            priority=journal.WARNING,
-            slot=slot,
-            first=info.first,
-            records=info.records,
-        )
+    with state.lock(_LOCK, wait=True):  # note and removal are one step for whoever looks at the notes
+        for info in spool.segments():
+            if freed >= needed_bytes or not info.closed:
+                break
+            header = read_segment(info.path).header
+            if info.records and not header:
+                continue  # damaged: the seal accounts for it
+            if info.records:
+                last = info.first + info.records - 1
+                _add(state, slot, parse_segment_header(header).model, [(info.first, last)], "discarded")
+            spool.free(info)
+            freed += info.size_bytes
+            journal.event(
+                "records-discarded",
+                f"slot {slot}: {info.records} records discarded, the spool is full",
+                priority=journal.WARNING,
+                slot=slot,
+                first=info.first,
+                records=info.records,
+            )
     return freed
 
 
-def note_discarded(state: State, slot: str, model: Digest, first: int, last: int) -> None:
-    """Owe a tombstone for a range of records.
+def note_lost(state: State, slot: str, model: Digest, ranges: Sequence[Range], why: Why) -> None:
+    """Owe a tombstone for ranges of records (first and last number). Repeating it changes nothing.
 
     Raises:
         StoreError: The note cannot be written.
     """
-    with state.lock(_LOCK, wait=True):
-        ranges = discarded_ranges(state, slot)
-        _save(state, slot, {**ranges, model: [*ranges.get(model, ()), (first, last)]})
+    if ranges:
+        with state.lock(_LOCK, wait=True):
+            _add(state, slot, model, ranges, why)
 
 
-def discarded_ranges(state: State, slot: str) -> dict[Digest, list[tuple[int, int]]]:
-    """Ranges (first and last number) by model that no tombstone names yet, as they were discarded."""
-    document = state.load_document(_name(slot)) or {}
+def lost_ranges(state: State, slot: str, why: Why) -> dict[Digest, list[Range]]:
+    """Ranges by model that no tombstone names yet, ascending."""
+    document = state.load_document(_name(slot, why)) or {}
     return {
         parse_digest(model): sorted({(int(first), int(last)) for first, last in ranges})
         for model, ranges in document.items()
     }
 
 
-def forget_discarded(state: State, slot: str, model: Digest, named: Sequence[Sequence[int]]) -> None:
-    """Drop the ranges that a tombstone names; what was discarded meanwhile stays owed."""
+def forget_lost(state: State, slot: str, model: Digest, named: Sequence[Sequence[int]], why: Why) -> None:
+    """Drop the ranges that a tombstone (or a kit) names; what was lost meanwhile stays owed."""
     with state.lock(_LOCK, wait=True):
-        ranges = discarded_ranges(state, slot)
-        kept = [item for item in ranges.pop(model, []) if not any(a <= item[0] and item[1] <= b for a, b in named)]
-        _save(state, slot, {**ranges, model: kept} if kept else ranges)
+        ranges = lost_ranges(state, slot, why)
+        _keep(state, slot, model, ranges, [(int(first), int(last)) for first, last in named], why)
 
 
-def _save(state: State, slot: str, ranges: Mapping[Digest, Sequence[tuple[int, int]]]) -> None:
-    state.save_document(_name(slot), {str(model): items for model, items in ranges.items()})
+def forget_present(state: State, slot: str) -> None:
+    """Drop ranges whose segment is still here: the discarding process was stopped before the removal."""
+    with state.lock(_LOCK, wait=True):
+        ranges = lost_ranges(state, slot, "discarded")
+        if ranges:
+            here = [
+                (info.first, info.first + info.records - 1) for info in state.spool(slot).segments() if info.records
+            ]
+            for model in tuple(ranges):
+                ranges = _keep(state, slot, model, ranges, here, "discarded")
 
 
-def _name(slot: str) -> str:
-    return f"discarded-{slot}"
+def _keep(
+    state: State, slot: str, model: Digest, ranges: dict[Digest, list[Range]], named: Sequence[Range], why: Why
+) -> dict[Digest, list[Range]]:
+    known = ranges.get(model, [])
+    kept = [item for item in known if not any(a <= item[0] and item[1] <= b for a, b in named)]
+    if kept == known:
+        return ranges
+    ranges = {**ranges, model: kept} if kept else {key: value for key, value in ranges.items() if key != model}
+    _save(state, slot, ranges, why)
+    return ranges
+
+
+def _add(state: State, slot: str, model: Digest, added: Sequence[Range], why: Why) -> None:
+    ranges = lost_ranges(state, slot, why)
+    _save(state, slot, {**ranges, model: sorted({*ranges.get(model, ()), *added})}, why)
+
+
+def _save(state: State, slot: str, ranges: Mapping[Digest, Sequence[Range]], why: Why) -> None:
+    state.save_document(_name(slot, why), {str(model): items for model, items in ranges.items()})
+
+
+def _name(slot: str, why: Why) -> str:
+    return f"{why}-{slot}"

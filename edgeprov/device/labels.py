@@ -14,14 +14,15 @@ import bisect
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgeprov.device.series import load_numbers
-from edgeprov.errors import UsageError
+from edgeprov.errors import StoreCorrupt, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
-from edgeprov.store.spool import LABEL, RECORD, SegmentInfo, read_segment
+from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ class SlotLabels:
         for info in self.logs:
             if str(model) in done.get(info.path.name, ()):
                 continue
-            for kind, payload in read_segment(info.path).rows():
-                if kind == LABEL and self.model_of(parse_label(payload).n) == model:
+            for payload in _rows(info):
+                if self.model_of(parse_label(payload).n) == model:
                     yield payload
 
     def models(self) -> list[Digest]:
@@ -127,8 +128,8 @@ class SlotLabels:
         done = self._done()
         found: dict[Digest, None] = {}
         for info in self.logs:
-            for kind, payload in read_segment(info.path).rows():
-                model = self.model_of(parse_label(payload).n) if kind == LABEL else None
+            for payload in _rows(info):
+                model = self.model_of(parse_label(payload).n)
                 if model is not None and str(model) not in done.get(info.path.name, ()):
                     found[model] = None
         return list(found)
@@ -144,8 +145,8 @@ class SlotLabels:
     def is_done(self, info: SegmentInfo) -> bool:
         """Whether every label of the log is in a kit."""
         done = {parse_digest(text) for text in self._done().get(info.path.name, ())}
-        for kind, payload in read_segment(info.path).rows():
-            model = self.model_of(parse_label(payload).n) if kind == LABEL else None
+        for payload in _rows(info):
+            model = self.model_of(parse_label(payload).n)
             if model is not None and model not in done:
                 return False
         return True
@@ -156,6 +157,33 @@ class SlotLabels:
 
     def _done(self) -> dict[str, list[str]]:
         return dict(self.state.load_document(self._document) or {})
+
+
+def is_damaged(info: SegmentInfo) -> bool:
+    """Whether a closed label log does not give back all that was written to it."""
+    try:
+        for _ in read_segment(info.path).rows():
+            pass
+    except StoreCorrupt:
+        return True
+    return False
+
+
+def _rows(info: SegmentInfo) -> Iterator[bytes]:
+    """The labels of a closed log: of a damaged one, those that still verify."""
+    segment = read_segment(info.path)
+    count = 0
+    for kind, payload in segment.frames():
+        if kind == END:
+            return
+        count += 1
+        if kind == LABEL:
+            yield payload
+    from edgeprov.store.salvage import salvaged_frames
+
+    for kind, payload in islice(salvaged_frames(segment, search=False), count, None):
+        if kind == LABEL:
+            yield payload
 
 
 def model_labels(state: State, slot: str) -> SlotLabels:

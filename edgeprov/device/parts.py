@@ -10,7 +10,7 @@ Spec: FORMAT.md sections "Data kit" and "Column block".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -59,7 +59,14 @@ class Contents:
     merkle: bytes
 
 
-def build_parts(layout: Layout, segments: Sequence[Path], labels: Iterable[bytes], part_bytes: int) -> Contents:
+def build_parts(
+    layout: Layout,
+    segments: Sequence[Path],
+    labels: Iterable[bytes],
+    part_bytes: int,
+    *,
+    damaged: Collection[Path] = (),
+) -> Contents:
     """Write all parts of one kit as blobs.
 
     Args:
@@ -67,12 +74,13 @@ def build_parts(layout: Layout, segments: Sequence[Path], labels: Iterable[bytes
         segments: Closed record segments of one model and slot, oldest first.
         labels: Canonical label rows.
         part_bytes: Compressed size at which a part ends.
+        damaged: Of these segments what still verifies is taken, and no more is asked.
 
     Raises:
-        StoreCorrupt: A segment is damaged.
+        StoreCorrupt: A segment that is not in ``damaged`` is.
         StoreFull: No space; what was written is garbage until the next collection.
     """
-    return _Builder(layout, part_bytes).build(segments, labels)
+    return _Builder(layout, part_bytes).build(segments, labels, damaged)
 
 
 class _Builder:
@@ -82,18 +90,16 @@ class _Builder:
         self._labels = _PartWriter(layout, "labels", part_bytes)
         self._layout = layout
         self._merkle = MerkleBuilder()
-        self._first: int | None = None
-        self._last: int | None = None
         self._first_row: bytes | None = None
         self._last_row: bytes | None = None
 
-    def build(self, segments: Sequence[Path], labels: Iterable[bytes]) -> Contents:
+    def build(self, segments: Sequence[Path], labels: Iterable[bytes], damaged: Collection[Path]) -> Contents:
         evidence: list[SegmentEvidence] = []
         for path in segments:
             segment = read_segment(path)
             header = parse_segment_header(segment.header)
             evidence.extend(item for blob in segment.evidence for item in parse_evidence(blob))
-            self._segment(segment, header)
+            self._segment(header, _salvaged(segment) if path in damaged else segment.rows())
         label_count = 0
         for row in labels:
             self._labels.write_row(row)
@@ -101,26 +107,26 @@ class _Builder:
         parts = [*self._records.finish(), *self._labels.finish(), *self._inputs.finish()]
         if evidence:
             parts.append(self._evidence(evidence))
-        first_row, last_row = self._first_row, self._last_row
+        first_record = parse_record(self._first_row) if self._first_row else None
+        last_record = parse_record(self._last_row) if self._last_row else None
         return Contents(
             parts=tuple(parts),
             records=self._merkle.size,
             labels=label_count,
-            first=self._first,
-            last=self._last,
-            recorded_first_ns=parse_record(first_row).recorded_at_ns if first_row else None,
-            recorded_last_ns=parse_record(last_row).recorded_at_ns if last_row else None,
+            first=first_record.n if first_record else None,
+            last=last_record.n if last_record else None,
+            recorded_first_ns=first_record.recorded_at_ns if first_record else None,
+            recorded_last_ns=last_record.recorded_at_ns if last_record else None,
             merkle=self._merkle.root(),
         )
 
-    def _segment(self, segment: Segment, header: SegmentHeader) -> None:
+    def _segment(self, header: SegmentHeader, frames: Iterable[tuple[int, bytes]]) -> None:
         rows: list[bytes] = []
-        size = count = 0
-        for kind, payload in segment.rows():
+        size = 0
+        for kind, payload in frames:
             if kind == RECORD:
                 rows.append(payload)
                 size += len(payload)
-                count += 1
                 if len(rows) == LIMITS.block_rows or size >= _BLOCK_BYTES:
                     self._block(rows, header)
                     rows, size = [], 0
@@ -128,10 +134,6 @@ class _Builder:
                 self._inputs.write_row(payload)
         if rows:
             self._block(rows, header)
-        if count:
-            # Numbers within a segment are consecutive: the writer gives them out.
-            self._first = header.first if self._first is None else self._first
-            self._last = header.first + count - 1
 
     def _block(self, rows: list[bytes], header: SegmentHeader) -> None:
         self._first_row = self._first_row or rows[0]
@@ -209,6 +211,12 @@ class _PartWriter:
         self._compressed = bytearray()
         self._headers = []
         self._part_bytes = 0
+
+
+def _salvaged(segment: Segment) -> Iterator[tuple[int, bytes]]:
+    from edgeprov.store.salvage import salvaged_rows
+
+    return salvaged_rows(segment, end=segment.first + (segment.records or 0))
 
 
 def _save_part(

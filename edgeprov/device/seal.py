@@ -15,14 +15,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
-from edgeprov.device.discard import discarded_ranges, forget_discarded, note_discarded
+from edgeprov.device.discard import Range, Why, forget_lost, forget_present, lost_ranges, note_lost
 from edgeprov.device.identity import counter_base
-from edgeprov.device.labels import label_models, model_labels
+from edgeprov.device.labels import is_damaged, label_models, model_labels
 from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.parts import Contents, build_parts
 from edgeprov.device.rotation import request_rotation
@@ -56,20 +56,43 @@ SEAL_LOCK: Final = "seal"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What goes into one kit: closed segments of one model and slot, and labels of that model."""
+    """What goes into one kit: closed segments of one model and slot, and labels of that model.
+
+    ``damaged`` names, for segments that did not give back all their rows, the numbers that they did.
+    """
 
     slot: str
     model: Digest
     segments: tuple[SegmentInfo, ...] = ()
     labels: bool = False
+    damaged: Mapping[str, list[Range]] = field(default_factory=dict)
+
+    def numbers(self) -> list[Range]:
+        """Ranges of the records that the kit holds."""
+        return [item for info in self.segments for item in self.damaged.get(info.path.name, _all_of(info))]
+
+    def lost(self) -> list[Range]:
+        """Ranges that are gone."""
+        broken = [info for info in self.segments if info.path.name in self.damaged]
+        return [
+            item
+            for info in broken
+            for item in _missing(self.damaged[info.path.name], info.first, info.first + (info.records or 0))
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
-    """One artifact that is now in the outbox."""
+    """One artifact that is now in the outbox.
+
+    ``damaged`` names the segments of a kit that the disk did not give back as they were written,
+    ``lost`` the records that are gone with it.
+    """
 
     entry: OutboxEntry
     contents: Contents | None = None
+    damaged: tuple[str, ...] = ()
+    lost: tuple[Range, ...] = ()
 
 
 def seal(
@@ -187,16 +210,24 @@ class _Sealer:
         spool, labels = self._state.spool(slot), self._state.labels(slot)
         names = set(intent["segments"])
         add_numbers(self._state, slot, ((first, last, model) for first, last in intent["numbers"]))
+        note_lost(self._state, slot, model, [(first, last) for first, last in intent.get("lost", ())], "damaged")
         for info in spool.segments():
-            if info.path.name in names:
+            if info.path.name in intent.get("broken", ()):
+                self._quarantine(slot, info, "damaged: its kit holds what could be read")
+            elif info.path.name in names:
                 spool.free(info)
         if intent["labels"]:
             model_labels(self._state, slot).done(model, intent["labels"])
         for info in labels.segments():
             if info.path.name in intent["labels"] and model_labels(self._state, slot).is_done(info):
-                labels.free(info)
-        if intent["discarded"]:
-            forget_discarded(self._state, slot, model, intent["discarded"])
+                if is_damaged(info):
+                    self._quarantine(slot, info, "damaged: kits hold the labels that could be read")
+                else:
+                    labels.free(info)
+        for why in ("discarded", "damaged"):
+            # A range is dropped when its tombstone is signed; or when a recorder made room with a segment
+            # that was already on its way into this kit.
+            forget_lost(self._state, slot, model, [*intent.get(why, ()), *intent["numbers"]], why)
 
     # -- kits -----------------------------------------------------------------------------------
 
@@ -209,19 +240,28 @@ class _Sealer:
         return 0 <= elapsed_ms < self._context.config.seal.min_kit_interval_s * 1000
 
     def seal_slot(self, slot: str, *, due_only: bool) -> None:
-        """All work of one slot: tombstones of what was discarded, then kits."""
-        for model, ranges in discarded_ranges(self._state, slot).items():
-            self._tombstone(slot, model, "discarded", ranges)
+        """All work of one slot: tombstones of what was discarded, kits, tombstones of what was damaged."""
+        forget_present(self._state, slot)
+        self._account(slot, "discarded")
         self._state.labels(slot).rotate()
-        for work in self._plan(slot, due_only=due_only):
-            self._kit(work)
+        # Planned anew when a segment had to be set aside: a kit holds no chain with a hole.
+        while not all(self._kit(work) for work in self._plan(slot, due_only=due_only)):
+            pass
+        self._account(slot, "damaged")
+
+    def _account(self, slot: str, why: Why) -> None:
+        for model, ranges in lost_ranges(self._state, slot, why).items():
+            self._tombstone(slot, model, why, ranges)
 
     def _plan(self, slot: str, *, due_only: bool) -> list[Work]:
-        known = [
-            (info, parse_segment_header(read_segment(info.path).header))
-            for info in self._state.spool(slot).segments()
-            if info.closed
-        ]
+        known = []
+        for info in self._state.spool(slot).segments():
+            if not info.closed:
+                continue
+            if header := read_segment(info.path).header:
+                known.append((info, parse_segment_header(header)))
+            else:
+                self._set_aside(slot, self._anything(None)[1], info)
         labelled = label_models(self._state, slot)
         if due_only and not self._due(known, bool(labelled)):
             return []
@@ -239,14 +279,16 @@ class _Sealer:
         settings = self._context.config.seal
         group: list[SegmentInfo] = []
         model: Digest | None = None
+        prev: bytes | None = None
         records = size = 0
         for info, header in closed:
             count = info.records or 0
             full = records + count > settings.max_records or size + info.size_bytes > settings.max_bytes
-            if group and model is not None and (header.model != model or full or len(group) >= LIMITS.kit_segments):
+            full = full or len(group) >= LIMITS.kit_segments or header.prev != prev  # a segment in between is gone
+            if group and model is not None and (header.model != model or full):
                 yield Work(slot=slot, model=model, segments=tuple(group))
                 group, records, size = [], 0, 0
-            model = header.model
+            model, prev = header.model, header.sha256
             group.append(info)
             records += count
             size += info.size_bytes
@@ -264,29 +306,41 @@ class _Sealer:
             or sum(info.size_bytes for info, _ in closed) >= settings.max_bytes
         )
 
-    def _kit(self, work: Work) -> None:
+    def _kit(self, work: Work) -> bool:
+        """Seal one kit; False when its plan does not hold any more: plan again."""
         state, layout = self._state, self._state.layout
         labels = model_labels(state, work.slot)
         label_rows = labels.rows(work.model) if work.labels else iter(())
         # Within the batch no garbage collection can take the blobs that nothing names yet.
         with layout.batch():
+            paths = [info.path for info in work.segments]
+            part_bytes = self._context.config.seal.part_bytes
             try:
-                paths = [info.path for info in work.segments]
-                contents = build_parts(layout, paths, label_rows, self._context.config.seal.part_bytes)
+                contents = build_parts(layout, paths, label_rows, part_bytes)
             except StoreCorrupt:
-                self._set_aside(work)
-                return
+                read = self._read_damaged(work)
+                if read is None:
+                    return False
+                work = read
+                label_rows = labels.rows(work.model) if work.labels else iter(())
+                damaged = [path for path in paths if path.name in work.damaged]
+                contents = build_parts(layout, paths, label_rows, part_bytes, damaged=damaged)
+            except NotStored:
+                if all(path.exists() for path in paths):
+                    raise
+                return False  # a recorder made room meanwhile
             intent = {
                 "slot": work.slot,
                 "model": str(work.model),
                 "segments": [info.path.name for info in work.segments],
-                "numbers": [[info.first, info.first + (info.records or 0) - 1] for info in work.segments],
+                "numbers": work.numbers(),
                 "labels": labels.names() if work.labels else [],
-                "discarded": [],
+                "lost": work.lost(),
+                "broken": list(work.damaged),
             }
             entry = self._sign_kit(work, contents, intent)
         self._commit(entry, intent)
-        sealed = Sealed(entry=entry, contents=contents)
+        sealed = Sealed(entry=entry, contents=contents, damaged=tuple(work.damaged), lost=tuple(work.lost()))
         self.done.append(sealed)
         self._progress(sealed)
         journal.event(
@@ -297,6 +351,7 @@ class _Sealer:
             kit_digest=entry.digest,
             seq=entry.seq,
         )
+        return True
 
     def _sign_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> OutboxEntry:
         subject = self._subject(work.model)
@@ -338,7 +393,7 @@ class _Sealer:
         slot: str,
         model: Digest,
         reason: Reason,
-        discarded: Sequence[tuple[int, int]],
+        lost: Sequence[Range],
         *,
         seq: int | None = None,
     ) -> None:
@@ -348,7 +403,8 @@ class _Sealer:
             "segments": [],
             "numbers": [],
             "labels": [],
-            "discarded": [list(item) for item in discarded],
+            "discarded": lost if reason == "discarded" else [],
+            "damaged": lost if reason == "damaged" else [],
         }
         subject = self._subject(model)
         with self._state.layout.batch():
@@ -364,7 +420,7 @@ class _Sealer:
                     seq=number,
                     prev=head.digest if head else None,
                     reason=reason,
-                    discarded=discarded,
+                    discarded=lost,
                     at=timestamp(now_ns),
                 )
                 signatures = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
@@ -428,16 +484,55 @@ class _Sealer:
         self._free(intent)
         self._state.remove_document(INTENT)
 
-    def _set_aside(self, work: Work) -> None:
-        """Move rotten segments to quarantine; the next seal signs a tombstone for their numbers."""
+    # -- damage ---------------------------------------------------------------------------------
+
+    def _read_damaged(self, work: Work) -> Work | None:
+        """Find out what the segments still give back; None when one was set aside, or has gone."""
+        from edgeprov.store.salvage import salvaged_numbers
+
+        found: dict[str, list[Range]] = {}
         for info in work.segments:
             try:
-                for _ in read_segment(info.path).rows():
+                segment = read_segment(info.path)
+                for _ in segment.rows():
                     pass
-            except StoreCorrupt as error:
-                note_discarded(self._state, work.slot, work.model, info.first, (info.next_n or info.first + 1) - 1)
-                self._state.quarantine(info.path, error.message)
-                journal.event("quarantined", error.message, priority=journal.ERROR, slot=work.slot)
+            except NotStored:
+                return None
+            except StoreCorrupt:
+                # Without its quote no record of a segment can ever be verified.
+                read = salvaged_numbers(segment, end=info.first + (info.records or 0)) if segment.evidence else []
+                if not read:
+                    self._set_aside(work.slot, work.model, info)
+                    return None
+                found[info.path.name] = read
+        return replace(work, damaged=found)
+
+    def _set_aside(self, slot: str, model: Digest | None, info: SegmentInfo) -> None:
+        """Nothing of a segment can be proved: its numbers get a tombstone, its bytes go to quarantine."""
+        if model is not None and info.records:
+            note_lost(self._state, slot, model, _all_of(info), "damaged")
+        self._quarantine(slot, info, "damaged: nothing in it can be proved")
+
+    def _quarantine(self, slot: str, info: SegmentInfo, reason: str) -> None:
+        message = f"{info.path.name} is {reason}"
+        self._state.quarantine(info.path, message)
+        journal.event("quarantined", f"slot {slot}: {message}", priority=journal.ERROR, slot=slot)
+
+
+def _missing(found: Sequence[Range], first: int, end: int) -> list[Range]:
+    """What lies between ``first`` and ``end`` (not included) and in none of the rising ranges."""
+    missing = []
+    for start, last in found:
+        if first < start:
+            missing.append((first, start - 1))
+        first = last + 1
+    if first < end:
+        missing.append((first, end - 1))
+    return missing
+
+
+def _all_of(info: SegmentInfo) -> list[Range]:
+    return [(info.first, info.first + info.records - 1)] if info.records else []
 
 
 def _load_entry(head: Head) -> OutboxEntry:

@@ -4,13 +4,14 @@
 
 ``crash``: the counter was raised but sealing did not end; no record is lost by it. ``discarded``:
 the spool was full under the policy that lets the oldest records go; their numbers are named.
+``damaged``: the device's storage did not give the named records back.
 
 Spec: FORMAT.md section "Tombstone".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,7 +34,8 @@ from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.limits import LIMITS
 
-Reason = Literal["crash", "discarded"]
+Reason = Literal["crash", "discarded", "damaged"]
+REASONS: Final[Mapping[str, Reason]] = {"crash": "crash", "discarded": "discarded", "damaged": "damaged"}
 NO_PREV: Final = "none"
 """Value of the ``prev`` annotation of a device's first kit."""
 
@@ -126,7 +128,7 @@ def parse_tombstone(manifest: Manifest, layer_raw: bytes) -> Tombstone:
     if obj.keys() != _KEYS:
         raise FormatError(f"{what} has unknown or missing members")
     reason = get_str(obj, "reason", what)
-    if reason not in {"crash", "discarded"}:
+    if reason not in REASONS:
         raise FormatError(f"{what} has the unknown reason {reason[:40]!r}")
     device, prev = get_str(obj, "device", what), get_str(obj, "prev", what)
     device_serial(device)
@@ -137,7 +139,7 @@ def parse_tombstone(manifest: Manifest, layer_raw: bytes) -> Tombstone:
         slot=check_slot(get_str(obj, "slot", what)),
         seq=get_int(obj, "seq", what),
         prev=None if prev == NO_PREV else parse_digest(prev),
-        reason="crash" if reason == "crash" else "discarded",
+        reason=REASONS[reason],
         discarded=_ranges(get_list(obj, "discarded", what, maximum=_RANGES)),
         at=get_str(obj, "at", what),
     )

@@ -11,6 +11,7 @@ the payloads mean is not known here.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -21,7 +22,7 @@ from typing import Final
 
 from edgeprov.errors import StoreCorrupt
 from edgeprov.limits import KIB, LIMITS
-from edgeprov.store.atomic import open_regular, translated
+from edgeprov.store.atomic import open_regular, translate, translated
 
 HEADER: Final = 1
 EVIDENCE: Final = 2
@@ -57,21 +58,6 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
 def encode_end(records: int, next_n: int) -> bytes:
     """The frame that closes a segment."""
     return encode_frame(END, _END.pack(records, next_n))
-
-
-def holds_frame(tail: bytes) -> bool:
-    """Whether a whole frame lies somewhere behind the first byte."""
-    for position in range(1, len(tail) - FRAME_BYTES):
-        length, checksum, kind = FRAME.unpack_from(tail, position)
-        end = position + FRAME_BYTES + length
-        if (
-            1 <= kind <= END
-            and length <= MAX_BYTES[kind]
-            and end <= len(tail)
-            and zlib.crc32(tail[position + FRAME_BYTES : end], CHECKSUM_OF_KIND[kind]) == checksum
-        ):
-            return True
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +161,7 @@ class Segment:
         """
         fd, _ = open_regular(self.path, "segment")
         try:
-            yield from self._scan(fd)
+            yield from self.scan(fd)
         finally:
             os.close(fd)
 
@@ -196,10 +182,11 @@ class Segment:
         if not ended or records != self.records:
             raise StoreCorrupt(f"segment {self.path.name} is damaged after {self.valid_bytes} bytes")
 
-    def _scan(self, fd: int) -> Iterator[tuple[int, bytes]]:
+    def scan(self, fd: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """As frames, from the open file and from byte ``start``, where a frame begins."""
         unpack, crc32, known, bounds = FRAME.unpack_from, zlib.crc32, CHECKSUM_OF_KIND, MAX_BYTES
         buffer = b""
-        position = start = 0  # position in the buffer, and the buffer's own place in the file
+        position = 0  # in the buffer, which begins at byte start of the file
         need = FRAME_BYTES
         self.torn = None
         while True:
@@ -223,14 +210,27 @@ class Segment:
                 if kind == END:
                     self.torn = False
                     return
-            with translated(self.path):
+            try:
                 more = os.pread(fd, max(_READ_BYTES, need), start + len(buffer))
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise translate(error, str(self.path)) from error
+                more = self._before_the_bad_block(fd, start + len(buffer))
+                if not more:
+                    self.torn = True  # the medium lost these bytes: damage like any other
+                    return
             if not more:
                 self.torn = any(buffer[position:])
                 return
             start += position
             buffer = buffer[position:] + more
             position = 0
+
+    def _before_the_bad_block(self, fd: int, position: int) -> bytes:
+        try:
+            return os.pread(fd, 4 * KIB - position % (4 * KIB), position)
+        except OSError:
+            return b""
 
 
 def read_segment(path: Path) -> Segment:

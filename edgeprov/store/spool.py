@@ -44,7 +44,6 @@ from edgeprov.store.frames import (
     SegmentInfo,
     encode_end,
     encode_frame,
-    holds_frame,
     load_segment_info,
     read_segment,
 )
@@ -184,6 +183,8 @@ class SlotSpool:
         empty: list[Path] = []
         for number, info in enumerate(infos):
             segment = read_segment(info.path)
+            if not segment.header and info.closed:
+                continue  # its records are counted: whoever seals it says that they are lost
             if not segment.header:
                 self._quarantine(info.path, f"segment without a header: {info.size_bytes} bytes")
                 head = Head(
@@ -195,13 +196,18 @@ class SlotSpool:
                 last = number == len(infos) - 1
                 bound = known.reserved if last else infos[number + 1].first
                 records = sum(kind == RECORD for kind, _ in segment.frames())
-                next_n = max(bound, segment.first + records)
-                if not records:
+                ended, torn_at = segment.first + records, segment.valid_bytes
+                damaged = bool(segment.torn) and _is_damaged(segment, self._quarantine)
+                if damaged:
+                    ended = max(ended, _salvaged_end(segment, bound))
+                    records = ended - segment.first
+                next_n = max(bound, ended)
+                if not records and not damaged:
                     # No kit will ever hold its header, so the next segment must not point to it.
                     head = Head(reserved=next_n, next=next_n, ended=head.ended, prev=head.prev)
                     empty.append(info.path)
                     continue
-                _cut_and_end(segment, records, next_n, self._quarantine)
+                _end(segment, records, next_n, cut=None if damaged else torn_at)
                 info = load_segment_info(info.path)  # noqa: PLW2901
             if info.next_n is not None and info.records is not None and info.next_n >= head.next:
                 head = Head(
@@ -324,7 +330,10 @@ class LabelLog:
                 return self._seen
             segment = read_segment(paths[-1])
             count = sum(kind == LABEL for kind, _ in segment.frames())
-            return paths[-1], segment.valid_bytes, count
+            size = segment.valid_bytes
+            if not segment.torn or not _is_damaged(segment, self._quarantine):
+                return paths[-1], size, count
+            _end(segment, count, segment.first + 1, cut=None)  # what is behind the damage stays there
         # Names are not used again: a seal that was cut off knows its logs by name.
         counter = self.folder / "next"
         number = 1
@@ -343,7 +352,9 @@ class LabelLog:
             return
         segment = read_segment(paths[-1])
         count = sum(kind == LABEL for kind, _ in segment.frames())
-        _cut_and_end(segment, count, segment.first + 1, self._quarantine)
+        size = segment.valid_bytes
+        damaged = bool(segment.torn) and _is_damaged(segment, self._quarantine)
+        _end(segment, count, segment.first + 1, cut=None if damaged else size)
         self._seen = None
 
 
@@ -358,23 +369,35 @@ def _position(head: Head) -> Position:
     return Position(next=head.next, skipped=head.next - head.ended, prev=head.prev)
 
 
-def _cut_and_end(segment: Segment, records: int, next_n: int, quarantine: Quarantine) -> None:
-    """Cut behind the last whole frame and close; the segment's frames() must have been read to the end."""
-    if segment.torn:
-        _keep_tail(segment, quarantine)
+def _end(segment: Segment, records: int, next_n: int, *, cut: int | None) -> None:
+    """Close a segment that its writer left open, cut at ``cut`` (behind the last whole frame) or left as it is."""
     with DurableFile(segment.path, create=False) as file:
-        file.truncate(segment.valid_bytes)
+        if cut is not None:
+            file.truncate(cut)
         file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
         file.write(encode_end(records, next_n))
         file.sync()
 
 
-def _keep_tail(segment: Segment, quarantine: Quarantine) -> None:
-    # A cut write is of no use to anybody. Damage in front of whole frames is another matter.
-    with segment.path.open("rb") as file:
-        file.seek(segment.valid_bytes)
-        tail = file.read(_TAIL_BYTES)
-    if holds_frame(tail):
+def _is_damaged(segment: Segment, quarantine: Quarantine) -> bool:
+    """Whether what is no frame, in an open segment, is damage in front of acknowledged rows; frames() was read."""
+    from edgeprov.store.salvage import damage_within
+
+    damaged = damage_within(segment)
+    if damaged is False:
+        with segment.path.open("rb") as file:
+            file.seek(segment.valid_bytes)
+            tail = file.read(_TAIL_BYTES)
         copy = segment.path.with_name(f"{segment.path.stem}.tail")
         save_bytes(copy, tail)
-        quarantine(copy, f"bytes of {segment.path.name} behind damage at {segment.valid_bytes}")
+        quarantine(copy, f"bytes of {segment.path.name} behind a gap at {segment.valid_bytes}")
+    return bool(damaged)
+
+
+def _salvaged_end(segment: Segment, bound: int) -> int:
+    from edgeprov.store.salvage import salvaged_end
+
+    try:
+        return salvaged_end(segment, end=bound)
+    except FormatError:
+        return segment.first

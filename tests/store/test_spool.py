@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from edgeprov.errors import LimitError, StoreBusy, StoreCorrupt, StoreError, StoreFull, UsageError
 from edgeprov.limits import LIMITS
+from edgeprov.store.salvage import salvaged_frames
 from edgeprov.store.spool import INPUT, LABEL, RECORD, LabelLog, Quota, SlotSpool, read_segment
 from edgeprov.store.spool_writer import RESERVED_NUMBERS
 
@@ -303,19 +304,36 @@ def test_any_tail_is_cut_to_a_prefix_that_holds_all_that_was_synced(tmp_path_fac
     assert position.next >= 1 + len(rows)
 
 
-def test_damage_before_whole_frames_is_kept_in_quarantine(spool: SlotSpool, tmp_path: Path) -> None:
+def killed_after_ten(spool: SlotSpool) -> tuple[Path, bytearray]:
     writer = spool.open_writer(sync="seal")
     path = writer.open_segment(b"h")
     for number in range(10):
-        writer.append_record(b"record-%d" % number)
+        writer.append_record(b"record-%d" % number + bytes([number]) * 1000)
     writer.sync()
     die(writer)
-    raw = bytearray(path.read_bytes())
+    return path, bytearray(path.read_bytes())
+
+
+def test_rows_behind_a_changed_bit_stay_where_they_are(spool: SlotSpool) -> None:
+    path, raw = killed_after_ten(spool)
     raw[raw.index(b"record-3")] ^= 1
     path.write_bytes(raw)
     spool.recover()
-    assert records(spool) == [b"record-%d" % number for number in range(3)]
-    (kept,) = (tmp_path / "quarantine").iterdir()
+    assert path.read_bytes().startswith(bytes(raw))
+    with pytest.raises(StoreCorrupt):
+        list(read_segment(path).rows())
+    found = [payload[:8] for kind, payload in salvaged_frames(read_segment(path), search=False) if kind == RECORD]
+    assert found == [b"record-%d" % number for number in range(10) if number != 3]
+
+
+def test_rows_behind_a_gap_that_a_power_cut_left_were_never_acknowledged(spool: SlotSpool, tmp_path: Path) -> None:
+    path, raw = killed_after_ten(spool)
+    start = raw.index(b"record-3")
+    raw[start : start + 1000] = bytes(1000)
+    path.write_bytes(raw)
+    spool.recover()
+    assert [row[:8] for row in records(spool)] == [b"record-0", b"record-1", b"record-2"]
+    (kept,) = (item for item in (tmp_path / "quarantine").iterdir() if item.suffix != ".reason")
     assert b"record-9" in kept.read_bytes()
 
 
