@@ -13,15 +13,16 @@ Spec: FORMAT.md sections "Data kit", "Series" and "Tombstone".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.discard import Range, Why, forget_lost, forget_present, lost_ranges, note_lost
 from edgeprov.device.identity import counter_base
+from edgeprov.device.kitplan import Work, group, is_due, numbers_of
 from edgeprov.device.labels import is_damaged, label_models, model_labels
 from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.parts import Contents, build_parts
@@ -42,9 +43,8 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
-from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.segment import parse_segment_header
 from edgeprov.formats.tombstone import Reason
-from edgeprov.limits import LIMITS
 from edgeprov.store.spool import RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import OutboxEntry, State
 
@@ -52,33 +52,6 @@ if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
 
 SEAL_LOCK: Final = "seal"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What goes into one kit: closed segments of one model and slot, and labels of that model.
-
-    ``damaged`` names, for segments that did not give back all their rows, the numbers that they did.
-    """
-
-    slot: str
-    model: Digest
-    segments: tuple[SegmentInfo, ...] = ()
-    labels: bool = False
-    damaged: Mapping[str, list[Range]] = field(default_factory=dict)
-
-    def numbers(self) -> list[Range]:
-        """Ranges of the records that the kit holds."""
-        return [item for info in self.segments for item in self.damaged.get(info.path.name, _all_of(info))]
-
-    def lost(self) -> list[Range]:
-        """Ranges that are gone."""
-        broken = [info for info in self.segments if info.path.name in self.damaged]
-        return [
-            item
-            for info in broken
-            for item in _missing(self.damaged[info.path.name], info.first, info.first + (info.records or 0))
-        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +236,9 @@ class _Sealer:
             else:
                 self._set_aside(slot, self._anything(None)[1], info)
         labelled = label_models(self._state, slot)
-        if due_only and not self._due(known, bool(labelled)):
+        if due_only and not is_due(known, bool(labelled), self._context.config.seal):
             return []
-        plan = list(self._group(slot, known))
+        plan = list(group(slot, known, self._context.config.seal))
         # Labels travel with the newest kit of their model, or in one of their own.
         for model in labelled:
             index = next((i for i in reversed(range(len(plan))) if plan[i].model == model), None)
@@ -274,37 +247,6 @@ class _Sealer:
             else:
                 plan[index] = replace(plan[index], labels=True)
         return plan
-
-    def _group(self, slot: str, closed: Sequence[tuple[SegmentInfo, SegmentHeader]]) -> Iterator[Work]:
-        settings = self._context.config.seal
-        group: list[SegmentInfo] = []
-        model: Digest | None = None
-        prev: bytes | None = None
-        records = size = 0
-        for info, header in closed:
-            count = info.records or 0
-            full = records + count > settings.max_records or size + info.size_bytes > settings.max_bytes
-            full = full or len(group) >= LIMITS.kit_segments or header.prev != prev  # a segment in between is gone
-            if group and model is not None and (header.model != model or full):
-                yield Work(slot=slot, model=model, segments=tuple(group))
-                group, records, size = [], 0, 0
-            model, prev = header.model, header.sha256
-            group.append(info)
-            records += count
-            size += info.size_bytes
-        if group and model is not None:
-            yield Work(slot=slot, model=model, segments=tuple(group))
-
-    def _due(self, closed: Sequence[tuple[SegmentInfo, SegmentHeader]], labelled: bool) -> bool:  # noqa: FBT001
-        settings = self._context.config.seal
-        if not closed:
-            return labelled
-        age_ns = time.time_ns() - closed[0][1].opened_at_ns
-        return (
-            not 0 <= age_ns < settings.max_age_s * 1_000_000_000  # a clock that went back tells no age
-            or sum(info.records or 0 for info, _ in closed) >= settings.max_records
-            or sum(info.size_bytes for info, _ in closed) >= settings.max_bytes
-        )
 
     def _kit(self, work: Work) -> bool:
         """Seal one kit; False when its plan does not hold any more: plan again."""
@@ -510,29 +452,13 @@ class _Sealer:
     def _set_aside(self, slot: str, model: Digest | None, info: SegmentInfo) -> None:
         """Nothing of a segment can be proved: its numbers get a tombstone, its bytes go to quarantine."""
         if model is not None and info.records:
-            note_lost(self._state, slot, model, _all_of(info), "damaged")
+            note_lost(self._state, slot, model, numbers_of(info), "damaged")
         self._quarantine(slot, info, "damaged: nothing in it can be proved")
 
     def _quarantine(self, slot: str, info: SegmentInfo, reason: str) -> None:
         message = f"{info.path.name} is {reason}"
         self._state.quarantine(info.path, message)
         journal.event("quarantined", f"slot {slot}: {message}", priority=journal.ERROR, slot=slot)
-
-
-def _missing(found: Sequence[Range], first: int, end: int) -> list[Range]:
-    """What lies between ``first`` and ``end`` (not included) and in none of the rising ranges."""
-    missing = []
-    for start, last in found:
-        if first < start:
-            missing.append((first, start - 1))
-        first = last + 1
-    if first < end:
-        missing.append((first, end - 1))
-    return missing
-
-
-def _all_of(info: SegmentInfo) -> list[Range]:
-    return [(info.first, info.first + info.records - 1)] if info.records else []
 
 
 def _load_entry(head: Head) -> OutboxEntry:
