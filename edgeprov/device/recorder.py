@@ -228,7 +228,13 @@ class Recorder:
             )
             quote = tpm.quote(header.sha256)
         evidence = encode_evidence([SegmentEvidence(header=header.raw, quote=quote, log=log)])
-        self._writer.open_segment(header.raw, evidence)
+        try:
+            self._writer.open_segment(header.raw, evidence)
+        except StoreFull:
+            if self._context.config.record.full != "discard-oldest":
+                raise
+            self._make_room(len(header.raw) + len(evidence))
+            self._writer.open_segment(header.raw, evidence)
         self._header = header
         self._key = key
         self._opened_mono_s = time.monotonic()

@@ -85,6 +85,61 @@ def in_child(
     return Stopped(told, finished=result == 0, error=result or None)
 
 
+def under_strace(
+    work: Callable[[Callable[[str], None]], None],
+    *options: str | Path,
+    counts: Counter[str] | None = None,
+    but: str = "\0",
+) -> Stopped:
+    """Run ``work`` in a forked child that strace is attached to before it begins.
+
+    Args:
+        work: As for in_child.
+        options: What strace shall do.
+        counts: Gets how often each operation passed the store's hook,
+        but: except on paths that hold this.
+    """
+    gate, opener = os.pipe()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            os.close(reader)
+            os.read(gate, 1)
+            if counts is not None:
+                atomic.hook = lambda operation, path, *_: counts.update(() if but in path else (operation,))
+            work(lambda text: os.write(writer, f"{text}\n".encode()) and None)
+            for operation, number in (counts or Counter()).items():
+                os.write(writer, f"HOOK {operation} {number}\n".encode())
+            status = 0
+        except EdgeprovError as error:
+            status = error.exit_code
+        finally:
+            os._exit(status)
+    os.close(writer)
+    tracer = subprocess.Popen(["strace", "-f", "-qq", *options, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+        assert tracer.poll() is None, "strace could not attach"
+    os.write(opener, b"g")
+    os.close(opener)
+    os.close(gate)
+    with os.fdopen(reader) as stream:
+        told = stream.read().splitlines()
+    _, status = os.waitpid(pid, 0)
+    tracer.wait()
+    for line in told:
+        if line.startswith("HOOK ") and counts is not None:
+            counts[line.split()[1]] = int(line.split()[2])
+    told = [line for line in told if not line.startswith("HOOK ")]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return Stopped(told, finished=False)
+    result = os.WEXITSTATUS(status)
+    assert result != 99, "the child failed"
+    return Stopped(told, finished=result == 0, error=result or None)
+
+
 def _child(
     work: Callable[[Callable[[str], None]], None], number: int, code: int | None, writer: int, *, sticky: bool
 ) -> int:
@@ -112,17 +167,26 @@ def _child(
 
 def count_calls(argv: Sequence[str], log: Path, *, env: dict[str, str] | None = None) -> Counter[str]:
     """How often a program makes each of the changing calls."""
-    names = ",".join(f"?{name}" for name in CHANGING)
     subprocess.run(
-        ["strace", "-f", "-qq", "-o", log, "-e", f"trace={names}", *argv],
+        ["strace", "-f", "-qq", *trace_changes(log), *argv],
         check=True,
         env=env,
         stdout=subprocess.DEVNULL,
     )
+    return calls_in(log)
+
+
+def trace_changes(log: Path) -> tuple[str | Path, ...]:
+    """Options of strace for a log that calls_in reads."""
+    return "-y", "-o", log, "-e", "trace=" + ",".join(f"?{name}" for name in CHANGING)
+
+
+def calls_in(log: Path, *, but: str = "\0") -> Counter[str]:
+    """How often each changing call is in a log of strace; calls that name a path with ``but`` in it are left out."""
     found: Counter[str] = Counter()
     for line in log.read_text(errors="replace").splitlines():
-        match = re.match(r"\d+ +(\w+)\(", line)
-        if match:
+        match = re.match(r"(?:\d+ +)?(\w+)\(", line)
+        if match and but not in line:
             found[match[1]] += 1
     return found
 

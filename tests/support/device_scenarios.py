@@ -16,27 +16,21 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import edgeprov
-from edgeprov.device.boot import boot_check
-from edgeprov.device.export import export
+from edgeprov.device.boot import active_models, boot_check
 from edgeprov.device.identity import counter_base
-from edgeprov.device.install import remove_model
 from edgeprov.device.seal import seal
-from edgeprov.device.upload import upload
-from edgeprov.errors import EdgeprovError, StoreError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout
-from tests.support.site import CASES, DeviceTpm, Site
+from tests.support.site import DeviceTpm, Site
 
 Acknowledge = Callable[[str], None]
 SETTINGS = '[record]\nsync = "every"\n[seal]\nmin_kit_interval_s = 0\n'
-ROWS = np.load(CASES)["X"]
 
 
 class LastingTpm(DeviceTpm):
@@ -85,12 +79,23 @@ class LastingTpm(DeviceTpm):
 
 @dataclass(frozen=True)
 class Command:
-    """One command or call. ``again``: what the user or the timer does after the restart."""
+    """One command or call.
+
+    Attributes:
+        again: The user or the timer repeats it after the restart.
+        bare: It starts on a device without identity.
+        may_discard: The policy lets it give up records that a tombstone names.
+        least: Changes that it makes at the least.
+    """
 
     name: str
     prepare: Callable[[Site], None]
     run: Callable[[Site, Acknowledge], None]
     again: bool = True
+    bare: bool = False
+    settings: str = SETTINGS
+    may_discard: bool = False
+    least: int = 3
 
 
 class Bench:
@@ -98,7 +103,7 @@ class Bench:
 
     def __init__(self, root: Path, command: Command) -> None:
         root.mkdir()
-        self.site = Site(root, settings=SETTINGS)
+        self.site = Site(root, settings=command.settings)
         self.site.tpm = LastingTpm(self.site.serial)
         self.site.unit = self.site.world.enrol(self.site.serial, tpm=self.site.tpm, boot=False)
         self.command = command
@@ -124,195 +129,9 @@ def _no_sockets(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not (Path(folder) / name).is_file() and not (Path(folder) / name).is_dir()]
 
 
-# -- starts -------------------------------------------------------------------------------------
-
-
-def _bare(site: Site) -> None:
-    site.publish()
-
-
-def _identity(site: Site) -> None:
-    site.install_identity()
-    site.publish()
-
-
-def _model(site: Site) -> None:
-    site.install_identity()
-    site.install()
-
-
-def _two_models(site: Site) -> None:
-    _model(site)
-    _infer(site, lambda _: None, 2)
-    site.publish(version="2.0.0", parameters={"securityVersion": 3})
-
-
-def _records(site: Site) -> None:
-    _model(site)
-    _infer(site, lambda _: None, 3)
-    _label(site, lambda _: None)
-    _infer(site, lambda _: None, 2)
-
-
-def _sealed(site: Site) -> None:
-    _records(site)
-    seal(site.context)
-
-
-def _second_boot(site: Site) -> None:
-    _records(site)
-    site.reboot()
-
-
-def _half_sealed(site: Site) -> None:
-    """A seal that died after the counter moved and the kit was written, before the head."""
-    _records(site)
-    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and target.endswith("series.json"))
-    try:
-        seal(site.context)
-    except StoreError:
-        pass
-    finally:
-        atomic.hook = None
-
-
-def _almost_sealed(site: Site) -> None:
-    """A seal that died after the head, before the outbox entry."""
-    _records(site)
-    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and "/outbox/" in target)
-    try:
-        seal(site.context)
-    except StoreError:
-        pass
-    finally:
-        atomic.hook = None
-
-
-def _fail_when(wanted: Callable[[str, str], bool]) -> atomic.Hook:
-    def hook(operation: str, path: str, argument: Any, _: int) -> None:
-        if wanted(operation, str(argument) if operation == "rename" else path):
-            raise OSError(5, "Input/output error", path)
-
-    return hook
-
-
-# -- commands -----------------------------------------------------------------------------------
-
-
-def identity(site: Site, acknowledge: Acknowledge) -> None:
-    site.install_identity()
-    acknowledge("identity")
-
-
-def install(site: Site, acknowledge: Acknowledge) -> None:
-    for published in _published(site)[-1:]:
-        site.install(published)
-        acknowledge(f"active {published.manifest.digest}")
-
-
-def check_boot(site: Site, acknowledge: Acknowledge) -> None:
-    for verdict in boot_check(site.context):
-        assert verdict.error is None, verdict.error
-    acknowledge("checked")
-
-
-def record(site: Site, acknowledge: Acknowledge) -> None:
-    _infer(site, acknowledge, 3)
-
-
-def label(site: Site, acknowledge: Acknowledge) -> None:
-    _label(site, acknowledge)
-
-
-def seal_all(site: Site, acknowledge: Acknowledge) -> None:
-    for sealed in seal(site.context):
-        acknowledge(f"kit {sealed.entry.digest}")
-
-
-def upload_all(site: Site, acknowledge: Acknowledge) -> None:
-    done = upload(site.context)
-    if done.error is not None:
-        raise done.error
-    for entry in done.sent:
-        acknowledge(f"sent {entry.digest}")
-
-
-def export_all(site: Site, acknowledge: Acknowledge) -> None:
-    for entry in export(site.context, site.root / "stick").entries:
-        acknowledge(f"exported {entry.digest}")
-
-
-def remove(site: Site, acknowledge: Acknowledge) -> None:
-    """Remove the model that nothing uses."""
-    state = site.context.state()
-    active = state.active("default")
-    published = _published(site)[-1]
-    if active is None or active.model == published.manifest.digest:
-        return
-    try:
-        remove_model(site.context, published.manifest.digest)
-    except EdgeprovError:
-        if state.layout.has_manifest(published.manifest.digest):
-            raise
-    acknowledge("removed")
-
-
-def _installed_second(site: Site) -> None:
-    _two_models(site)
-    from edgeprov.device.install import install_model
-
-    install_model(site.context, _published(site)[-1].reference)
-
-
-def _published(site: Site) -> list[Any]:
-    from tests.support.site import Published
-
-    found = []
-    for ref, entry in sorted(site.layout.refs().items()):
-        if ref.startswith("models/wdbc:"):
-            manifest = site.layout.load_manifest(entry.digest)
-            found.append(Published(manifest, f"oci:{site.registry}//models/wdbc@{entry.digest}", None))  # type: ignore[arg-type]
-    return found
-
-
-def _infer(site: Site, acknowledge: Acknowledge, count: int) -> None:
-    with edgeprov.open_device() as device:
-        model = device.load_model()
-        for row in ROWS[:count]:
-            result = model.run(row.reshape(1, 30), quantise=True)
-            outputs = hashlib.sha256(result.outputs[0].tobytes()).hexdigest()[:16]
-            acknowledge(f"record {result.record.n} {outputs}")
-
-
-def _label(site: Site, acknowledge: Acknowledge) -> None:
-    from edgeprov.device.labels import add_labels
-
-    for n in (1, 2):
-        add_labels(site.context.state(), "default", [(n, n == 1)], source="test")
-        acknowledge(f"label {n}")
-
-
-COMMANDS = (
-    Command("identity create and install", _bare, identity),
-    Command("model install and activate", _identity, install),
-    Command("model switch", _two_models, install),
-    Command("boot-check", _second_boot, check_boot),
-    Command("record", _model, record, again=False),
-    Command(
-        "record after reboot",
-        _second_boot,
-        lambda site, tell: (check_boot(site, tell), record(site, tell))[0],
-        again=False,
-    ),
-    Command("label", _records, label, again=False),
-    Command("seal", _records, seal_all),
-    Command("seal in a later boot", _second_boot, lambda site, tell: (check_boot(site, tell), seal_all(site, tell))[0]),
-    Command("recovery of a seal before its head", _half_sealed, seal_all),
-    Command("recovery of a seal after its head", _almost_sealed, seal_all),
-    Command("upload", _sealed, upload_all),
-    Command("export", _sealed, export_all),
-    Command("model remove", _installed_second, remove),
-)
+def row_name(n: int, output: bytes) -> str:
+    """How a record is acknowledged: its number and what it holds."""
+    return f"record {n} {hashlib.sha256(output).hexdigest()[:16]}"
 
 
 # -- what holds ---------------------------------------------------------------------------------
@@ -330,9 +149,9 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
 
     # The device comes up as its units bring it up; then the interrupted command is repeated.
     early: set[Digest] = set()
-    if "identity" not in known and bench.command.prepare is _bare:
+    if "identity" not in known and bench.command.bare:
         site.install_identity()
-    if bench.command.prepare is not _bare:
+    if not bench.command.bare:
         _whole(site.context.state().layout)  # nothing half-done shows, even before any recovery
         early = {entry.digest for entry in site.context.state().outbox()}
     for verdict in boot_check(site.context):
@@ -350,10 +169,10 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
 
     # Work goes on, and no number comes twice.
     before = [int(line.split()[1]) for line in known if line.startswith("record ")]
-    if state.active("default") is None:
+    if not active_models(site.context, state):
         return held + _whole(state.layout)
     boot_check(site.context)
-    _infer(site, known.append, 1)
+    _record_one(site, known)
     newest = int(known[-1].split()[1])
     assert newest > max(before, default=0)
     seal(site.context)
@@ -379,6 +198,7 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
     series: dict[int, tuple[Digest, Digest | None]] = {}
     records: dict[int, str] = {}
     labels: set[int] = set()
+    lost: dict[str, set[int]] = {"discarded": set(), "damaged": set()}
     for digest, layout in found.items():
         verdict, parts = site.verify(layout, digest)
         assert verdict is not None
@@ -395,16 +215,23 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
                         _take(records, raw)
             elif getattr(part, "kind", "") == "labels":
                 labels.update(item.n for item in part.labels)
+            elif getattr(part, "reason", "crash") != "crash":
+                lost[part.reason].update(n for first, last in part.discarded for n in range(first, last + 1))
     base = counter_base(state)
     assert sorted(series) == list(range(base + 1, site.tpm.counter + 1)), "a counter value is not accounted for"
     for seq in sorted(series):
         assert series[seq][1] == (series[seq - 1][0] if seq - 1 in series else None)
         held += 2
 
-    # Every acknowledged record and label is in them.
+    # Every acknowledged record and label is in them; what is not, a signed tombstone names, and nothing else.
+    for reason, numbers in lost.items():
+        assert not numbers & set(records), f"{reason}, and yet in a kit"
+    given_up = lost["discarded"] if bench.command.may_discard else set()
+    assert given_up == lost["discarded"]
+    assert lost["damaged"] == {int(line[5:]) for line in known if line.startswith("gone ")}
     for line in known:
         words = line.split()
-        if words[0] == "record":
+        if words[0] == "record" and int(words[1]) not in given_up:
             assert records.get(int(words[1])) == words[2], f"record {words[1]} is gone"
             held += 1
         elif words[0] == "label":
@@ -416,12 +243,18 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
     return held
 
 
+def _record_one(site: Site, known: list[str]) -> None:
+    with edgeprov.open_device() as device:
+        result = device.load_model().run(np.zeros((1, 30), np.int8))
+        known.append(row_name(result.record.n, result.outputs[0].tobytes()))
+
+
 def _take(records: dict[int, str], raw: bytes) -> None:
     from edgeprov.formats.record import parse_record
 
     row = parse_record(bytes(raw))
     assert row.n not in records, "a record in two kits, or a number used twice"
-    records[row.n] = hashlib.sha256(bytes(row.outputs[0])).hexdigest()[:16]
+    records[row.n] = row_name(row.n, bytes(row.outputs[0])).split()[2]
 
 
 def _whole(layout: Layout) -> int:

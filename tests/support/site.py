@@ -143,9 +143,13 @@ dir = "trust.d"
         from edgeprov.device.identity import create_identity, install_certificates
 
         create_identity(self.context)
+        install_certificates(self.context, self.identity_document())
+
+    def identity_document(self) -> bytes:
+        """What the factory's enrolment hands to the device."""
         document = {"type": "edgeprov.identity", "v": 1, "device": self.unit.urn}
         document["certificates"] = [b64(item) for item in self.unit.record.certificates]
-        install_certificates(self.context, json.dumps(document).encode())
+        return json.dumps(document).encode()
 
     def publish(
         self,
