@@ -52,9 +52,10 @@ from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
-from edgeprov.verify.certificates import certificate_spki, verify_chain
+from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.enrolment import verify_ek_certificate, verify_record_certificate, verify_tpm_keys
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.x509path import certificate_spki
 
 REQUEST_TYPE: Final = "edgeprov.enrolment-request"
 SECRET_BYTES: Final = 32

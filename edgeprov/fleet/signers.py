@@ -28,8 +28,9 @@ from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE
 from edgeprov.formats.tpmt import encode_ecdsa_der
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
-from edgeprov.verify.certificates import certificate_spki, parse_pem_certificates
+from edgeprov.verify.certificates import parse_pem_certificates
 from edgeprov.verify.keys import verify_ecdsa
+from edgeprov.verify.x509path import certificate_spki
 
 _SIGN_S = 120.0  # a person may have to touch the token
 _RAW_BYTES = 64

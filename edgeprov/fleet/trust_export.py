@@ -17,8 +17,8 @@ from typing import Final
 from edgeprov.errors import UsageError
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.jsonx import JsonObject, encode_json
-from edgeprov.verify.certificates import anchor_chain, certificate_facts
 from edgeprov.verify.policy import TrustPolicy, parse_policy
+from edgeprov.verify.x509path import anchor_chain, certificate_facts
 
 COMMANDS_FILE: Final = "COMMANDS.txt"
 DENY_FILE: Final = "deny.txt"

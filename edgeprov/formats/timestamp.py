@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RFC 3161 timestamps: reads the response or token that a timestamp authority gives. Judges nothing.
 
-Only what the verification needs is read; a small strict DER reader does, since no package of ours
-reads timestamp tokens.
+Only what the verification needs is read, by the small reader of formats.der: no package of ours reads
+timestamp tokens.
 
 Spec: RFC 3161 section 2.4.2; RFC 5652 sections 5.1 to 5.3; ITU-T X.690 (DER).
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.der import Der
 
 SEQUENCE: Final = 0x30
 _SET, _INTEGER, _OCTETS, _OID, _TIME = 0x31, 0x02, 0x04, 0x06, 0x18
@@ -80,7 +81,7 @@ def parse_timestamp(raw: bytes) -> Timestamp:
     """
     if len(raw) > _MAX_BYTES:
         raise LimitError(f"timestamp has {len(raw)} bytes, more than {_MAX_BYTES}")
-    outer = _Der(raw).enter(SEQUENCE)
+    outer = Der(raw).enter(SEQUENCE)
     if outer.tag == SEQUENCE:  # a response: status, then the token
         status = outer.enter(SEQUENCE)
         if int.from_bytes(status.take(_INTEGER), "big") not in (0, 1):
@@ -124,7 +125,7 @@ def timestamp_token(raw: bytes) -> bytes:
         FormatError: Not a granted response.
     """
     parse_timestamp(raw)
-    outer = _Der(raw).enter(SEQUENCE)
+    outer = Der(raw).enter(SEQUENCE)
     if outer.tag != SEQUENCE:
         return raw
     outer.take(SEQUENCE)
@@ -137,7 +138,7 @@ def name_and_serial(certificate: bytes) -> tuple[bytes, int]:
     Raises:
         FormatError: Not a certificate.
     """
-    body = _Der(certificate).enter(SEQUENCE).enter(SEQUENCE)
+    body = Der(certificate).enter(SEQUENCE).enter(SEQUENCE)
     if body.tag == _CONTEXT_0:
         body.take(_CONTEXT_0)
     serial = int.from_bytes(body.take(_INTEGER), "big", signed=True)
@@ -146,7 +147,7 @@ def name_and_serial(certificate: bytes) -> tuple[bytes, int]:
 
 
 def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) -> Timestamp:
-    signer = _Der(raw).enter(SEQUENCE)
+    signer = Der(raw).enter(SEQUENCE)
     signer.take(_INTEGER)
     identifier = signer.enter(SEQUENCE)  # issuerAndSerialNumber; key identifiers are not used by RFC 3161
     issuer, serial = identifier.element(), int.from_bytes(identifier.take(_INTEGER), "big", signed=True)
@@ -157,7 +158,7 @@ def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) ->
     values = _attributes(attributes)
     if values.get(_CONTENT_TYPE) != _TST_INFO or _MESSAGE_DIGEST not in values:
         raise FormatError("timestamp: signed attributes are not those of a timestamp")
-    info = _Der(content).enter(SEQUENCE)
+    info = Der(content).enter(SEQUENCE)
     if int.from_bytes(info.take(_INTEGER), "big") != 1:
         raise FormatError("timestamp has another version")
     info.take(_OID)
@@ -185,9 +186,9 @@ def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) ->
 
 def _attributes(element: bytes) -> dict[bytes, bytes]:
     result: dict[bytes, bytes] = {}
-    for item in _items(_Der(element).take(_CONTEXT_0)):
-        attribute = _Der(item).enter(SEQUENCE)
-        name, values = attribute.take(_OID), _Der(attribute.take(_SET))
+    for item in _items(Der(element).take(_CONTEXT_0)):
+        attribute = Der(item).enter(SEQUENCE)
+        name, values = attribute.take(_OID), Der(attribute.take(_SET))
         if name in result:
             raise FormatError("timestamp has a signed attribute twice")
         if name in (_CONTENT_TYPE, _MESSAGE_DIGEST):
@@ -199,7 +200,7 @@ def _attributes(element: bytes) -> dict[bytes, bytes]:
     return result
 
 
-def _accuracy(reader: _Der) -> float:
+def _accuracy(reader: Der) -> float:
     seconds = float(int.from_bytes(reader.take(_INTEGER), "big")) if reader.tag == _INTEGER else 0.0
     for tag, unit in ((0x80, 1e-3), (0x81, 1e-6)):
         if reader.tag == tag:
@@ -207,7 +208,7 @@ def _accuracy(reader: _Der) -> float:
     return seconds
 
 
-def _hash(algorithm: _Der) -> str:
+def _hash(algorithm: Der) -> str:
     name = _HASHES.get(algorithm.take(_OID))
     if name is None:
         raise FormatError("timestamp uses a hash other than SHA-256, SHA-384 and SHA-512")
@@ -228,53 +229,9 @@ def _wrap(tag: int, body: bytes) -> bytes:
 
 
 def _items(body: bytes) -> tuple[bytes, ...]:
-    reader, result = _Der(body), []
+    reader, result = Der(body), []
     while reader.tag is not None:
         result.append(reader.element())
         if len(result) > 64:
             raise LimitError("timestamp has more elements than any authority writes")
     return tuple(result)
-
-
-class _Der:
-    """A cursor over DER elements with single-byte tags and definite lengths."""
-
-    __slots__ = ("_data", "_pos")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._pos = 0
-
-    @property
-    def tag(self) -> int | None:
-        """Tag of the next element, None at the end."""
-        return self._data[self._pos] if self._pos < len(self._data) else None
-
-    def element(self, tag: int | None = None) -> bytes:
-        """The next element with its header."""
-        start = self._pos
-        self._read(tag)
-        return self._data[start : self._pos]
-
-    def take(self, tag: int) -> bytes:
-        """The content of the next element."""
-        return self._read(tag)
-
-    def enter(self, tag: int) -> _Der:
-        """A cursor over the content of the next element."""
-        return _Der(self._read(tag))
-
-    def _read(self, tag: int | None) -> bytes:
-        data, pos = self._data, self._pos
-        if len(data) - pos < 2 or (tag is not None and data[pos] != tag):
-            raise FormatError("timestamp: not the expected DER element")
-        size, pos = data[pos + 1], pos + 2
-        if size & 0x80:
-            count = size & 0x7F
-            if not 1 <= count <= 3 or len(data) - pos < count:
-                raise FormatError("timestamp: DER length out of range")
-            size, pos = int.from_bytes(data[pos : pos + count], "big"), pos + count
-        if size > len(data) - pos:
-            raise FormatError("timestamp is cut short")
-        self._pos = pos + size
-        return data[pos : self._pos]

@@ -1,59 +1,47 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""X.509 path validation for a private CA: publishers, devices, enrollers, timestamp authorities, EKs.
+"""Certificates of a private CA: publishers, devices, enrollers, timestamp authorities, EKs.
 
-Strict and small: every certificate above the leaf is a CA with keyCertSign, every signature uses
-SHA-256 or stronger, an unknown critical extension refuses. Time is an argument, because a device's
-clock may be wrong: path and usage are judged once (and cached), validity at each given time.
+Two implementations, one judge. The plain certificates that nearly every signer has are read by
+formats.certificate, and a path of them that is good in every respect is accepted here, with the same
+rules in the same order as in x509path. Whatever is not plain, or not good, goes to x509path: it
+refuses, or accepts what is unusual. So the fast way can accept, and never refuse. A boot check thus
+does without ``cryptography.x509``, whose import costs as much as everything else in it.
 
-Spec: RFC 5280, section 6.1 (without policies and name constraints, which are refused when critical).
+Time is an argument, because a device's clock may be wrong: path and usage are judged once (and
+cached), validity at each given time.
+
+Spec: RFC 5280, section 6.1.
 """
 
 from __future__ import annotations
 
+import binascii
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Final, Literal
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
-
-from edgeprov.errors import FormatError, SignerUntrusted
+from edgeprov.errors import FormatError, SignatureInvalid, SignerUntrusted
+from edgeprov.formats.certificate import P256_PREFIX, Certificate, parse_certificate
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
+from edgeprov.verify.keys import load_key, verify_certificate_signature
 
-_ARTICLE = {"device": "a device", "enroller": "an enroller"}
-_T = TypeVar("_T", bound=x509.ExtensionType)
 Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek"]
 
-_HASHES = (SHA256, SHA384, SHA512)
-_HANDLED = frozenset(
-    (
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-    )
-)
-_EK_USAGE = ObjectIdentifier("2.23.133.8.1")  # tcg-kp-EKCertificate
-_SUBJECT_KEYS = {
-    NameOID.COUNTRY_NAME: "C",
-    NameOID.STATE_OR_PROVINCE_NAME: "ST",
-    NameOID.LOCALITY_NAME: "L",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.SERIAL_NUMBER: "SERIALNUMBER",
-    NameOID.COMMON_NAME: "CN",
-}
+_DIGITAL_SIGNATURE: Final = 1 << 0
+_KEY_CERT_SIGN: Final = 1 << 5
+_CODE_SIGNING: Final = "1.3.6.1.5.5.7.3.3"
+_SERIAL_NUMBER: Final = "2.5.4.5"
+_SUBJECT_KEYS: Final = {
+    "2.5.4.6": "C", "2.5.4.8": "ST", "2.5.4.7": "L", "2.5.4.10": "O", "2.5.4.11": "OU",
+    _SERIAL_NUMBER: "SERIALNUMBER", "2.5.4.3": "CN",
+}  # fmt: skip
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\n?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +80,12 @@ def parse_pem_certificates(pem: bytes, what: str) -> tuple[bytes, ...]:
     Raises:
         FormatError: Not PEM certificates.
     """
-    try:
-        return tuple(item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(pem))
-    except (ValueError, x509.InvalidVersion) as error:
-        raise FormatError(f"{what} is not a PEM certificate") from error
+    plain = _plain_pem(pem)
+    if plain is not None:
+        return (plain,)
+    from edgeprov.verify import x509path
+
+    return x509path.parse_pem_certificates(pem, what)
 
 
 def verify_anchor(der: bytes, what: str) -> None:
@@ -105,58 +95,11 @@ def verify_anchor(der: bytes, what: str) -> None:
         FormatError: Not a certificate.
         SignerUntrusted: Not a CA certificate.
     """
-    _verify_ca(_load(der), 0, what)
+    certificate = _plain(der)
+    if certificate is None or not _is_ca(certificate, 0):
+        from edgeprov.verify import x509path
 
-
-def certificate_spki(der: bytes) -> bytes:
-    """The SubjectPublicKeyInfo (DER) of a certificate."""
-    return _spki(_load(der))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFacts:
-    """What a trust file of another tool must say of a certificate."""
-
-    der: bytes = field(repr=False)
-    pem: bytes = field(repr=False)
-    subject: str
-    organization: str
-    common_name: str
-    not_before: dt.datetime
-    self_issued: bool
-
-
-def certificate_facts(der: bytes) -> CertificateFacts:
-    """Read a certificate for export; judges nothing."""
-    certificate = _load(der)
-
-    def first(oid: ObjectIdentifier) -> str:
-        values = certificate.subject.get_attributes_for_oid(oid)
-        return str(values[0].value) if values else ""
-
-    return CertificateFacts(
-        der=der,
-        pem=certificate.public_bytes(Encoding.PEM),
-        subject=certificate.subject.rfc4514_string(),
-        organization=first(NameOID.ORGANIZATION_NAME),
-        common_name=first(NameOID.COMMON_NAME),
-        not_before=_not_before(certificate),
-        self_issued=certificate.subject == certificate.issuer,
-    )
-
-
-def anchor_chain(der: bytes, anchors: Sequence[bytes]) -> tuple[bytes, ...]:
-    """An anchor and the anchors above it, up to the topmost that is at hand."""
-    chain = [der]
-    while (
-        above := next((item for item in anchors if item not in chain and _is_issuer(chain[-1], item)), None)
-    ) is not None:
-        chain.append(above)
-    return tuple(chain)
-
-
-def _is_issuer(der: bytes, issuer: bytes) -> bool:
-    return _issued_by(_load(der), _load(issuer))
+        x509path.verify_anchor(der, what)
 
 
 def verify_chain(
@@ -188,37 +131,48 @@ def verify_chain(
 
 @lru_cache(maxsize=8_192)
 def _path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose) -> Identity:
-    if len(intermediates) > LIMITS.certificate_chain:
-        raise SignerUntrusted(f"certificate chain has more than {LIMITS.certificate_chain} certificates")
-    certificate = _load(leaf)
-    trusted = [_load(der) for der in anchors]
-    if any(certificate == anchor for anchor in trusted):
-        raise SignerUntrusted("the signer's certificate is itself a trust anchor")
-    path = _search(certificate, [_load(der) for der in intermediates], trusted)
-    if path is None:
-        raise SignerUntrusted(
-            f"certificate {_name(certificate)!r}, issued by {certificate.issuer.rfc4514_string()!r}, "
-            f"leads to no {purpose} trust anchor"
-        )
-    for below, issuer in enumerate(path[1:]):
-        _verify_ca(issuer, below, f"CA certificate {_name(issuer)!r}")
-    _verify_extensions(certificate)
-    _verify_usage(certificate, purpose)
+    identity = _plain_path(leaf, intermediates, anchors, purpose)
+    if identity is not None:
+        return identity
+    from edgeprov.verify import x509path
+
+    return x509path.find_path(leaf, intermediates, anchors, purpose)
+
+
+# -- plain certificates: accept, or leave it to x509path --------------------------------------------
+
+
+def _plain_path(
+    leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose
+) -> Identity | None:
+    if purpose in ("timestamp", "ek") or len(intermediates) > LIMITS.certificate_chain or leaf in anchors:
+        return None
+    certificate = _plain(leaf)
+    above = [_plain(der) for der in intermediates]
+    trusted = [_plain(der) for der in anchors]
+    if certificate is None or None in above or None in trusted:
+        return None  # which path is found must not depend on who looks for it
+    path = _search(certificate, [item for item in above if item], [item for item in trusted if item])
+    if path is None or not all(_is_ca(issuer, below) for below, issuer in enumerate(path[1:])):
+        return None
+    name = _signer_name(certificate, purpose)
+    if name is None:
+        return None
     return Identity(
-        san=_identity_name(certificate, purpose),
-        subject=certificate.subject.rfc4514_string(),
-        serial=f"{certificate.serial_number:x}",
-        spki=_spki(certificate),
-        not_before=max(_not_before(item) for item in path),
-        not_after=min(_not_after(item) for item in path),
-        rdns=tuple((_SUBJECT_KEYS.get(rdn.oid, rdn.oid.dotted_string), str(rdn.value)) for rdn in certificate.subject),
-        issuers=tuple((f"{item.serial_number:x}", hashlib.sha256(_spki(item)).hexdigest()) for item in path[1:]),
+        san=name,
+        subject=certificate.subject_text,
+        serial=f"{certificate.serial:x}",
+        spki=certificate.spki,
+        not_before=max(item.not_before for item in path),
+        not_after=min(item.not_after for item in path),
+        rdns=tuple((_SUBJECT_KEYS.get(oid, oid), value) for oid, value in certificate.subject),
+        issuers=tuple((f"{item.serial:x}", hashlib.sha256(item.spki).hexdigest()) for item in path[1:]),
     )
 
 
 def _search(
-    certificate: x509.Certificate, candidates: list[x509.Certificate], anchors: list[x509.Certificate]
-) -> list[x509.Certificate] | None:
+    certificate: Certificate, candidates: list[Certificate], anchors: list[Certificate]
+) -> list[Certificate] | None:
     for anchor in anchors:
         if _issued_by(certificate, anchor):
             return [certificate, anchor]
@@ -230,136 +184,66 @@ def _search(
     return None
 
 
-def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    if certificate.issuer != issuer.subject:
+        return False
     try:
-        if not isinstance(certificate.signature_hash_algorithm, _HASHES):
-            return False
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        verify_certificate_signature(issuer.spki, certificate.signature, certificate.signed, certificate.hash_name)
+    except SignatureInvalid:
         return False
     return True
 
 
-def _verify_ca(certificate: x509.Certificate, below: int, what: str) -> None:
-    constraints = _extension(certificate, x509.BasicConstraints)
-    if constraints is None or not constraints.value.ca:
-        raise SignerUntrusted(f"{what} is not a CA")
-    if constraints.value.path_length is not None and below > constraints.value.path_length:
-        raise SignerUntrusted(f"{what} allows no {below} CA certificates below it")
-    usage = _extension(certificate, x509.KeyUsage)
-    if usage is None or not usage.value.key_cert_sign:
-        raise SignerUntrusted(f"{what} may not sign certificates")
-    key = _public_key(certificate)
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
-        raise SignerUntrusted(f"{what} has an RSA key of less than 2048 bits")
-    _verify_extensions(certificate)
+def _is_ca(certificate: Certificate, below: int) -> bool:
+    if not certificate.ca or (certificate.path_length is not None and below > certificate.path_length):
+        return False
+    return certificate.usage is not None and bool(certificate.usage & _KEY_CERT_SIGN)
 
 
-def _public_key(certificate: x509.Certificate) -> object:
-    try:
-        return certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise FormatError(f"certificate {_name(certificate)!r} has an unusable key") from error
-
-
-def _verify_extensions(certificate: x509.Certificate) -> None:
-    try:
-        critical = [item.oid for item in certificate.extensions if item.critical]
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise FormatError(f"certificate {_name(certificate)!r} has malformed extensions") from error
-    unknown = [oid.dotted_string for oid in critical if oid not in _HANDLED]
-    if unknown:
-        raise SignerUntrusted(f"certificate {_name(certificate)!r} has the unknown critical extension {unknown[0]}")
-
-
-def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
-    name = _name(certificate)
-    constraints = _extension(certificate, x509.BasicConstraints)
-    if constraints is not None and constraints.value.ca:
-        raise SignerUntrusted(f"certificate {name!r} is a CA, not a {purpose}")
-    extended = _extension(certificate, x509.ExtendedKeyUsage)
-    uses = None if extended is None else list(extended.value)
-    if purpose == "ek":
-        if uses is not None and _EK_USAGE not in uses:
-            raise SignerUntrusted(f"certificate {name!r} is not for an endorsement key")
-        return
-    usage = _extension(certificate, x509.KeyUsage)
-    if usage is None or not usage.critical or not usage.value.digital_signature:
-        raise SignerUntrusted(f"certificate {name!r} lacks a critical key usage with digitalSignature")
-    if usage.value.key_cert_sign:
-        raise SignerUntrusted(f"certificate {name!r} may sign certificates: not a {purpose}'s")
-    if purpose == "timestamp":
-        if extended is None or not extended.critical or uses != [ExtendedKeyUsageOID.TIME_STAMPING]:
-            raise SignerUntrusted(f"certificate {name!r} is not for timestamps only")
-        return
-    if uses is not None and ExtendedKeyUsageOID.CODE_SIGNING not in uses:
-        raise SignerUntrusted(f"certificate {name!r} is for other uses than signing artifacts")
-    if purpose in ("device", "enroller"):
-        key = _public_key(certificate)
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise SignerUntrusted(f"certificate {name!r}: a {purpose} key is ECDSA P-256")
-
-
-def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
-    if purpose in ("timestamp", "ek"):
-        return certificate.subject.rfc4514_string()
-    extension = _extension(certificate, x509.SubjectAlternativeName)
-    names: list[str] = []
-    if extension is not None:
-        names += extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-        names += extension.value.get_values_for_type(x509.RFC822Name)
-    if len(names) > 1:
-        raise SignerUntrusted(f"certificate {_name(certificate)!r} has more than one name")
-    name = names[0] if names else ""
+def _signer_name(certificate: Certificate, purpose: Purpose) -> str | None:
+    """The name of a leaf that may sign artifacts for this purpose, else None."""
+    usage = certificate.usage
+    if certificate.ca or usage is None or not certificate.usage_critical:
+        return None
+    if not usage & _DIGITAL_SIGNATURE or usage & _KEY_CERT_SIGN:
+        return None
+    if certificate.extended is not None and _CODE_SIGNING not in certificate.extended:
+        return None
+    if len(certificate.names) > 1:
+        return None
+    name = certificate.names[0] if certificate.names else ""
     if purpose == "publisher":
         if name.startswith((DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX)):
-            raise SignerUntrusted(f"{name} is a device or an enroller, not a publisher")
-        return name or "x509.subject:" + certificate.subject.rfc4514_string()
+            return None
+        return name or "x509.subject:" + certificate.subject_text
     prefix = DEVICE_URN_PREFIX if purpose == "device" else ENROLLER_URN_PREFIX
-    if not name.startswith(prefix) or len(name) == len(prefix):
-        raise SignerUntrusted(f"certificate {_name(certificate)!r} does not name {_ARTICLE[purpose]}")
+    if not name.startswith(prefix) or len(name) == len(prefix) or not certificate.spki.startswith(P256_PREFIX):
+        return None
     return name
 
 
 @lru_cache(maxsize=16_384)
-def _load(der: bytes) -> x509.Certificate:
+def _plain(der: bytes) -> Certificate | None:
     if len(der) > LIMITS.certificate_bytes:
-        raise FormatError(f"certificate has {len(der)} bytes, more than {LIMITS.certificate_bytes}")
-    try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise FormatError("not an X.509 certificate") from error
-
-
-def _extension(certificate: x509.Certificate, kind: type[_T]) -> x509.Extension[_T] | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind)
-    except x509.ExtensionNotFound:
         return None
-    except (ValueError, x509.DuplicateExtension, UnicodeError) as error:
-        raise FormatError(f"certificate {_name(certificate)!r} has malformed extensions") from error
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
     try:
-        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise FormatError(f"certificate {_name(certificate)!r} holds no usable key") from error
+        certificate = parse_certificate(der)
+        load_key(certificate.spki)  # a point off the curve is no key
+    except FormatError:
+        return None
+    return certificate
 
 
-def _name(certificate: x509.Certificate) -> str:
+def _plain_pem(pem: bytes) -> bytes | None:
+    """DER of the one plain certificate in plain PEM, else None."""
+    match = _PEM.fullmatch(pem)
+    if match is None:
+        return None
     try:
-        return certificate.subject.rfc4514_string()[:120]
-    except ValueError:
-        return "?"
-
-
-def _not_before(certificate: x509.Certificate) -> dt.datetime:
-    return certificate.not_valid_before_utc
-
-
-def _not_after(certificate: x509.Certificate) -> dt.datetime:
-    return certificate.not_valid_after_utc
+        der = binascii.a2b_base64(match[1].replace(b"\n", b""), strict_mode=True)
+    except binascii.Error:
+        return None
+    return None if _plain(der) is None else der
 
 
 def _day(moment: dt.datetime) -> str:

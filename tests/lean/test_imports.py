@@ -59,6 +59,15 @@ def test_path_never_loads(path: str, package: str) -> None:
     assert package not in loaded(PATHS[path][0])
 
 
+def test_boot_check_does_without_x509() -> None:
+    """Reading a plain certificate takes formats.certificate; cryptography.x509 costs as much as all else."""
+    body = (
+        PATHS["boot check"][0]
+        + "; assert not {'cryptography.x509', 'cryptography.hazmat.primitives.serialization'} & set(sys.modules)"
+    )
+    loaded(body)
+
+
 def test_help_loads_no_flow() -> None:
     body = """
 import contextlib, io

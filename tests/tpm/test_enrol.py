@@ -17,7 +17,7 @@ from edgeprov.tpm import enrol
 from edgeprov.tpm.device import Tpm
 from edgeprov.tpm.enrol import TEMPLATES, EkTemplate, EndorsementKey
 from edgeprov.tpm.keys import create_primary
-from edgeprov.verify.certificates import certificate_spki
+from edgeprov.verify.x509path import certificate_spki
 from tests.tpm.conftest import SimulatedDevice
 
 SECRET = bytes(range(32))
