@@ -15,7 +15,6 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
@@ -23,6 +22,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from edgeprov.errors import ConfigError
 from edgeprov.limits import LIMITS, MIB
+from edgeprov.values import dataclass, field, field_names, replace
 
 SEARCH_PATH: Final = (Path("/etc/edgeprov"), Path("/run/edgeprov"), Path("/usr/lib/edgeprov"))
 FILE_NAME: Final = "edgeprov.toml"
@@ -208,7 +208,7 @@ def _load_toml(path: Path) -> dict[str, Any]:
 
 
 def _apply(config: Config, tree: Mapping[str, Any], path: Path, origins: dict[str, Path]) -> Config:
-    sections = {item.name for item in fields(Config)} - {"origins"}
+    sections = set(field_names(Config)) - {"origins"}
     changed: dict[str, Any] = {}
     for section, table in tree.items():
         if section not in sections:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
@@ -33,6 +32,7 @@ from edgeprov.errors import (
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.store.state import Active, State
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

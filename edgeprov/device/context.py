@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +21,7 @@ from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, make_dirs, translate
 from edgeprov.store.state import State
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

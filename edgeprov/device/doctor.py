@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from edgeprov.config import load_config
@@ -21,6 +20,7 @@ from edgeprov.device.series import load_head
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored
 from edgeprov.formats.b64 import b64
 from edgeprov.limits import MIB
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.store.state import State

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from edgeprov.registry.pace import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.store.state import OutboxEntry
+from edgeprov.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

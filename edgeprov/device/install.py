@@ -11,7 +11,6 @@ model that runs keeps running.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
@@ -31,6 +30,7 @@ from edgeprov.limits import LIMITS, MIB
 from edgeprov.registry.download import download
 from edgeprov.registry.pace import Pace
 from edgeprov.registry.reference import Reference, parse_reference
+from edgeprov.values import dataclass
 from edgeprov.verify.signature import SignatureArtifact
 
 if TYPE_CHECKING:

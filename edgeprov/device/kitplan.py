@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeprov.device.discard import Range
@@ -17,6 +16,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
 from edgeprov.store.spool import SegmentInfo
+from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
     from edgeprov.config import SealConfig

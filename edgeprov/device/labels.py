@@ -13,7 +13,6 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import State
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

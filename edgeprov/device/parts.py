@@ -11,7 +11,6 @@ Spec: FORMAT.md sections "Data kit" and "Column block".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -37,6 +36,7 @@ from edgeprov.limits import KIB, LIMITS, MIB
 from edgeprov.store.compress import Compressor, choose_level, compress
 from edgeprov.store.layout import Layout
 from edgeprov.store.spool import INPUT, RECORD, Segment, read_segment
+from edgeprov.values import dataclass
 
 _BLOCK_BYTES: Final = 1 * MIB
 _PIECE_BYTES: Final = 256 * KIB  # given to the compressor at once

@@ -7,12 +7,12 @@ Spec: FORMAT.md section "Receipt".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeprov import journal
 from edgeprov.device.upload import UPLOAD_LOCK, collect_garbage, free_artifact
 from edgeprov.errors import SubjectMismatch
+from edgeprov.values import dataclass
 from edgeprov.verify.receipt import verify_receipt
 
 if TYPE_CHECKING:

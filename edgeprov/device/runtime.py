@@ -10,12 +10,12 @@ segment header. This module never reads a file: it is given the very bytes that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
 from edgeprov.errors import ModelRuntimeError, RuntimeMissing, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor
+from edgeprov.values import dataclass
 
 _PACKAGES: Final = {"tflite-runtime": "tflite_runtime", "ai-edge-litert": "ai_edge_litert"}
 _QUANTISED: Final = ("int8", "uint8", "int16")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
@@ -47,6 +46,7 @@ from edgeprov.formats.segment import parse_segment_header
 from edgeprov.formats.tombstone import Reason
 from edgeprov.store.spool import RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import OutboxEntry, State
+from edgeprov.values import dataclass, replace
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

@@ -12,13 +12,13 @@ spool has long been freed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.errors import FormatError, NotStored
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import OCI_MANIFEST
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.formats.manifest import Manifest

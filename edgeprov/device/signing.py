@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeprov import __version__
@@ -47,6 +46,7 @@ from edgeprov.formats.statement import (
     encode_tombstone_statement,
 )
 from edgeprov.formats.tpmt import parse_attest
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.device.boot import active_models
@@ -15,6 +14,7 @@ from edgeprov.device.seal import waiting
 from edgeprov.device.series import load_head
 from edgeprov.device.weights import find_model
 from edgeprov.errors import EdgeprovError, NotStored
+from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

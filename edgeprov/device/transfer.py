@@ -10,7 +10,6 @@ never remembered.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final, cast
 
@@ -22,6 +21,7 @@ from edgeprov.registry.base import Registry, push_referrer
 from edgeprov.registry.pace import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
+from edgeprov.values import dataclass, field
 
 RECHECK_AFTER_S: Final = 600.0
 """A registry may collect blobs that no manifest names; zot does so after an hour."""

@@ -10,13 +10,13 @@ Only a confirmed model raises the floor: before, the way back must stay open.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
 from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
 from edgeprov.errors import EdgeprovError, ModelNotReady
 from edgeprov.formats.digest import Digest
+from edgeprov.values import replace
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from edgeprov import journal
@@ -25,6 +24,7 @@ from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, Regist
 from edgeprov.registry.base import Registry
 from edgeprov.registry.pace import Clock, OutOfTime, Pace
 from edgeprov.store.state import OutboxEntry, State
+from edgeprov.values import dataclass, field, replace
 
 UPLOAD_LOCK: Final = "upload"
 LAST_UPLOAD: Final = "upload"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgeprov.errors import FormatError, LimitError, NotStored
@@ -23,6 +22,7 @@ from edgeprov.formats.tarball import Member, iter_tar
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store import verity
 from edgeprov.store.layout import Layout
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

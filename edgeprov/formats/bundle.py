@@ -13,7 +13,6 @@ Spec: sigstore protobuf-specs, sigstore_bundle.proto v0.3; FORMAT.md "Signatures
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeprov.errors import FormatError, LimitError
@@ -29,6 +28,7 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
 )
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 BundleKind = Literal["certificate", "chain", "key"]
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat
 from operator import itemgetter, sub
 from typing import Any, Final
@@ -27,6 +26,7 @@ from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_ro
 from edgeprov.formats.record import INT_MAX, Record
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 _DELTAS: Final = ("n", "recorded_at", "mono")
 _SWAP: Final = sys.byteorder == "big"

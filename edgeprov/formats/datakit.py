@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -60,6 +59,7 @@ from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import check_slot, device_serial, device_urn
 from edgeprov.formats.tombstone import NO_PREV, Tombstone, build_tombstone, parse_tombstone
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field_names
 
 __all__ = [
     "EVIDENCE_NAME", "EVIDENCE_PATH", "DataKit", "KitSummary", "KitTag", "Part", "PartContents", "PartKind",
@@ -225,7 +225,7 @@ def parse_datakit(manifest: Manifest, config_raw: bytes) -> DataKit:
         parts.append(_part(entry.name, entry.path, layer))
     summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
     _verify_parts(summary, parts)
-    values = {field.name: getattr(summary, field.name) for field in fields(summary)}
+    values = {name: getattr(summary, name) for name in field_names(type(summary))}
     return DataKit(manifest=manifest, parts=tuple(parts), **values)
 
 

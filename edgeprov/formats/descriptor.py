@@ -8,13 +8,13 @@ Spec: OCI image-spec, descriptor.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeprov.errors import DigestMismatch, FormatError, LimitError
 from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
 from edgeprov.formats.jsonx import get_int, get_str
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ Spec: FORMAT.md "Device record".
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from edgeprov.errors import FormatError
@@ -22,6 +21,7 @@ from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, DEVICE_RECORD
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 Assurance = Literal["dev", "firmware", "hardware"]
 ASSURANCES: Final[tuple[Assurance, ...]] = ("dev", "firmware", "hardware")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 
 from edgeprov.errors import DigestMismatch, FormatError
+from edgeprov.values import dataclass
 
 _HEX = frozenset("0123456789abcdef")
 _PREFIX = "sha256:"

@@ -8,7 +8,6 @@ Spec: FORMAT.md "Head".
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import FormatError
@@ -17,6 +16,7 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 NONCE_BYTES: Final = (8, 64)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
@@ -30,6 +29,7 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.tpmt import encode_ecdsa_raw
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 SCHEME: Final = "io.cncf.notary.signingScheme"
 SCHEME_X509: Final = "notary.x509"

@@ -11,13 +11,13 @@ Spec: KitOps Kitfile 1.0.0; FORMAT.md section "Model kit".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.jsonx import JsonObject, get_list, parse_json_object
 from edgeprov.formats.tarball import check_path
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 EntryKind = Literal["model", "modelpart", "code", "dataset", "docs", "prompt"]
 

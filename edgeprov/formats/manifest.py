@@ -8,7 +8,6 @@ Spec: OCI image-spec 1.1, manifest.md and image-index.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from edgeprov.errors import FormatError, LimitError
@@ -23,6 +22,7 @@ from edgeprov.formats.digest import Digest, digest_of, verify_digest
 from edgeprov.formats.jsonx import encode_json, get_list, parse_json_object
 from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 EMPTY_CONFIG = describe(EMPTY_BLOB, OCI_EMPTY)
 

@@ -15,7 +15,6 @@ import base64
 import binascii
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from edgeprov.errors import FormatError
@@ -36,6 +35,7 @@ from edgeprov.formats.mediatypes import (
     MODELPACK_LAYER_PREFIX,
 )
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 Compression = Literal["tar", "tar+gzip"]
 

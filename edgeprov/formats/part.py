@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from edgeprov.errors import FormatError, LimitError
@@ -22,6 +21,7 @@ from edgeprov.formats.record import CapturedInput, LabelColumns, read_input, rea
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 PartKind = Literal["records", "labels", "inputs"]
 PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "labels", "inputs")

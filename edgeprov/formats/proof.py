@@ -11,7 +11,6 @@ Spec: FORMAT.md "Proof".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import FormatError
@@ -26,6 +25,7 @@ from edgeprov.formats.jsonx import (
     parse_json_object,
 )
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 PROOF: Final = "application/vnd.edgeprov.proof.v1+json"
 _PATH_LENGTH: Final = 64

@@ -11,14 +11,13 @@ Spec: FORMAT.md section "Receipt".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import encode_json, get_str
 from edgeprov.formats.mediatypes import RECEIPT_PREDICATE, STATEMENT_TYPE
 from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import Statement
+from edgeprov.values import dataclass
 
 MAX_KITS = 1_000
 """Subjects of one statement; more kits make more receipts."""

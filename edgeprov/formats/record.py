@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 INT_MAX: Final = 2**63 - 1
 """Largest number and time in a row: what a signed 64-bit column can hold."""

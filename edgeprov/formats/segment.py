@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.packing import Buffer, pack, unpack
 from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 VERSION: Final = 1
 DTYPE_BYTES: Final[Mapping[str, int]] = {

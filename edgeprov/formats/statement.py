@@ -11,7 +11,6 @@ Spec: in-toto Attestation Framework, Statement v1; SLSA Provenance v1; FORMAT.md
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgeprov.errors import FormatError
@@ -33,6 +32,7 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 KIT_ANNOTATION: Final = PREFIX + "kit"
 """On a byproduct of a batch statement: the kit that it belongs to."""

@@ -15,11 +15,11 @@ Spec: POSIX.1-2017 pax, "ustar Interchange Format"; FORMAT.md section "Layer arc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)

@@ -12,7 +12,6 @@ Spec: FORMAT.md section "Tombstone".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from edgeprov.errors import FormatError
@@ -33,6 +32,7 @@ from edgeprov.formats.mediatypes import (
 from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass
 
 Reason = Literal["crash", "discarded", "damaged"]
 REASONS: Final[Mapping[str, Reason]] = {"crash": "crash", "discarded": "discarded", "damaged": "damaged"}

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 
 MAGIC: Final = 0xFF544347
 ST_ATTEST_NV: Final = 0x8014

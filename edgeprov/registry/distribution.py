@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -32,6 +31,7 @@ from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manife
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
 from edgeprov.registry.base import fallback_tag
+from edgeprov.values import replace
 
 CHUNK_BYTES: Final = 64 * 1024
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryEr
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
 from edgeprov.registry.distribution import DistributionClient, SizedStream
+from edgeprov.values import dataclass
 
 _USER_AGENT: Final = "edgeprov"
 

@@ -10,11 +10,11 @@ Spec: OCI distribution-spec 1.1, "Pulling manifests" (the grammar of repository 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import FormatError, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.values import dataclass
 
 LAYOUT_PREFIX: Final = "oci:"
 LAYOUT_SEPARATOR: Final = "//"

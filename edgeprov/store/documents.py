@@ -9,13 +9,13 @@ to quarantine: nothing here deletes what it does not understand.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
 from edgeprov.limits import MIB
+from edgeprov.values import dataclass, field
 
 MAX_BYTES: Final = 4 * MIB
 KINDS: Final = ("kit", "tombstone", "device")

@@ -16,13 +16,13 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from edgeprov.errors import StoreCorrupt
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store.atomic import open_regular, translate, translated
+from edgeprov.values import dataclass
 
 HEADER: Final = 1
 EVIDENCE: Final = 2

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +48,7 @@ from edgeprov.store.frames import (
 )
 from edgeprov.store.lock import Lock
 from edgeprov.store.spool_writer import Position, Quota, SpoolWriter
+from edgeprov.values import dataclass
 
 __all__ = [
     "END", "EVIDENCE", "HEADER", "INPUT", "LABEL", "RECORD", "LabelLog", "Position", "Quota", "Segment",

@@ -19,7 +19,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
@@ -40,6 +39,7 @@ from edgeprov.store.frames import (
     encode_frame,
 )
 from edgeprov.store.lock import Lock
+from edgeprov.values import dataclass
 
 SYNC_MODES: Final = ("every", "interval", "seal")
 RESERVED_NUMBERS: Final = 8_192  # at most so many are skipped after an unclean stop

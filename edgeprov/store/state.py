@@ -25,7 +25,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -44,6 +43,7 @@ from edgeprov.store.documents import (
 )
 from edgeprov.store.layout import Layout
 from edgeprov.store.lock import lock
+from edgeprov.values import dataclass
 
 if TYPE_CHECKING:  # imported when used: the boot check has no business with the spool
     from edgeprov.store.spool import LabelLog, SlotSpool

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ from edgeprov.tpm.esys import Connection, tss
 from edgeprov.tpm.keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
 from edgeprov.tpm.link import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
 from edgeprov.tpm.quote import Clock
+from edgeprov.values import dataclass
 
 __all__ = ["Clock", "Identity", "Tpm", "TpmSettings", "open_tpm"]
 

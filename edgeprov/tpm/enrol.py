@@ -10,7 +10,6 @@ TPM 2.0 Library, Part 3, TPM2_ActivateCredential.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
@@ -20,6 +19,7 @@ from edgeprov.errors import EnrolmentRefused, TpmError
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
 from edgeprov.tpm.keys import create_primary
+from edgeprov.values import dataclass
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)
 _RC_SIZE: Final = 0x095

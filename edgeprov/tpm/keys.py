@@ -12,7 +12,6 @@ Spec: TPM 2.0 Library, Part 1, 14 (primary seeds), Part 3, TPM2_CreatePrimary an
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.tpmt import PublicArea, parse_public
 from edgeprov.tpm.documents import load_document, save_document, set_aside
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_DEFINED, Connection, tss
+from edgeprov.values import dataclass
 
 IDENTITY_FILE: Final = "identity.json"
 _SIMULATED: Final = "simulated"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from edgeprov.errors import TpmError
 from edgeprov.formats.tpmt import ALG_SHA256, Attestation, encode_ecdsa_der, parse_signature
 from edgeprov.tpm.esys import Connection, tss
+from edgeprov.values import dataclass
 
 _TIME_INFO: Final = struct.Struct(">QQIIB")
 _EVENT_BYTES: Final = 1024

@@ -21,7 +21,6 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -29,6 +28,7 @@ from edgeprov.errors import FormatError, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.certificate import P256_PREFIX, Certificate, parse_certificate
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 from edgeprov.verify.keys import load_key, verify_certificate_signature
 
 Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek"]

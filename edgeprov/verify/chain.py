@@ -12,11 +12,11 @@ Spec: FORMAT.md "Verification", step 9.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from edgeprov.errors import SeriesBroken
 from edgeprov.formats.digest import Digest
+from edgeprov.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edgeprov.errors import EdgeprovError, EnrolmentRefused, EvidenceInvalid, FormatError
 from edgeprov.formats import tpmt
@@ -20,6 +19,7 @@ from edgeprov.formats.devicerecord import DeviceRecord, enrol_qualifying, parse_
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
+from edgeprov.values import dataclass
 from edgeprov.verify.attestation import (
     attestation_key_fault,
     signing_key_fault,

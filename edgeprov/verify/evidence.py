@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -34,6 +33,7 @@ from edgeprov.formats.statement import (
     parse_seal_evidence,
 )
 from edgeprov.formats.tpmt import Attest
+from edgeprov.values import dataclass, field
 from edgeprov.verify.attestation import (
     attestation_key_fault,
     verify_attestation,

@@ -19,12 +19,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
 from edgeprov.formats.devicerecord import ASSURANCES
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import Identity, parse_pem_certificates, verify_anchor
 from edgeprov.verify.keys import load_pem_key
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError, SubjectMismatch
 from edgeprov.formats.datakit import EVIDENCE_PATH, KitSummary, parse_datakit_annotations, parse_evidence
@@ -20,6 +19,7 @@ from edgeprov.formats.merkle import verify_inclusion
 from edgeprov.formats.proof import Proof, ProofArtifact
 from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import Identity
 from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit

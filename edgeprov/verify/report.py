@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from edgeprov.values import dataclass
 
 StepVerdict = Literal["ok", "failed", "skipped"]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, SignerUntrusted, SubjectMismatch
@@ -38,6 +37,7 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.statement import Statement, parse_statement
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import Identity, Purpose, parse_pem_certificates, verify_chain
 from edgeprov.verify.keys import verify_jws, verify_message
 from edgeprov.verify.policy import TrustPolicy

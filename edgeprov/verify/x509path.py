@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, Ob
 from edgeprov.errors import FormatError, SignerUntrusted
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
+from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import Identity, Purpose
 
 _ARTICLE = {"device": "a device", "enroller": "an enroller"}

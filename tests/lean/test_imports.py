@@ -59,6 +59,17 @@ def test_path_never_loads(path: str, package: str) -> None:
     assert package not in loaded(PATHS[path][0])
 
 
+@pytest.mark.parametrize("path", ["boot check", "recorder", "seal"])
+def test_path_compiles_no_data_classes(path: str) -> None:
+    """edgeprov.values stands for dataclasses there, whose import and decorator cost more than the work."""
+    loaded(
+        f"import sys, importlib.util\nbefore = 'dataclasses' in sys.modules\n{PATHS[path][0]}\n"
+        "names = [name for name, module in sys.modules.items() if name.startswith('edgeprov')"
+        " and getattr(module, 'dataclass', None) is not None and module.dataclass.__module__ == 'dataclasses']\n"
+        "assert not names, names"
+    )
+
+
 def test_boot_check_does_without_x509() -> None:
     """Reading a plain certificate takes formats.certificate; cryptography.x509 costs as much as all else."""
     body = (
