@@ -62,12 +62,11 @@ def test_path_never_loads(path: str, package: str) -> None:
 @pytest.mark.parametrize("path", ["boot check", "recorder", "seal"])
 def test_path_compiles_no_data_classes(path: str) -> None:
     """edgeprov.values stands for dataclasses there, whose import and decorator cost more than the work."""
-    loaded(
-        f"import sys, importlib.util\nbefore = 'dataclasses' in sys.modules\n{PATHS[path][0]}\n"
-        "names = [name for name, module in sys.modules.items() if name.startswith('edgeprov')"
-        " and getattr(module, 'dataclass', None) is not None and module.dataclass.__module__ == 'dataclasses']\n"
-        "assert not names, names"
+    body = f"{PATHS[path][0]}; assert not {{'dataclasses', 'inspect'}} & set(sys.modules), 'dataclasses'"
+    child = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {body}"], capture_output=True, text=True
     )
+    assert child.returncode == 0, child.stderr
 
 
 def test_boot_check_does_without_x509() -> None:
