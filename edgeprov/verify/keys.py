@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 
@@ -23,7 +24,10 @@ from edgeprov.errors import FormatError, SignatureInvalid
 from edgeprov.formats.certificate import P256_PREFIX, P384_PREFIX
 from edgeprov.formats.tpmt import encode_ecdsa_der, encode_p256_spki
 
-PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
 
 _SHA256 = ec.ECDSA(Prehashed(SHA256()))
 _SHA384 = ec.ECDSA(Prehashed(SHA384()))
@@ -125,7 +129,7 @@ def verify_message(key: bytes, signature: bytes, message: bytes, what: str = "si
         FormatError: A key that is not accepted.
     """
     public = load_key(key)
-    if isinstance(public, ed25519.Ed25519PublicKey):
+    if not isinstance(public, ec.EllipticCurvePublicKey):
         try:
             public.verify(signature, message)
         except InvalidSignature as error:
@@ -204,8 +208,10 @@ def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, wha
 
 
 def _accepted(key: object) -> PublicKey:
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+        return key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    if isinstance(key, Ed25519PublicKey):
         return key
     raise FormatError("public key is not ECDSA P-256, ECDSA P-384 or Ed25519")
