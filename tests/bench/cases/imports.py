@@ -46,7 +46,7 @@ def paths() -> list[Figure]:
         figures += [
             figure(
                 GROUP, f"{name}, over bare Python", extra, "ms CPU", "<=", 60, ours=f"bare {milli(samples['bare'])}",
-                note="Bound by dataclasses, enum, re, json and tomllib of the standard library; then zstandard and msgpack.",
+                note="Bound by typing, re, pathlib, json and tomllib of the standard library; then zstandard and msgpack.",
             ),
             figure(GROUP, f"{name}, memory over bare Python", memory, "MB", "<=", 20),
         ]  # fmt: skip
