@@ -158,6 +158,49 @@ def test_doctor_names_the_fault_and_its_fix(
     assert all(item["fix"] for item in failed)
 
 
+@pytest.mark.parametrize(
+    ("fault", "check", "verdict"),
+    [
+        ("full", "disk space", "fail"),
+        ("clock", "clock", "note"),
+        ("burnt", "kit counter", "note"),
+        ("worn", "kit counter", "note"),
+        ("interpreter", "interpreter", "fail"),
+        ("registry", "upload", "note"),
+        ("quarantine", "state folder", "note"),
+        ("simulated", "TPM", "note"),
+    ],
+)
+def test_doctor_finds_what_is_not_broken_yet(
+    ready: Site,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    check: str,
+    verdict: str,
+) -> None:
+    if fault == "full":
+        monkeypatch.setattr("edgeprov.device.doctor.free_bytes", lambda _path: 1000)
+    elif fault == "clock":
+        monkeypatch.setattr("edgeprov.device.context.time.time", lambda: 1000.0)
+    elif fault == "burnt":
+        ready.tpm.increment_counter()
+    elif fault == "worn":
+        monkeypatch.setattr("edgeprov.device.status.COUNTER_ENDURANCE", 10)
+    elif fault == "interpreter":
+        ready.config_file.write_text(ready.config_file.read_text() + '[runtime]\nname = "ai-edge-litert"\n')
+    elif fault == "registry":
+        ready.config_file.write_text(ready.config_file.read_text().replace(f'name = "oci:{ready.registry}"', ""))
+    elif fault == "quarantine":
+        state = ready.context.state()
+        (state.root / "documents" / "x.json").write_text("x")
+        state.quarantine(state.root / "documents" / "x.json", "a test")
+    codes = {"full": 30, "interpreter": 53}
+    (found,) = [item for item in lines(capfd, "doctor", code=codes.get(fault, 0)) if item.get("check") == check]
+    assert found["verdict"] == verdict, found
+    assert found["fix"]
+
+
 def test_doctor_changes_nothing(ready: Site, capfd: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (ready.root / "state").rglob("*") if path.is_file()}
     call(capfd, "doctor")

@@ -37,7 +37,7 @@ int main(int argc, char **argv) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
         if (c->cmsg_type == SCM_RIGHTS) memcpy(&weights, CMSG_DATA(c), sizeof weights);
     if (weights < 0 || fstat(weights, &status)) return fail("weights");
-    const unsigned char *model = mmap(NULL, status.st_size, PROT_READ, MAP_PRIVATE, weights, 0);
+    const unsigned char *model = (const unsigned char *)mmap(NULL, status.st_size, PROT_READ, MAP_PRIVATE, weights, 0);
     if (model == MAP_FAILED || memcmp(model + 4, "TFL3", 4)) return fail("model");
     if (mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, weights, 0) != MAP_FAILED) return 3; /* sealed */
     for (int i = 1; i <= 3; i++) {

@@ -231,11 +231,12 @@ def test_session_answers_before_hello(ready: Site) -> None:
     session.close()
 
 
-def test_application_in_c(ready: Site, server: Path, tmp_path: Path) -> None:
-    """Sixty lines of C without a library: weights from the sealed memory file, three records."""
+@pytest.mark.parametrize("compiler", [["gcc", "-std=c11"], ["g++", "-x", "c++", "-std=c++20"]], ids=["c", "c++"])
+def test_application_in_c(ready: Site, server: Path, tmp_path: Path, compiler: list[str]) -> None:
+    """Sixty lines of C (and of C++) without a library: weights from the sealed memory file, three records."""
     source = Path(__file__).with_name("record_client.c")
     program = tmp_path / "record_client"
-    subprocess.run(["gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Werror", "-o", program, source], check=True)
+    subprocess.run([*compiler, "-D_GNU_SOURCE", "-Wall", "-Werror", "-o", program, source], check=True)
     # sun_path has 108 bytes, and a test's folder is deep.
     child = subprocess.run([program, server.name], cwd=server.parent, capture_output=True, text=True, timeout=60)
     assert child.returncode == 0, child.stderr

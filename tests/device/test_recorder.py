@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import edgeprov
+from edgeprov import journal
 from edgeprov.device.labels import add_labels
 from edgeprov.device.seal import seal
 from edgeprov.device.series import load_head
@@ -304,6 +305,28 @@ def test_clock_that_went_back_does_not_keep_records_for_ever(ready: Site, monkey
     record(ready, 2)
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
     assert len(seal(ready.context, due_only=True)) == 1
+
+
+@pytest.mark.parametrize("moved_s", [3600, -3600, -1_700_000_000])
+def test_a_clock_that_jumps_is_noted_and_breaks_no_order(
+    ready: Site, monkeypatch: pytest.MonkeyPatch, moved_s: int
+) -> None:
+    noted: list[dict[str, object]] = []
+    real_ns, real_event = time.time_ns, journal.event
+    monkeypatch.setattr(journal, "event", lambda name, text, **more: noted.append({"name": name, **more}))
+    with edgeprov.open_device() as device:
+        model = device.load_model()
+        model.run(X)
+        monkeypatch.setattr(time, "time_ns", lambda: real_ns() + moved_s * 10**9)
+        model.run(X)
+        model.run(X)
+    monkeypatch.setattr(journal, "event", real_event)
+    (jump,) = [item for item in noted if item["name"] == "clock-jumped"]  # once, not with each record
+    assert abs(float(str(jump["seconds"])) - max(moved_s, -time.time())) < 5
+    (sealed,) = seal(ready.context)
+    rows = decoded(ready, sealed)["records"]
+    assert [row.n for row in rows] == [1, 2, 3]
+    assert rows[0].mono_ns < rows[1].mono_ns < rows[2].mono_ns
 
 
 def test_numbers_burnt_by_others_are_accounted_for(ready: Site) -> None:

@@ -22,6 +22,7 @@ from edgeprov.device.flatbuffer import verify_flatbuffer
 from edgeprov.errors import EdgeprovError
 from edgeprov.formats import (
     bundle,
+    certificate,
     datakit,
     devicerecord,
     eventlog,
@@ -51,6 +52,7 @@ from edgeprov.store.compress import compress, decompress, decompress_stream, gun
 from edgeprov.store.frames import encode_end, encode_frame, read_segment
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_index import LayoutIndex
+from edgeprov.store.salvage import salvaged_frames, salvaged_rows
 from edgeprov.store.spool import SlotSpool
 from edgeprov.verify import policy
 from tests.support.site import WDBC
@@ -244,6 +246,36 @@ def _segment_seeds() -> list[bytes]:
     ]
 
 
+def _salvage(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{1:020d}.seg"
+        path.write_bytes(data)
+        segment_file = read_segment(path)
+        whole = list(segment_file.frames())
+        assert list(salvaged_frames(segment_file, search=True))[: len(whole)] == whole
+        if segment_file.header:
+            rows = list(salvaged_rows(segment_file, end=100))
+            numbers = [record.parse_record(payload).n for kind, payload in rows if kind == 3]
+            assert numbers == sorted(set(numbers))
+
+
+def _plain_certificate(data: bytes) -> None:
+    """What the small reader takes, the complete one takes too and reads alike."""
+    from cryptography import x509
+
+    plain = certificate.parse_certificate(data)
+    other = x509.load_der_x509_certificate(data)
+    assert plain.serial == other.serial_number
+    assert plain.subject_text == other.subject.rfc4514_string()
+    assert plain.signed == other.tbs_certificate_bytes
+    assert (plain.not_before, plain.not_after) == (other.not_valid_before_utc, other.not_valid_after_utc)
+
+
+def _certificate_seeds() -> list[bytes]:
+    made = world()[0]
+    return [*made.publisher.certificate_chain, *made.enroller.certificate_chain]
+
+
 def _index_seeds() -> list[bytes]:
     index = LayoutIndex(world()[1]["index"][0])
     return [index.encode(), LayoutIndex().encode()]
@@ -296,6 +328,8 @@ TARGETS = (
     Fuzz("ecdsa-der", tpmt.parse_ecdsa_der, lambda: [world()[0].enrol("x").tpm.sign_digest(bytes(32))]),
     Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
     Fuzz("certificates", _certificates, _seeds("certificates")),
+    Fuzz("certificate", _plain_certificate, _certificate_seeds),
+    Fuzz("salvage", _salvage, _segment_seeds),
     Fuzz("head", head.parse_head, _seeds("head")),
     Fuzz("proof", proof.parse_proof, lambda: [b'{"v":1}']),
     Fuzz("flatbuffer", verify_flatbuffer, lambda: [WDBC.read_bytes()]),
