@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -107,6 +108,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         )
         self._host = host.lower()
         self._preemptive = settings.auth == "basic"
+        self._renewing = threading.Lock()
         session = self.session
         session.trust_env = False
         session.max_redirects = LIMITS.redirect_count
@@ -156,35 +158,38 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         """Oras' request hook without its retries: at most one repeat, with a fresh token, after a 401."""
         for attempt in (1, 2):
             sent = dict(headers or {})
+            token = getattr(self.auth, "token", None)
             if urlsplit(url).netloc.lower() == self._host:  # credentials go to the registry only
-                sent.update(self._authorization())
+                sent.update(self._authorization(token))
             response = self.session.request(
                 method, url, data=data, json=json, headers=sent, stream=stream, verify=self._tls_verify
             )
-            if response.status_code != 401 or attempt == 2 or not self._renew(response):
+            if response.status_code != 401 or attempt == 2 or not self._renew(response, token):
                 return response
             response.close()
             if isinstance(data, SizedStream):
                 data.rewind()
         raise AssertionError("unreachable")
 
-    def _authorization(self) -> dict[str, str]:
+    def _authorization(self, token: str | None) -> dict[str, str]:
         if self._preemptive:
             return {"Authorization": f"Basic {self.auth._basic_auth}"}  # noqa: SLF001 - oras offers no getter
-        token = getattr(self.auth, "token", None)
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _renew(self, response: Any) -> bool:
-        """Get a token for what the answer asks for; False when there is nothing to try."""
+    def _renew(self, response: Any, used: str | None) -> bool:
+        """Get a token for what the answer asks for, once for all threads; False when there is nothing to try."""
         challenge = response.headers.get("Www-Authenticate", "")
         if self._preemptive or not challenge.lower().startswith("bearer"):
             return False
-        self.auth.token = None  # an old one has expired or is for another repository
-        try:
-            _, changed = self.auth.authenticate_request(response, {})
-        except (ValueError, AttributeError, TypeError) as error:  # a realm that is none, or a body that is not JSON
-            raise RegistryDenied(f"{self._host}: the token server's answer makes no sense") from error
-        return bool(changed)
+        with self._renewing:
+            if getattr(self.auth, "token", None) != used:  # another thread was faster
+                return True
+            self.auth.token = None  # an old one has expired or is for another repository
+            try:
+                _, changed = self.auth.authenticate_request(response, {})
+            except (ValueError, AttributeError, TypeError) as error:  # a realm that is none, or no JSON in the body
+                raise RegistryDenied(f"{self._host}: the token server's answer makes no sense") from error
+            return bool(changed)
 
 
 class _Answer:
