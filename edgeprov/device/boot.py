@@ -32,7 +32,7 @@ from edgeprov.errors import (
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.store.state import Active, State
-from edgeprov.values import dataclass
+from edgeprov.values import dataclass, replace
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
@@ -186,8 +186,7 @@ def verify_model(context: Context, state: State | None, digest: Digest, floor: i
     model = find_model(context, state, digest)
     verify_publisher(context, model.manifest, load_signatures(model.layout, digest))
     verify_floor(model.kit, floor)
-    verify_blobs(model)
-    return model
+    return replace(model, vouched=verify_blobs(model))
 
 
 def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> Verdict:
@@ -249,6 +248,7 @@ def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:
         "version": model.kit.version,
         "security_version": model.kit.security_version,
         "source": model.source,
+        "verity": model.vouched,
         "checked_at": timestamp(time.time_ns()),
     }
 

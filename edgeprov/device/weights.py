@@ -34,12 +34,17 @@ READ_BYTES = 64 * KIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModel:
-    """A model kit in a local layout. ``source`` is ``image`` for one baked into the image."""
+    """A model kit in a local layout.
+
+    ``source`` is ``image`` for one baked into the image; ``vouched`` counts the blobs that the kernel
+    checks by fs-verity, so that they were not hashed.
+    """
 
     layout: Layout
     manifest: Manifest
     kit: ModelKit
     source: Literal["state", "image"]
+    vouched: int = 0
 
 
 def model_layouts(context: Context, state: State | None) -> list[tuple[Literal["state", "image"], Layout]]:

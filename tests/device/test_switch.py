@@ -280,6 +280,7 @@ def test_fs_verity_replaces_hashing(ready: Site, monkeypatch: pytest.MonkeyPatch
     ready.reboot()
     (verdict,) = boot_check(ready.context)
     assert verdict.error is None
+    assert verdict.kit.vouched == 1
     assert not any("model.v1" in item for item in hashed)
     assert run_once() == published.manifest.digest
     kernel[next(iter(kernel))] = Digest("0" * 64)
@@ -293,7 +294,7 @@ def test_without_fs_verity_everything_is_hashed(ready: Site, monkeypatch: pytest
     monkeypatch.setattr(verity, "enable", lambda _path: False)
     monkeypatch.setattr(verity, "measure", lambda _path: None)
     assert install_model(ready.context, published.reference).trial["verity"] is False
-    activate(ready.context, published.manifest.digest, "default")
+    assert activate(ready.context, published.manifest.digest, "default").kit.vouched == 0
     assert run_once() == published.manifest.digest
     damage(ready, published.manifest.digest)
     ready.reboot()

@@ -30,12 +30,15 @@ def run(_args: argparse.Namespace, out: Output) -> int:
             text = f"{model} verified, after {verdict.returned_from} was refused"
         else:
             text = f"{model} verified and measured"
+            if verdict.kit is not None and verdict.kit.vouched:
+                text += f" ({verdict.kit.vouched} of {len(verdict.kit.manifest.blobs)} files checked by the kernel)"
         out.item(
             "verdict",
             text,
             slot=verdict.slot,
             model=str(verdict.model),
             verdict="refused" if verdict.error else "verified",
+            verity=verdict.kit.vouched if verdict.kit else 0,
             returned_from=str(verdict.returned_from) if verdict.returned_from else None,
             code=verdict.error.exit_code if verdict.error else 0,
             error=verdict.error.message if verdict.error else None,
