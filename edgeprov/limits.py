@@ -53,6 +53,7 @@ class Limits:
     # -- signatures and evidence ----------------------------------------------------------------
     signature_blob_bytes: int = 1 * MIB
     signatures_per_artifact: int = 64
+    batch_kits: int = 64  # under one statement, as written by us: 80 kB of evidence
     statement_bytes: int = 512 * KIB
     certificate_bytes: int = 16 * KIB
     certificate_chain: int = 5

@@ -18,26 +18,27 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
+from edgeprov.device.batch import NumberedKit, encode_pending, intents_of, load_pending
 from edgeprov.device.context import Context, timestamp
-from edgeprov.device.discard import Range, Why, forget_lost, forget_present, lost_ranges, note_lost
+from edgeprov.device.discard import Range, Why, forget_present, lost_ranges, note_lost
 from edgeprov.device.identity import counter_base
 from edgeprov.device.kitplan import Work, group, is_due, numbers_of
-from edgeprov.device.labels import is_damaged, label_models, model_labels
+from edgeprov.device.labels import label_models, model_labels
 from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.parts import Contents, build_parts
+from edgeprov.device.release import drop_uncommitted, entry_of, free_sealed, quarantine_segment, rebuild_head
 from edgeprov.device.rotation import request_rotation
 from edgeprov.device.series import (
     INTENT,
     Head,
-    add_numbers,
     load_head,
     model_descriptor,
     save_head,
 )
 from edgeprov.device.signing import Signature, Signer, save_signatures
 from edgeprov.device.weights import find_model
-from edgeprov.errors import NotStored, StoreBusy, StoreCorrupt
-from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag, parse_kit_tag
+from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreCorrupt, StoreError
+from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
@@ -118,6 +119,7 @@ class _Sealer:
         self._tpm = tpm
         self._signer = Signer(context, state, tpm)
         self._progress = progress
+        self._pending: list[NumberedKit] = []
         self.done: list[Sealed] = []
 
     # -- after a crash --------------------------------------------------------------------------
@@ -125,41 +127,22 @@ class _Sealer:
     def recover(self) -> None:
         """Finish what was committed, and account for numbers that were used up without a kit."""
         intent = self._state.load_document(INTENT)
-        head = load_head(self._state) or self._rebuild_head()
+        head = load_head(self._state) or rebuild_head(self._state)
         known = head.seq if head else counter_base(self._state)
-        if intent and head and head.seq > int(intent["base"]):
+        if intent and head and any(head.seq > int(item["base"]) for item in intents_of(intent)):
             self._finish(intent, head)
             intent = None
+        elif intent:
+            known = self._resume(intent, known)
         rebuild_outbox(self._context, self._state, known)
         counter = self._tpm.read_counter()
         if counter > known:
-            self._drop_uncommitted(known)
+            drop_uncommitted(self._state, known)
             slot, model = self._anything(intent)
             if model is not None:
                 self._tombstone(slot, model, "crash", (), seq=counter)
         if intent:
             self._state.remove_document(INTENT)
-
-    def _rebuild_head(self) -> Head | None:
-        # The head was damaged and lies in quarantine: the newest kit in the outbox was the head, unless
-        # it was sent already. Then the series starts anew, and every verifier sees the break.
-        entries = self._state.outbox()
-        if not entries:
-            return None
-        newest = entries[-1]
-        document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
-        head = Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=0, entry=document)
-        save_head(self._state, head)
-        return head
-
-    def _drop_uncommitted(self, known: int) -> None:
-        # A kit that was signed but never became the head of the series: its number gets a tombstone,
-        # its records go into the next kit. Left here it would be a fork waiting to be found.
-        waiting_digests = {entry.digest for entry in self._state.outbox()}
-        for ref, entry in self._state.layout.refs().items():
-            tag = parse_kit_tag(ref)
-            if tag is not None and tag.seq > known and entry.digest not in waiting_digests:
-                self._state.layout.remove_manifest(entry.digest, with_referrers=True)
 
     def _anything(self, intent: Mapping[str, Any] | None) -> tuple[str, Digest | None]:
         if intent:
@@ -169,38 +152,31 @@ class _Sealer:
                 return slot, active.model
         return "", None
 
+    def _resume(self, intent: Mapping[str, Any], known: int) -> int:
+        """Sign the kits that a batch had numbered; returns the number of the last."""
+        try:
+            self._pending = load_pending(intent, known, self._state.layout)
+        except (FormatError, StoreError) as error:
+            journal.event("quarantined", f"a batch cannot be finished: {error.message}", priority=journal.ERROR)
+            return known
+        if not self._pending:
+            return known
+        last = self._pending[-1].kit.seq
+        # First forget the kit that was next: a stop after the commit must not free its segments.
+        self._state.save_document(INTENT, encode_pending(self._pending))
+        self._sign_pending()
+        return last
+
     def _finish(self, intent: Mapping[str, Any], head: Head) -> None:
-        # The kit is complete and its number is taken. Unless it was already sent and freed, it
-        # belongs into the outbox.
-        entry = _load_entry(head)
+        # The kits are complete and their numbers are taken. Unless one was already sent and freed, it
+        # belongs into the outbox: the newest by the head, those of its batch by what the layout holds.
+        entry = entry_of(head)
         if self._state.layout.has_manifest(entry.digest):
             self._state.save_outbox(entry)
-        self._free(intent)
+        for item in intents_of(intent):
+            if head.seq > int(item["base"]):
+                free_sealed(self._state, item)
         self._state.remove_document(INTENT)
-
-    def _free(self, intent: Mapping[str, Any]) -> None:
-        slot, model = str(intent["slot"]), parse_digest(str(intent["model"]))
-        spool, labels = self._state.spool(slot), self._state.labels(slot)
-        names = set(intent["segments"])
-        add_numbers(self._state, slot, ((first, last, model) for first, last in intent["numbers"]))
-        note_lost(self._state, slot, model, [(first, last) for first, last in intent.get("lost", ())], "damaged")
-        for info in spool.segments():
-            if info.path.name in intent.get("broken", ()):
-                self._quarantine(slot, info, "damaged: its kit holds what could be read")
-            elif info.path.name in names:
-                spool.free(info)
-        if intent["labels"]:
-            model_labels(self._state, slot).done(model, intent["labels"])
-        for info in labels.segments():
-            if info.path.name in intent["labels"] and model_labels(self._state, slot).is_done(info):
-                if is_damaged(info):
-                    self._quarantine(slot, info, "damaged: kits hold the labels that could be read")
-                else:
-                    labels.free(info)
-        for why in ("discarded", "damaged"):
-            # A range is dropped when its tombstone is signed; or when a recorder made room with a segment
-            # that was already on its way into this kit.
-            forget_lost(self._state, slot, model, [*intent.get(why, ()), *intent["numbers"]], why)
 
     # -- kits -----------------------------------------------------------------------------------
 
@@ -218,7 +194,7 @@ class _Sealer:
         self._account(slot, "discarded")
         self._state.labels(slot).rotate()
         # Planned anew when a segment had to be set aside: a kit holds no chain with a hole.
-        while not all(self._kit(work) for work in self._plan(slot, due_only=due_only)):
+        while not self._kits(self._plan(slot, due_only=due_only)):
             pass
         self._account(slot, "damaged")
 
@@ -248,8 +224,16 @@ class _Sealer:
                 plan[index] = replace(plan[index], labels=True)
         return plan
 
+    def _kits(self, plan: Sequence[Work]) -> bool:
+        """Seal kits in batches; False when the plan does not hold any more: plan again."""
+        held = all(self._kit(work) for work in plan)
+        self._sign_pending()
+        return held
+
     def _kit(self, work: Work) -> bool:
-        """Seal one kit; False when its plan does not hold any more: plan again."""
+        """Seal one kit, or number it for its batch; False when its plan does not hold any more."""
+        if self._pending and not self._pending[0].fits(work.slot, work.model, self._signer.log()):
+            self._sign_pending()
         state, layout = self._state, self._state.layout
         labels = model_labels(state, work.slot)
         label_rows = labels.rows(work.model) if work.labels else iter(())
@@ -280,33 +264,27 @@ class _Sealer:
                 "lost": work.lost(),
                 "broken": list(work.damaged),
             }
-            entry = self._sign_kit(work, contents, intent)
-        self._commit(entry, intent)
-        sealed = Sealed(entry=entry, contents=contents, damaged=tuple(work.damaged), lost=tuple(work.lost()))
-        self.done.append(sealed)
-        self._progress(sealed)
-        journal.event(
-            "kit-sealed",
-            f"slot {work.slot}: kit {entry.seq} with {contents.records} records sealed",
-            slot=work.slot,
-            model_digest=work.model,
-            kit_digest=entry.digest,
-            seq=entry.seq,
-        )
+            self._pending.append(self._number_kit(work, contents, intent))
+            full = len(self._pending) >= self._context.config.seal.batch_kits
+            entries = self._sign() if full else []
+        if full:
+            self._commit_kits(entries)
+        else:
+            self._state.save_document(INTENT, encode_pending(self._pending))
         return True
 
-    def _sign_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> OutboxEntry:
+    def _number_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> NumberedKit:
         subject = self._subject(work.model)
         with self._tpm.group():
             seq = self._next_number(intent)
-            head = load_head(self._state)
+            prev = self._pending[-1].kit.digest if self._pending else self._head_digest()
             now_ns = time.time_ns()
             manifest, config = build_datakit(
                 model=subject,
                 device=self._context.urn,
                 slot=work.slot,
                 seq=seq,
-                prev=head.digest if head else None,
+                prev=prev,
                 records=contents.records,
                 labels=contents.labels,
                 first=contents.first,
@@ -317,10 +295,9 @@ class _Sealer:
                 parts=contents.parts,
                 created=timestamp(now_ns),
             )
-            signatures = self._signer.sign_kit(
-                manifest, model=work.model, slot=work.slot, seq=seq, started_ns=contents.recorded_first_ns
-            )
+            kit = self._signer.attest(manifest.digest, seq)
         self._state.layout.save_blob(config, manifest.config.media_type)
+        self._state.layout.save_manifest(manifest, ref=kit_tag(self._context.serial, seq, manifest.digest))
         details = {
             "records": contents.records,
             "labels": contents.labels,
@@ -328,7 +305,49 @@ class _Sealer:
             "last": contents.last,
             "bytes": sum(blob.size for blob in manifest.blobs),
         }
-        return self._save("kit", work.slot, work.model, seq, manifest, signatures, now_ns, details)
+        started_ns = contents.recorded_first_ns
+        return NumberedKit(
+            intent=intent, manifest=manifest, kit=kit, created_ns=now_ns, started_ns=started_ns, details=details,
+            contents=contents,
+        )  # fmt: skip
+
+    def _sign_pending(self) -> None:
+        if self._pending:
+            with self._state.layout.batch():
+                entries = self._sign()
+            self._commit_kits(entries)
+
+    def _sign(self) -> list[OutboxEntry]:
+        """One statement over all numbered kits; call within a batch of the layout."""
+        first, kits = self._pending[0], [(kit.manifest, kit.kit) for kit in self._pending]
+        started_ns = next((kit.started_ns for kit in self._pending if kit.started_ns is not None), None)
+        signed = self._signer.sign_kits(kits, model=first.model, slot=first.slot, started_ns=started_ns)
+        return [
+            self._save("kit", kit.slot, kit.model, kit.kit.seq, kit.manifest, signatures, kit.created_ns, kit.details)
+            for kit, signatures in zip(self._pending, signed, strict=True)
+        ]
+
+    def _commit_kits(self, entries: Sequence[OutboxEntry]) -> None:
+        kits, self._pending = self._pending, []
+        self._commit(entries, [kit.intent for kit in kits])
+        for kit, entry in zip(kits, entries, strict=True):
+            damaged, lost = kit.intent.get("broken", ()), kit.intent.get("lost", ())
+            ranges = tuple((int(first), int(last)) for first, last in lost)
+            sealed = Sealed(entry=entry, contents=kit.contents, damaged=tuple(damaged), lost=ranges)
+            self.done.append(sealed)
+            self._progress(sealed)
+            journal.event(
+                "kit-sealed",
+                f"slot {kit.slot}: kit {entry.seq} with {entry.info['records']} records sealed",
+                slot=kit.slot,
+                model_digest=kit.model,
+                kit_digest=entry.digest,
+                seq=entry.seq,
+            )
+
+    def _head_digest(self) -> Digest | None:
+        head = load_head(self._state)
+        return head.digest if head else None
 
     def _tombstone(
         self,
@@ -353,14 +372,13 @@ class _Sealer:
             with self._tpm.group():
                 number = self._next_number(intent) if seq is None else seq
                 intent.setdefault("base", number - 1)
-                head = load_head(self._state)
                 now_ns = time.time_ns()
                 manifest, layer = build_tombstone(
                     model=subject,
                     device=self._context.urn,
                     slot=slot,
                     seq=number,
-                    prev=head.digest if head else None,
+                    prev=self._head_digest(),
                     reason=reason,
                     discarded=lost,
                     at=timestamp(now_ns),
@@ -370,7 +388,7 @@ class _Sealer:
             self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
             details = {"reason": reason, "records": 0, "labels": 0, "bytes": sum(b.size for b in manifest.blobs)}
             entry = self._save("tombstone", slot, model, number, manifest, signatures, now_ns, details)
-        self._commit(entry, intent)
+        self._commit([entry], [intent])
         sealed = Sealed(entry=entry)
         self.done.append(sealed)
         self._progress(sealed)
@@ -391,7 +409,7 @@ class _Sealer:
 
     def _next_number(self, intent: dict[str, Any]) -> int:
         intent["base"] = self._tpm.read_counter()
-        self._state.save_document(INTENT, intent)
+        self._state.save_document(INTENT, encode_pending(self._pending, intent))
         return self._tpm.increment_counter()
 
     def _save(
@@ -418,12 +436,14 @@ class _Sealer:
         }
         return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)
 
-    def _commit(self, entry: OutboxEntry, intent: Mapping[str, Any]) -> None:
-        clock_ms = self._tpm.clock().clock_ms
-        document = {"kind": entry.kind, "repo": entry.repo, "tag": entry.tag, "info": dict(entry.info)}
-        save_head(self._state, Head(seq=entry.seq, digest=entry.digest, tpm_clock_ms=clock_ms, entry=document))
-        self._state.save_outbox(entry)
-        self._free(intent)
+    def _commit(self, entries: Sequence[OutboxEntry], intents: Sequence[Mapping[str, Any]]) -> None:
+        clock_ms, newest = self._tpm.clock().clock_ms, entries[-1]
+        document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
+        save_head(self._state, Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=clock_ms, entry=document))
+        for entry in entries:
+            self._state.save_outbox(entry)
+        for intent in intents:
+            free_sealed(self._state, intent)
         self._state.remove_document(INTENT)
 
     # -- damage ---------------------------------------------------------------------------------
@@ -453,24 +473,7 @@ class _Sealer:
         """Nothing of a segment can be proved: its numbers get a tombstone, its bytes go to quarantine."""
         if model is not None and info.records:
             note_lost(self._state, slot, model, numbers_of(info), "damaged")
-        self._quarantine(slot, info, "damaged: nothing in it can be proved")
-
-    def _quarantine(self, slot: str, info: SegmentInfo, reason: str) -> None:
-        message = f"{info.path.name} is {reason}"
-        self._state.quarantine(info.path, message)
-        journal.event("quarantined", f"slot {slot}: {message}", priority=journal.ERROR, slot=slot)
-
-
-def _load_entry(head: Head) -> OutboxEntry:
-    return OutboxEntry(
-        kind=str(head.entry["kind"]),
-        digest=head.digest,
-        seq=head.seq,
-        repo=str(head.entry["repo"]),
-        tag=str(head.entry["tag"]),
-        state="sealed",
-        info=dict(head.entry["info"]),
-    )
+        quarantine_segment(self._state, slot, info, "damaged: nothing in it can be proved")
 
 
 def _recover_spool(state: State, slot: str) -> None:

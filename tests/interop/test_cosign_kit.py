@@ -8,14 +8,17 @@ import hashlib
 import json
 import zlib
 
+import numpy as np
 import pytest
 
+import edgeprov
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.envelope import pae_digest
 from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE, SLSA_PROVENANCE
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support.peers import peer, run
+from tests.support.site import Site
 from tests.support.world import sign_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer("cosign")]
@@ -134,6 +137,44 @@ def test_batch_of_kits_under_one_signature(cosign, world, registry, trust, reque
         registry.attach("data/batch", sealed.signatures[0])
         cosign("verify", *root(trust), *IDENTITY, *NO_LOG, reference)
         cosign("verify-attestation", "--type", "slsaprovenance1", *root(trust), *IDENTITY, *NO_LOG, reference)
+
+
+def test_batch_that_a_device_sealed(cosign, registry, tmp_path, monkeypatch):
+    """``seal.batch_kits`` on a whole device: upload to a folder, then its artifacts on the registry, then cosign."""
+    from edgeprov.device.context import Context
+    from edgeprov.device.seal import seal
+    from edgeprov.fleet.trust_export import export_trust
+
+    site = Site(tmp_path, serial="batch", settings="[seal]\nmax_records = 2\nbatch_kits = 2\n")
+    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
+    monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
+    site.install_identity()
+    site.install()
+    for _ in range(2):
+        with edgeprov.open_device() as device:
+            device.load_model().run(np.zeros((1, 30), np.int8))
+            device.load_model().run(np.ones((1, 30), np.int8))
+    trusted = tmp_path / "trusted_root.json"
+    trusted.write_bytes(export_trust(site.world.policy_files)["cosign/devices.trusted_root.json"])
+    layout, repo = site.context.state().layout, f"data/sealed-{cosign.version}"
+    sealed = seal(site.context)
+    assert len(sealed) == 2
+    shared = set()
+    for item in sealed:
+        manifest = layout.load_manifest(item.entry.digest)
+        blobs = {blob.digest: layout.load_blob(blob, max_bytes=2**24) for blob in manifest.blobs}
+        reference = registry.push(repo, manifest, blobs)
+        for entry in layout.referrers(item.entry.digest):
+            signature = layout.load_manifest(entry.digest)
+            blob = layout.load_blob(signature.layers[0], max_bytes=2**20)
+            registry.attach(repo, SignatureArtifact(manifest=signature, blob=blob))
+            if entry.artifact_type == SIGSTORE_BUNDLE:
+                shared.add(signature.layers[0].digest)
+        root_of = ["--trusted-root", str(trusted)]
+        cosign("verify", *root_of, *IDENTITY, *NO_LOG, reference)
+        cosign("verify-attestation", "--type", "slsaprovenance1", *root_of, *IDENTITY, *NO_LOG, reference)
+    assert len(shared) == 1
 
 
 def test_refused_by_cosign(cosign, kit, world, registry, trust):

@@ -26,15 +26,15 @@ def run(args: argparse.Namespace, out: Output) -> None:
     damaged: list[str] = []
 
     def show(sealed: Sealed) -> None:
-        entry, contents = sealed.entry, sealed.contents
+        entry, info = sealed.entry, sealed.entry.info
         if sealed.damaged or entry.info.get("reason") == "damaged":
             damaged.append(entry.info["slot"])
-        if contents is None:
+        if entry.kind == "tombstone":
             text = f"tombstone {entry.seq}: {entry.info['reason']}"
         else:
-            span = f" ({contents.first} to {contents.last})" if contents.records else ""
+            span = f" ({info['first']} to {info['last']})" if info["records"] else ""
             text = (
-                f"kit {entry.seq}: {contents.records} records{span}, {contents.labels} labels, "
+                f"kit {entry.seq}: {info['records']} records{span}, {info['labels']} labels, "
                 f"{size(int(entry.info['bytes']))}, model {short(entry.info['model'])}\n  {entry.digest}"
             )
             if sealed.lost:
