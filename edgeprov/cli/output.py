@@ -115,6 +115,17 @@ class Progress:
             sys.stderr.flush()
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As its base; that one asks shutil for the width, which loads every compressor, even where no help is shown."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        except (OSError, ValueError):
+            width = 80
+        super().__init__(prog, width=width - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, advice=f"See {self.prog} --help.")
@@ -161,7 +172,7 @@ def _dispatch(
         prog=prog,
         description=description,
         epilog=f"{listing}\n\n{prog} VERB --help tells more; exit codes are listed in README.md.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         usage=f"{prog} [--json] VERB ...",
     )
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
@@ -176,7 +187,7 @@ def _dispatch(
         raise UsageError(f"unknown verb {top.verb!r}", advice=f"Known: {', '.join(verbs)}.")
     module = importlib.import_module(f"{package}.{top.verb.replace('-', '_')}")
     sub = _Parser(
-        prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=_Formatter
     )
     sub.add_argument("--json", action="store_true", help="one JSON object per line")
     module.arguments(sub)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
 from edgeprov.errors import FormatError, SignatureInvalid
 from edgeprov.formats.certificate import P256_PREFIX, P384_PREFIX
@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 
     PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
 
-_SHA256 = ec.ECDSA(Prehashed(SHA256()))
-_SHA384 = ec.ECDSA(Prehashed(SHA384()))
+
+class _Ecdsa(ec.ECDSA):
+    """ec.ECDSA for verifying: its own constructor asks what signing can do, which loads the whole OpenSSL backend."""
+
+    def __init__(self, algorithm: Prehashed | HashAlgorithm) -> None:
+        self._verified_by = algorithm
+
+    @property
+    def algorithm(self) -> Prehashed | HashAlgorithm:
+        return self._verified_by
+
+
+_SHA256 = _Ecdsa(Prehashed(SHA256()))
+_SHA384 = _Ecdsa(Prehashed(SHA384()))
 _COORDINATES = 64
 _UNCOMPRESSED = b"\4"
 _HASHES = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
@@ -110,7 +122,7 @@ def verify_certificate_signature(issuer: bytes, signature: bytes, signed: bytes,
     if not isinstance(public, ec.EllipticCurvePublicKey):
         raise SignatureInvalid("the issuer's key is not of ECDSA")
     try:
-        public.verify(signature, signed, ec.ECDSA(_HASHES[hash_name]))
+        public.verify(signature, signed, _Ecdsa(_HASHES[hash_name]))
     except (InvalidSignature, ValueError) as error:
         raise SignatureInvalid("the certificate's signature does not fit") from error
 
@@ -197,7 +209,7 @@ def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, wha
     try:
         public = load_der_public_key(key)
         if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, message, ec.ECDSA(algorithm))
+            public.verify(signature, message, _Ecdsa(algorithm))
             return
         if isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048:
             public.verify(signature, message, padding.PKCS1v15(), algorithm)

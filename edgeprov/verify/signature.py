@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, SignerUntrusted, SubjectMismatch
 from edgeprov.formats.b64 import parse_b64
@@ -23,7 +23,6 @@ from edgeprov.formats.bundle import Bundle, parse_bundle
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.jsonx import get_object, get_str, parse_json_object
-from edgeprov.formats.jws import Jws, parse_jws
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     COSIGN_CERTIFICATE,
@@ -41,7 +40,9 @@ from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import Identity, Purpose, parse_pem_certificates, verify_chain
 from edgeprov.verify.keys import verify_jws, verify_message
 from edgeprov.verify.policy import TrustPolicy
-from edgeprov.verify.timestamp import proved_time, required_time
+
+if TYPE_CHECKING:
+    from edgeprov.formats.jws import Jws
 
 _R = TypeVar("_R")
 _SIMPLE_SIGNING_TYPE = "cosign container image signature"
@@ -202,12 +203,20 @@ def _verify_model_artifact(
 def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.datetime) -> Identity:
     if bundle.kind == "key":
         return _verify_with_keys(policy, bundle.signature, message)
-    moment = proved_time(bundle.signature, bundle.timestamps, policy) or at
+    moment = _proved_time(bundle.signature, bundle.timestamps, policy) or at
     anchors = policy.publisher_anchors
     identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], anchors, moment, "publisher")
     verify_message(identity.spki, bundle.signature, message, "bundle signature")
     policy.verify_publisher(identity)
     return identity
+
+
+def _proved_time(signature: bytes, stamps: Sequence[bytes], policy: TrustPolicy) -> dt.datetime | None:
+    if not stamps:
+        return None
+    from edgeprov.verify.timestamp import proved_time
+
+    return proved_time(signature, stamps, policy)
 
 
 def _verify_device_bundle(
@@ -223,6 +232,8 @@ def _verify_device_bundle(
     if bundle.kind == "key":
         raise SignerUntrusted("a device signature without certificate names no signer")
     chain = (*bundle.certificates[1:], *intermediates)
+    from edgeprov.verify.timestamp import required_time
+
     signed_before = required_time(bundle.signature, bundle.timestamps, policy)
     identity = verify_chain(bundle.certificates[0], chain, policy.device_anchors, signed_before or at, purpose)
     verify_message(identity.spki, bundle.signature, pae(bundle.payload_type, bundle.payload), "bundle signature")
@@ -253,12 +264,15 @@ def _verify_statement(manifest: Manifest, bundle: Bundle, predicate_types: froze
 def _verify_jws_artifact(
     manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime, purpose: Purpose
 ) -> Identity:
+    from edgeprov.formats.jws import parse_jws
+    from edgeprov.verify.timestamp import required_time
+
     _verify_layer(artifact, JOSE)
     jws = parse_jws(artifact.blob)
     publisher = purpose == "publisher"
     anchors = policy.publisher_anchors if publisher else policy.device_anchors
     stamps = () if jws.timestamp is None else (jws.timestamp,)
-    signed_before = (proved_time if publisher else required_time)(jws.signature, stamps, policy)
+    signed_before = (_proved_time if publisher else required_time)(jws.signature, stamps, policy)
     identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, signed_before or at, purpose)
     verify_jws(identity.spki, jws.algorithm, jws.signature, jws.signing_input)
     _verify_target(manifest, jws)
