@@ -186,9 +186,7 @@ def _dispatch(
     if top.verb not in verbs:
         raise UsageError(f"unknown verb {top.verb!r}", advice=f"Known: {', '.join(verbs)}.")
     module = importlib.import_module(f"{package}.{top.verb.replace('-', '_')}")
-    sub = _Parser(
-        prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=_Formatter
-    )
+    sub = _Parser(prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=_Formatter)
     sub.add_argument("--json", action="store_true", help="one JSON object per line")
     module.arguments(sub)
     code = module.run(sub.parse_args(arguments[position + 1 :]), out)
