@@ -3,7 +3,8 @@
 """Every state-changing command of the device, stopped at changes of disk and TPM.
 
 The slow tests kill at each change in turn; the fast ones at every n-th of one command. Failing calls
-and power cuts are sampled, from starts that differ per command; EDGEPROV_CRASH=all tries each.
+and power cuts are sampled, from starts that differ per command; EDGEPROV_CRASH=all tries each, in under
+an hour for this folder (``pytest tests/crash -k COMMAND`` repeats a single command).
 """
 
 from __future__ import annotations
