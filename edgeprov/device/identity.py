@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeprov import journal
 from edgeprov.errors import FormatError, IdentityError, NotStored
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
-from edgeprov.formats.devicerecord import enrol_qualifying
+from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying, vouch_qualifying
 from edgeprov.formats.jsonx import encode_json, get_list, parse_json_object
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
 from edgeprov.limits import LIMITS
@@ -93,7 +93,7 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
     keys = load_keys(context.state())
     with context.tpm() as tpm, tpm.group():
         certify = tpm.certify_sk(enrol_qualifying(nonce))
-        certificate = tpm.ek_certificate()
+        certificate, factory = tpm.ek_certificate(), tpm.factory_key(vouch_qualifying(nonce))
         document = {
             "type": REQUEST_TYPE,
             "v": 1,
@@ -103,6 +103,7 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
             "sk": keys["sk"],
             "nonce": nonce.hex(),
             "certify": {"attest": b64(certify.attest), "signature": b64(certify.signature)},
+            "iak": None if factory is None else encode_factory_key(factory),
             "ek": None if certificate is None else b64(certificate),
             "ek_public": b64(tpm.ek_public()),
             "assurance": tpm.assurance,

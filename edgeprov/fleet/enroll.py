@@ -39,9 +39,11 @@ from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.devicerecord import (
     Assurance,
     DeviceRecord,
+    FactoryKey,
     build_device_record,
     parse_assurance,
     parse_device_record,
+    parse_factory_key,
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
@@ -53,7 +55,13 @@ from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.enrolment import verify_ek_certificate, verify_record_certificate, verify_tpm_keys
+from edgeprov.verify.enrolment import (
+    verify_ek_certificate,
+    verify_factory_certificate,
+    verify_factory_key,
+    verify_record_certificate,
+    verify_tpm_keys,
+)
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.x509path import certificate_spki
 
@@ -73,6 +81,7 @@ class Request:
     certify: Attestation = field(repr=False)
     ek_certificate: bytes | None = field(repr=False)
     ek_public: bytes | None = field(repr=False)
+    factory: FactoryKey | None = field(default=None, repr=False)
     assurance: Assurance
     counter_base: int
     counter_index: int
@@ -122,6 +131,7 @@ def parse_request(raw: bytes) -> Request:
         certify=Attestation(attest=get_b64(certify, "attest", what), signature=get_b64(certify, "signature", what)),
         ek_certificate=ek,
         ek_public=ek_public,
+        factory=parse_factory_key(obj, what),
         assurance=parse_assurance(get_str(obj, "assurance", what), what),
         counter_base=get_int(obj, "counter_base", what),
         counter_index=get_int(obj, "counter_index", what, maximum=2**32 - 1),
@@ -150,6 +160,11 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
     for spki in (request.ak.spki, request.sk.spki):
         policy.verify_key_allowed(credential.sha256_hex(spki))
     policy.verify_assurance(request.assurance, request.device)
+    if is_vouched(request, policy):
+        assert request.factory is not None  # noqa: S101 - is_vouched says so
+        verify_factory_key(request.factory, request.ak, request.nonce)
+        verify_factory_certificate(request.factory.certificate, policy, now)
+        return
     if request.assurance == "dev":
         return
     if request.ek_certificate is None:
@@ -158,6 +173,15 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
             advice="Enrol it as `dev`, or read the certificate of its TPM from the manufacturer.",
         )
     verify_ek_certificate(request.ek_certificate, (), policy, now)
+
+
+def is_vouched(request: Request, policy: TrustPolicy) -> bool:
+    """Whether a factory key vouches for the device, in place of the credential round.
+
+    Only where the trust folder has ``idevid*.pem``: a maker whom nobody trusts vouches for nothing. Then
+    verify_request refuses whatever does not fit.
+    """
+    return request.factory is not None and bool(policy.idevid_anchors)
 
 
 def make_challenge(request: Request, randomness: bytes) -> tuple[JsonObject, bytes]:
@@ -228,7 +252,8 @@ def enroll(
         PolicyDenied, SignerUntrusted: Nobody would accept this record: enroller or level are not in the trust policy.
         RegistryError: The push failed; nothing was issued that a later try would not issue again.
     """
-    if request.assurance != "dev" and not activated:
+    vouched = is_vouched(request, policy)
+    if request.assurance != "dev" and not (activated or vouched):
         raise EnrolmentRefused("the TPM has not answered a credential challenge yet")
     if issuer is not None:
         leaf = issue_device_certificate(issuer, request.sk.spki, request.device, request.serial, now)
@@ -246,7 +271,8 @@ def enroll(
         counter_base=request.counter_base,
         counter_index=request.counter_index,
         enrolled_at=enrolled_at,
-        proof="activated" if activated else "none",
+        proof="activated" if activated else "vouched" if vouched else "none",
+        factory=request.factory if vouched else None,
     )
     identity = verify_chain(
         enroller.certificate_chain[0], enroller.certificate_chain[1:], policy.device_anchors, now, "enroller"

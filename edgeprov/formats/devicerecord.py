@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.descriptor import describe
-from edgeprov.formats.jsonx import encode_json, get_int, get_list, get_object, get_str, parse_json_object
+from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, DEVICE_RECORD
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
@@ -25,7 +25,22 @@ from edgeprov.values import dataclass, field
 
 Assurance = Literal["dev", "firmware", "hardware"]
 ASSURANCES: Final[tuple[Assurance, ...]] = ("dev", "firmware", "hardware")
-PROOFS: Final = ("activated", "none")
+PROOFS: Final = ("activated", "vouched", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryKey:
+    """An initial attestation key (IAK) that the maker of the device left in its TPM, vouching for our AK.
+
+    Attributes:
+        public: Its public area: restricted, as an attestation key must be.
+        certificate: DER, by the maker of the device.
+        certify: TPM2_Certify of AK by IAK.
+    """
+
+    public: PublicArea
+    certificate: bytes = field(repr=False)
+    certify: Attestation = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +59,9 @@ class DeviceRecord:
         counter_base: Value of the kit counter at enrolment: the first kit has the next one.
         counter_index: NV handle of the kit counter.
         enrolled_at: RFC 3339, the enroller's clock.
-        proof: ``activated`` when the TPM answered a credential for EK and AK, else ``none``.
+        proof: ``activated`` when the TPM answered a credential for EK and AK, ``vouched`` when a factory
+            key in the same TPM certified AK, else ``none``.
+        factory: That key, or None.
     """
 
     device: str
@@ -59,6 +76,7 @@ class DeviceRecord:
     counter_index: int
     enrolled_at: str
     proof: str
+    factory: FactoryKey | None = field(default=None, repr=False)
 
 
 def enrol_qualifying(nonce: bytes) -> bytes:
@@ -66,10 +84,42 @@ def enrol_qualifying(nonce: bytes) -> bytes:
     return hashlib.sha256(b"edgeprov.enrol\0" + nonce).digest()
 
 
+def vouch_qualifying(nonce: bytes) -> bytes:
+    """The qualifyingData (32 bytes) under which a factory key certifies AK at enrolment."""
+    return hashlib.sha256(b"edgeprov.vouch\0" + nonce).digest()
+
+
+def encode_factory_key(key: FactoryKey) -> JsonObject:
+    """As a member ``iak`` of a record or a request."""
+    return {
+        "public": b64(key.public.raw),
+        "certificate": b64(key.certificate),
+        "certify": {"attest": b64(key.certify.attest), "signature": b64(key.certify.signature)},
+    }
+
+
+def parse_factory_key(obj: JsonObject, what: str) -> FactoryKey | None:
+    """Read the member ``iak``; None where there is none.
+
+    Raises:
+        FormatError: It is malformed.
+    """
+    if obj.get("iak") is None:
+        return None
+    iak = get_object(obj, "iak", what)
+    certify = get_object(iak, "certify", what)
+    return FactoryKey(
+        public=parse_public(get_b64(iak, "public", what)),
+        certificate=_certificate(iak.get("certificate")),
+        certify=Attestation(attest=get_b64(certify, "attest", what), signature=get_b64(certify, "signature", what)),
+    )
+
+
 def encode_device_record(record: DeviceRecord) -> bytes:
     """The JSON layer of the artifact."""
     return encode_json(
         {
+            **({} if record.factory is None else {"iak": encode_factory_key(record.factory)}),
             "v": 1,
             "device": record.device,
             "ak": b64(record.ak.raw),
@@ -132,6 +182,7 @@ def parse_device_record(raw: bytes) -> DeviceRecord:
         counter_index=get_int(obj, "counter_index", what, maximum=2**32 - 1),
         enrolled_at=get_str(obj, "enrolled_at", what),
         proof=proof,
+        factory=parse_factory_key(obj, what),
     )
 
 

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
-from edgeprov.formats.tpmt import Attestation, PublicArea
+from edgeprov.formats.devicerecord import FactoryKey
+from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
 from edgeprov.tpm import enrol, quote, simulator
 from edgeprov.tpm.counter import Floor, KitCounter
 from edgeprov.tpm.esys import Connection, tss
@@ -120,14 +121,16 @@ class Tpm:
     def assurance(self) -> Literal["dev", "firmware", "hardware"]:
         """What the keys are worth: ``hardware`` is a chip whose maker certified its EK.
 
-        A simulator, any software TPM and any TPM without an EK certificate are ``dev``. This is what
+        A simulator, any software TPM and any TPM without certificate of EK or IAK are ``dev``. This is what
         the device says of itself; the enroller decides by the certificate.
 
         Raises:
             TpmError: The TPM does not answer.
         """
         maker = self.manufacturer.partition(" ")[0]
-        if self._simulated or maker in _SOFTWARE or self.ek_certificate() is None:
+        if self._simulated or maker in _SOFTWARE:
+            return "dev"
+        if self.ek_certificate() is None and enrol.find_factory_key(self._connection) is None:
             return "dev"
         return "hardware" if maker in _CHIP_MAKERS else "firmware"
 
@@ -287,6 +290,21 @@ class Tpm:
             TpmError: The TPM refused.
         """
         return quote.certify(self._connection, self._keys.handle(AK), self._keys.handle(SK), qualifying)
+
+    def factory_key(self, qualifying: bytes) -> FactoryKey | None:
+        """The maker's attestation key (IAK), and its statement that our AK is in the same TPM; None without one.
+
+        Raises:
+            IdentityError: No identity, or another TPM.
+            TpmError: The TPM refused.
+        """
+        with self.group():
+            found = enrol.find_factory_key(self._connection)
+            if found is None:
+                return None
+            handle, public, certificate = found
+            certify = quote.certify(self._connection, handle, self._keys.handle(AK), qualifying)
+        return FactoryKey(public=parse_public(public), certificate=certificate, certify=certify)
 
     def sign_with_ak(self, data: bytes) -> bytes:
         """The AK's signature of up to 1,024 bytes that are no attestation, in DER.

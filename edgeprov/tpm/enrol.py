@@ -15,7 +15,8 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edgeprov.errors import EnrolmentRefused, TpmError
+from edgeprov.errors import EnrolmentRefused, FormatError, TpmError
+from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
 from edgeprov.tpm.keys import create_primary
@@ -23,6 +24,9 @@ from edgeprov.values import dataclass
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)
 _RC_SIZE: Final = 0x095
+# TCG Registry of Reserved TPM 2.0 Handles: device identity keys, and the NV indices of their certificates.
+_FACTORY_KEYS: Final = (0x81020000, 0x81030000)
+_FACTORY_NV: Final = (0x01C90000, 0x01CA0000)
 _POLICY_A: Final = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
 _POLICY_A384: Final = "8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"
 _POLICY_C: Final = "3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde"
@@ -97,6 +101,44 @@ def find_endorsement_key(connection: Connection) -> EndorsementKey:
         if _same_key(certificate, public):
             return EndorsementKey(template, public, certificate)
     return EndorsementKey(_DEFAULT, _public(connection, _DEFAULT), None)
+
+
+def find_factory_key(connection: Connection) -> tuple[Any, bytes, bytes] | None:
+    """An initial attestation key that the device's maker left: handle, TPMT_PUBLIC and certificate (DER).
+
+    Makers use different handles and NV indices, so the ranges are searched; a key counts with a certificate of
+    its own, and only a restricted one (IAK) may vouch. An IDevID is not restricted: it would sign a forged
+    attestation as gladly, so it is passed over.
+
+    Raises:
+        TpmError: The TPM refused.
+    """
+    indices = [index for index in connection.handles(_FACTORY_NV[0]) if index < _FACTORY_NV[1]]
+    certificates = [found for index in indices if (found := read_certificate(connection, index)) is not None]
+    for number in connection.handles(_FACTORY_KEYS[0]) if certificates else ():
+        if number >= _FACTORY_KEYS[1]:
+            continue
+        handle, raw = _read_public(connection, number)
+        try:
+            if parse_public(raw).attributes & RESTRICTED == 0:
+                continue
+        except FormatError:
+            continue  # RSA, P-384: not known to our verifiers
+        for certificate in certificates:
+            if _same_key(certificate, raw):
+                return handle, raw, certificate
+    return None
+
+
+def _read_public(connection: Connection, number: int) -> tuple[Any, bytes]:
+    esys = connection.esys
+
+    def command() -> tuple[Any, bytes]:
+        handle = esys.tr_from_tpmpublic(number)
+        answer = esys.read_public(handle)
+        return handle, bytes(answer[0].marshal())[2:]
+
+    return connection.run(f"read key {number:#010x}", command)
 
 
 def read_certificate(connection: Connection, index: int) -> bytes | None:

@@ -31,7 +31,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 from edgeprov.verify.keys import load_key, verify_certificate_signature
 
-Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek"]
+Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"]
 
 _DIGITAL_SIGNATURE: Final = 1 << 0
 _KEY_CERT_SIGN: Final = 1 << 5
@@ -145,7 +145,7 @@ def _path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, .
 def _plain_path(
     leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose
 ) -> Identity | None:
-    if purpose in ("timestamp", "ek") or len(intermediates) > LIMITS.certificate_chain or leaf in anchors:
+    if purpose in ("timestamp", "ek", "idevid") or len(intermediates) > LIMITS.certificate_chain or leaf in anchors:
         return None
     certificate = _plain(leaf)
     above = [_plain(der) for der in intermediates]

@@ -15,7 +15,13 @@ from collections.abc import Sequence
 
 from edgeprov.errors import EdgeprovError, EnrolmentRefused, EvidenceInvalid, FormatError
 from edgeprov.formats import tpmt
-from edgeprov.formats.devicerecord import DeviceRecord, enrol_qualifying, parse_device_record_artifact
+from edgeprov.formats.devicerecord import (
+    DeviceRecord,
+    FactoryKey,
+    enrol_qualifying,
+    parse_device_record_artifact,
+    vouch_qualifying,
+)
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
@@ -73,6 +79,54 @@ def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce:
         raise EnrolmentRefused("the attestation key certified another key than the signing key")
 
 
+def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> None:
+    """The factory key is a restricted key of a TPM, is the one in its certificate, and certified this AK.
+
+    Args:
+        factory: Initial attestation key.
+        ak: Attestation key that it vouches for.
+        nonce: The enroller's challenge.
+
+    Raises:
+        EnrolmentRefused: One of it is not so.
+    """
+    what = "the certification by the factory key"
+    fault = attestation_key_fault(factory.public)
+    if fault is not None:
+        raise EnrolmentRefused(f"factory key: {fault}")
+    try:
+        if certificate_spki(factory.certificate) != factory.public.spki:
+            raise EnrolmentRefused("the factory key and its certificate are different keys")
+        attest = tpmt.parse_attest(factory.certify.attest)
+        verify_attestation(factory.public, factory.certify, attest, tpmt.ST_ATTEST_CERTIFY, what)
+        verify_extra_data(attest, vouch_qualifying(nonce), what)
+    except EvidenceInvalid as error:
+        raise EnrolmentRefused(error.message.partition(": ")[2]) from error
+    except FormatError as error:
+        raise EnrolmentRefused(f"{what}: {error.message}") from error
+    if not isinstance(attest.info, Certify) or attest.info.name != ak.name:
+        raise EnrolmentRefused("the factory key certified another key than the attestation key")
+
+
+def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> Identity:
+    """The factory key's certificate leads to a maker of devices whom the policy trusts.
+
+    Args:
+        certificate: DER.
+        policy: Its ``idevid*.pem`` anchors count, and its deny list.
+        at: Time of enrolment.
+
+    Raises:
+        EnrolmentRefused: It does not.
+    """
+    try:
+        identity = verify_chain(certificate, (), policy.idevid_anchors, at, "idevid")
+        policy.verify_not_denied(identity)
+    except EdgeprovError as error:
+        raise EnrolmentRefused(f"factory key's certificate: {error.message}") from error
+    return identity
+
+
 def verify_ek_certificate(
     certificate: bytes, intermediates: Sequence[bytes], policy: TrustPolicy, at: dt.datetime
 ) -> Identity:
@@ -123,14 +177,19 @@ def verify_device_record(
     try:
         record = parse_device_record_artifact(manifest, raw)
         verify_tpm_keys(record.ak, record.sk, record.certify, record.nonce)
+        if record.factory is not None:
+            verify_factory_key(record.factory, record.ak, record.nonce)
     except (FormatError, EnrolmentRefused) as error:
         raise EvidenceInvalid(error.message, step=1) from error
     if signed.statement.predicate.get("device") != record.device:
         raise EvidenceInvalid("the enroller's statement names another device", step=1)
     sk_identity = verify_record_certificate(record, policy)
     policy.verify_assurance(record.assurance, record.device)
-    if record.assurance != "dev" and (record.ek_certificate is None or record.proof != "activated"):
-        raise EvidenceInvalid(f"assurance {record.assurance!r} without a proof by the endorsement key", step=1)
+    shown = {"activated": record.ek_certificate, "vouched": record.factory}.get(record.proof)
+    if shown is None and (record.assurance != "dev" or record.proof != "none"):
+        raise EvidenceInvalid(
+            f"assurance {record.assurance!r} without a proof by the endorsement key or a factory key", step=1
+        )
     return VerifiedDevice(record=record, sk_identity=sk_identity, enroller=signed.identity)
 
 

@@ -8,6 +8,7 @@ Files, by name:
 * ``device*.pem``: CA certificates of devices and enrollers. Another root than the publishers'.
 * ``tsa*.pem``: CA certificates of RFC 3161 timestamp authorities.
 * ``ek*.pem``: CA certificates of TPM manufacturers (enrolment only).
+* ``idevid*.pem``: CA certificates of device makers who put an IAK into the TPM (enrolment only).
 * ``policy.toml``: names and levels.
 
 An absent file, an absent table and an empty list all mean: nobody.
@@ -29,7 +30,7 @@ from edgeprov.verify.certificates import Identity, parse_pem_certificates, verif
 from edgeprov.verify.keys import load_pem_key
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
-_ROLES: Final = ("publisher", "device", "tsa", "ek")
+_ROLES: Final = ("publisher", "device", "tsa", "ek", "idevid")
 _KEYS: Final = {
     "": ("deny", "publisher", "device", "timestamp"),
     "publisher": ("identities",),
@@ -57,6 +58,7 @@ class TrustPolicy:
         timestamp_anchors: DER of CA certificates of timestamp authorities.
         timestamp_required: Refuse kits whose signature has no trusted timestamp.
         ek_anchors: DER of CA certificates of TPM manufacturers.
+        idevid_anchors: DER of CA certificates of device makers, for factory keys.
         deny: Certificate serial numbers (hex) and SHA-256 of keys (hex).
     """
 
@@ -72,6 +74,7 @@ class TrustPolicy:
     timestamp_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     timestamp_required: bool = False
     ek_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    idevid_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     deny: frozenset[str] = frozenset()
 
     def verify_publisher(self, identity: Identity) -> None:
@@ -173,6 +176,7 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         timestamp_anchors=tuple(anchors["tsa"]),
         timestamp_required=required,
         ek_anchors=tuple(anchors["ek"]),
+        idevid_anchors=tuple(anchors["idevid"]),
         deny=frozenset(_deny_name(item) for item in _strings(table[""], "", "deny")),
     )
 

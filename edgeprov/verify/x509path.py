@@ -231,6 +231,10 @@ def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
             raise SignerUntrusted(f"certificate {name!r} is not for an endorsement key")
         return
     usage = _extension(certificate, x509.KeyUsage)
+    if purpose == "idevid":  # makers differ in all but this; the chain and the key decide
+        if usage is None or not usage.value.digital_signature or usage.value.key_cert_sign:
+            raise SignerUntrusted(f"certificate {name!r} is not for a signing key")
+        return
     if usage is None or not usage.critical or not usage.value.digital_signature:
         raise SignerUntrusted(f"certificate {name!r} lacks a critical key usage with digitalSignature")
     if usage.value.key_cert_sign:
@@ -248,7 +252,7 @@ def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
 
 
 def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
-    if purpose in ("timestamp", "ek"):
+    if purpose in ("timestamp", "ek", "idevid"):
         return certificate.subject.rfc4514_string()
     extension = _extension(certificate, x509.SubjectAlternativeName)
     names: list[str] = []

@@ -19,8 +19,10 @@ from cryptography.x509.oid import NameOID
 from edgeprov.errors import EnrolmentRefused
 from edgeprov.fleet import check, enroll
 from edgeprov.fleet.remotes import Reader, parse_source
-from edgeprov.formats.devicerecord import enrol_qualifying
+from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
 from edgeprov.verify.enrolment import verify_device_record
+from tests.support import pki
+from tests.support.factory import factory_key, maker_root
 from tests.support.fleet import fleet
 from tests.support.softtpm import SoftTpm
 
@@ -167,6 +169,78 @@ def test_hardware_needs_an_endorsement_certificate(site: Site):
     assert run.code == 18
     assert "endorsement key certificate" in run.last("error")["message"]
     assert site.enroll(request(SoftTpm("ward-1"))).code == 19  # and `dev` is not accepted there
+
+
+def vouched(
+    tpm: SoftTpm, issuer: pki.Issued, *, ak: bytes | None = None, nonce: bytes = NONCE, **options: object
+) -> dict:
+    """A request with a factory key; no EK, as on a TPM whose maker put none in."""
+    return request(tpm, iak=encode_factory_key(factory_key(ak or tpm.ak_public, nonce, issuer, **options)))
+
+
+def trust_maker(site: Site, *levels: str) -> pki.Issued:
+    root = maker_root()
+    (site.root / "ca" / "trust.d" / "idevid.pem").write_bytes(root.pem)
+    policy = site.root / "ca" / "trust.d" / "policy.toml"
+    policy.write_text(policy.read_text().replace('"dev"', ", ".join(f'"{level}"' for level in levels)))
+    return root
+
+
+@pytest.mark.parametrize("level", ["dev", "firmware", "hardware"])
+def test_a_factory_key_vouches_in_one_round(site: Site, level: str):
+    root = trust_maker(site, level)
+    run = site.enroll(vouched(SoftTpm("ward-1"), root) | {"assurance": level}, "--nonce", NONCE.hex())
+    assert run.code == 0, run.out
+    reader = Reader(parse_source(f"oci:{site.root}/registry"))
+    manifest = reader.registry.fetch_manifest("devices", "ward-1")
+    layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
+    policy = check.load_trust(site.root / "ca" / "trust.d").policy
+    device = verify_device_record(
+        manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC)
+    )
+    assert (device.record.assurance, device.record.proof) == (level, "vouched")
+    assert device.record.factory is not None
+
+
+def bad_factory_keys() -> dict[str, dict]:
+    tpm, root = SoftTpm("ward-1"), maker_root()
+    start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    return {
+        "of a maker nobody trusts": vouched(tpm, pki.root("Another Maker")),
+        "expired": vouched(tpm, root, start=start, end=start + dt.timedelta(days=1)),
+        "a CA certificate": vouched(tpm, root, ca=True),
+        "certificate of another key": vouched(tpm, root, certified=SoftTpm("x").ak.public_key()),
+        "unrestricted": vouched(tpm, root, attributes=SoftTpm("x").sk_attributes),
+        "certified another AK": vouched(tpm, root, ak=SoftTpm("x").ak_public),
+        "replayed under a new nonce": vouched(tpm, root, nonce=b"an older nonce.."),
+    }
+
+
+@pytest.mark.parametrize("fault", bad_factory_keys())
+@pytest.mark.parametrize("level", ["dev", "hardware"])
+def test_a_bad_factory_key_is_refused(site: Site, fault: str, level: str):
+    trust_maker(site, level)
+    run = site.enroll(bad_factory_keys()[fault] | {"assurance": level})
+    assert run.code == 18, (fault, run.out)
+    assert "factory key" in run.last("error")["message"]
+    assert not (site.root / "identity.json").exists()
+
+
+def test_a_factory_key_of_no_trusted_maker_vouches_for_nothing(site: Site):
+    """Without idevid*.pem it is passed over: `dev` is enrolled as without one, `hardware` still needs the EK."""
+    document = vouched(SoftTpm("ward-1"), maker_root())
+    assert site.enroll(document).code == 0
+    policy = site.root / "ca" / "trust.d" / "policy.toml"
+    policy.write_text(policy.read_text().replace('"dev"', '"hardware"'))
+    run = site.enroll(document | {"assurance": "hardware"})
+    assert run.code == 18
+    assert "endorsement key certificate" in run.last("error")["message"]
+
+
+def test_a_malformed_factory_key_is_no_request(site: Site):
+    good = vouched(SoftTpm("ward-1"), trust_maker(site, "dev"))
+    for change in ({"public": "AAAA"}, {"certificate": 5}, {"certify": None}, {"certificate": "!"}):
+        assert site.enroll(good | {"iak": good["iak"] | change}).code == 4, change
 
 
 def test_one_tpm_is_one_device(site: Site):

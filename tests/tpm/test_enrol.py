@@ -4,20 +4,28 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from edgeprov.errors import EnrolmentRefused, FormatError, IdentityError
 from edgeprov.fleet.credential import make_credential, parse_ek_public
+from edgeprov.formats.devicerecord import vouch_qualifying
 from edgeprov.formats.tpmt import parse_public
 from edgeprov.tpm import enrol
 from edgeprov.tpm.device import Tpm
 from edgeprov.tpm.enrol import TEMPLATES, EkTemplate, EndorsementKey
 from edgeprov.tpm.keys import create_primary
+from edgeprov.verify.enrolment import verify_factory_certificate, verify_factory_key
+from edgeprov.verify.policy import parse_policy
 from edgeprov.verify.x509path import certificate_spki
+from tests.support import pki
+from tests.support.factory import maker_root
+from tests.support.peers import peer
 from tests.tpm.conftest import SimulatedDevice
 
 SECRET = bytes(range(32))
@@ -135,3 +143,74 @@ def test_a_signing_key_is_no_ek(device: SimulatedDevice) -> None:
     for raw in (made.ak_public, made.sk_public, ek[:-1], ek + b"\0", b"", ek[:4] + bytes(4) + ek[8:]):
         with pytest.raises(FormatError):
             parse_ek_public(raw)
+
+
+# TCG, Keys for Device Identity and Attestation, 7.3.4: H-2. What a factory does, with tpm2-tools.
+IDEVID_ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|adminwithpolicy|sign"
+
+
+def provision(device: SimulatedDevice, issuer: pki.Issued, *, swap: bool = False) -> None:
+    """Leave IDevID and IAK with their certificates in a TPM, at the places that ST uses; ``swap`` mixes up the certificates."""
+    with device.open() as tpm:
+        tpm.create_identity()
+    socket = f"{device.folder}/simulator.sock"
+    environment = {**os.environ, "TPM2TOOLS_TCTI": f"swtpm:path={socket}"}
+
+    def tool(*argv: str) -> None:
+        subprocess.run([peer(argv[0]), *argv[1:]], env=environment, check=True, capture_output=True, timeout=60)
+
+    work = device.folder.parent
+    certificates = {}
+    policy = work / "policy"
+    policy.write_bytes(bytes(range(32)))  # stands for the maker's authPolicy
+    for name, restricted, handle in (("IDEVID", "", "0x81020000"), ("IAK", "|restricted", "0x81020001")):
+        tool("tpm2_createprimary", "-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-a", IDEVID_ATTRIBUTES + restricted,
+             "-L", str(policy), "-c", str(work / name))  # fmt: skip
+        tool("tpm2_evictcontrol", "-C", "o", "-c", str(work / name), handle)
+        tool("tpm2_readpublic", "-c", handle, "-f", "der", "-o", str(work / f"{name}.der"))
+        tool("tpm2_flushcontext", "-t")
+        key = load_der_public_key((work / f"{name}.der").read_bytes())
+        certificates[name] = issuer.issue(pki.name(name), public_key=key).der  # type: ignore[arg-type]
+    if swap:
+        certificates["IAK"] = issuer.issue(pki.name("IAK"), public_key=pki.root("another key").key.public_key()).der
+    for name, index in (("IDEVID", "0x01c90200"), ("IAK", "0x01c90100")):
+        (work / "cert").write_bytes(certificates[name] + b"\xff" * 40)  # makers pad the index
+        size = str(len(certificates[name]) + 40)
+        tool("tpm2_nvdefine", index, "-C", "o", "-s", size, "-a", "ownerread|authread|ownerwrite|authwrite|no_da")
+        tool("tpm2_nvwrite", index, "-C", "o", "-i", str(work / "cert"))
+
+
+@pytest.mark.slow
+@pytest.mark.peer("tpm2_createprimary")
+def test_the_factory_key_is_found_and_vouches(device: SimulatedDevice) -> None:
+    issuer, nonce = maker_root(), secrets.token_bytes(16)
+    provision(device, issuer)
+    with device.open() as tpm:
+        factory = tpm.factory_key(vouch_qualifying(nonce))
+        assert factory is not None
+        ak = tpm.ak_area
+        assert tpm._connection.handles(0x80000000) == ()
+        assert tpm.assurance == "dev", "a software TPM stays one, whatever it holds"
+    assert b"IAK" in factory.certificate, "the IDevID is not restricted: never taken"
+    verify_factory_key(factory, ak, nonce)
+    policy = parse_policy({"idevid.pem": issuer.pem})
+    assert "IAK" in verify_factory_certificate(factory.certificate, policy, pki.NOW).san
+    with pytest.raises(EnrolmentRefused):
+        verify_factory_key(factory, ak, b"another nonce")
+    other = parse_policy({"idevid.pem": pki.root("Another Maker").pem})
+    with pytest.raises(EnrolmentRefused):
+        verify_factory_certificate(factory.certificate, other, pki.NOW)
+
+
+@pytest.mark.slow
+@pytest.mark.peer("tpm2_createprimary")
+def test_a_factory_key_without_its_certificate_is_passed_over(device: SimulatedDevice) -> None:
+    provision(device, maker_root(), swap=True)
+    with device.open() as tpm:
+        assert tpm.factory_key(bytes(32)) is None
+
+
+def test_no_factory_key(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.create_identity()
+        assert tpm.factory_key(bytes(32)) is None

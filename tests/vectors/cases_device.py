@@ -16,6 +16,7 @@ from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.tpmt import parse_public
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
+from tests.support.factory import factory_key, maker_root
 from tests.support.softtpm import SoftTpm, public_area, soft_key
 from tests.support.world import Sealed, sign_bundle, sign_notation
 from tests.vectors.make import document, edited, make_world
@@ -83,7 +84,111 @@ def accepted() -> Iterator[Case]:
     s.unit.tpm.pcrs[4] = golden
     yield case("boot-pcr", "the policy asks for PCR 4 as well, and the quotes cover it", s.doc(), trust="boot-pcr")
     s = Stage()
+    yield case("batch", "the second of three kits under one signature", s.doc(s.unit.seal_batch(3)[1]))
+    s = Stage()
+    key = factory_key(s.unit.record.ak.raw, s.unit.record.nonce, maker_root())
+    yield case("factory-key", "a factory key (IAK) in the same TPM vouches for AK", vouched(s, factory=key))
+    s = Stage()
     yield case("firmware-listed", "the policy lists TPM firmware, and this one is on it", s.doc(), trust="firmware")
+
+
+def vouched(s: Stage, **changes: object) -> dict:
+    """A proof whose record is vouched for by a factory key."""
+    record = replace(s.unit.record, **{"proof": "vouched", **changes})  # type: ignore[arg-type]
+    s.unit.record_manifest, s.unit.record_blob = build_device_record(record)
+    s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, record)]
+    return s.doc()
+
+
+def factory_keys() -> Iterator[Case]:
+    def key(s: Stage, ak: bytes | None = None, nonce: bytes | None = None, **options: object):
+        return factory_key(ak or s.unit.record.ak.raw, nonce or s.unit.record.nonce, maker_root(), **options)
+
+    s = Stage()
+    other = SoftTpm("another").ak_public
+    yield case(
+        "factory-key-of-another-ak", "the factory key certified another AK", vouched(s, factory=key(s, ak=other))
+    )
+    s = Stage()
+    yield case(
+        "factory-key-replayed",
+        "the factory key's words were made for another nonce",
+        vouched(s, factory=key(s, nonce=b"yesterday's nonce")),
+    )
+    s = Stage()
+    yield case(
+        "factory-key-unrestricted",
+        "an unrestricted key (an IDevID) poses as factory key",
+        vouched(s, factory=key(s, attributes=tpmt.SK_ATTRIBUTES)),
+    )
+    s = Stage()
+    yield case(
+        "factory-key-certificate",
+        "the certificate is of another key",
+        vouched(s, factory=key(s, certified=SoftTpm("another").ak.public_key())),
+    )
+    s = Stage()
+    good = key(s)
+    yield case(
+        "factory-key-forged",
+        "another key signed for the factory key",
+        vouched(s, factory=replace(good, certify=SoftTpm("another").sign_attest(good.certify.attest))),
+    )
+    yield case("vouched-without-key", "the record says vouched and holds no factory key", vouched(Stage()))
+    yield case(
+        "activated-without-ek",
+        "the record says activated and holds no EK certificate",
+        vouched(Stage(), proof="activated"),
+    )
+
+
+def batches() -> Iterator[tuple[int, Case]]:
+    def signed(name: str, comment: str, edit) -> Case:
+        s = Stage()
+        kit = s.unit.seal_batch(3)[1]
+        value = json.loads(kit.statement)
+        edit(value, value["predicate"]["runDetails"]["byproducts"])
+        statement = json.dumps(value).encode()
+        kit.signatures = [sign_bundle(kit.manifest.descriptor, statement, s.unit.tpm, SLSA_PROVENANCE)]
+        return case(name, comment, s.doc(kit))
+
+    def marks(items: list[dict], order: tuple[int, ...]) -> None:
+        quotes = [item for item in items if item["name"] == "tpm-quote"]
+        names = [item["annotations"] for item in quotes]
+        for item, index in zip(quotes, order, strict=True):
+            item["annotations"] = names[index]
+
+    yield (
+        3,
+        signed(
+            "batch-marks-swapped",
+            "the quotes of two kits of a batch change places",
+            lambda _, items: marks(items, (1, 0, 2)),
+        ),
+    )
+    yield 3, signed("batch-marks-rotated", "each quote names the next kit", lambda _, items: marks(items, (1, 2, 0)))
+    yield (
+        2,
+        signed(
+            "batch-without-this-kit", "a batch that does not name this kit", lambda value, _: value["subject"].pop(1)
+        ),
+    )
+    yield (
+        2,
+        signed(
+            "batch-without-marks",
+            "no byproduct of a batch says whose it is",
+            lambda _, items: [item.pop("annotations", None) for item in items],
+        ),
+    )
+    yield (
+        2,
+        signed(
+            "batch-two-for-one",
+            "two quotes of a batch name this kit, none its neighbour",
+            lambda _, items: marks(items, (1, 1, 2)),
+        ),
+    )
 
 
 def step_1() -> Iterator[Case]:

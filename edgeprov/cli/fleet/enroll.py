@@ -61,7 +61,8 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
     # The secret waits beside the answer, for the second call on this machine.
     pending = args.output.with_name(args.output.name + ".secret")
     activated = False
-    if request.assurance != "dev" or request.ek_certificate is not None:
+    vouched = enroll.is_vouched(request, policy)
+    if not vouched and (request.assurance != "dev" or request.ek_certificate is not None):
         if args.response is None:
             challenge, secret = enroll.make_challenge(request, enroll.random_bytes())
             save_bytes(pending, secret)

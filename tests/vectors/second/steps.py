@@ -10,6 +10,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from cryptography import x509
+
 from tests.vectors.second.base import Bad, Policy, load_json, need, sha, un64, unpack
 from tests.vectors.second.signatures import (
     Artifact,
@@ -77,10 +79,18 @@ class Checker:
         name, key = judge_certificate(self.policy, chain[0], chain[1:], "device", enrolled)
         need(spki(key) == spki(self.sk.key) and name == record["device"], "certificate")
         need(record["assurance"] in self.policy.assurance, "assurance")
-        need(
-            record["assurance"] == "dev" or (record["ek"] and record["proof"]["credential"] == "activated"),
-            "assurance without proof",
-        )
+        iak, credential = record.get("iak"), record["proof"]["credential"]
+        if iak is not None:
+            factory, raw = Public(un64(iak["public"])), un64(iak["certify"]["attest"])
+            tpm_keys(factory, self.sk)
+            words = Attest(raw)
+            attested(factory, raw, un64(iak["certify"]["signature"]), words, 0x8017)
+            need(words.extra == sha(b"edgeprov.vouch\0" + un64(record["nonce"])), "nonce of the factory key")
+            need(words.name == self.ak.name, "certified by the factory key")
+            certificate = x509.load_der_x509_certificate(un64(iak["certificate"]))
+            need(spki(certificate.public_key()) == spki(factory.key), "certificate of the factory key")
+        proved = {"activated": record["ek"], "vouched": iak}.get(credential)
+        need(bool(proved) or (record["assurance"], credential) == ("dev", "none"), "assurance without proof")
         need(record["device"] == self.note("device"), "kit of another device")
         self.device_record, self.above = record, chain[1:]
 
