@@ -147,8 +147,14 @@ def load_chain(path: Path) -> tuple[bytes, ...]:
         raise ConfigError(error.message) from error
 
 
-def verify_csr(csr_der: bytes, spki: bytes) -> None:
-    """A certificate request is signed by the key that it holds, and that key is the device's SK.
+def verify_csr(csr_der: bytes, spki: bytes, device: str, serial: str) -> None:
+    """A certificate request is signed by the key that it holds, the device's SK, and asks for this device's name.
+
+    Args:
+        csr_der: PKCS #10 in DER.
+        spki: SubjectPublicKeyInfo of the SK.
+        device: URN; no other name may stand in the request.
+        serial: Serial number, the request's common name. A vendor's CA issues what the CSR says.
 
     Raises:
         EnrolmentRefused: It is not.
@@ -158,10 +164,15 @@ def verify_csr(csr_der: bytes, spki: bytes) -> None:
         if not csr.is_signature_valid:
             raise EnrolmentRefused("the certificate request is not signed by its own key")
         holds = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        common = [item.value for item in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        names = [item.value for item in csr.extensions if isinstance(item.value, x509.SubjectAlternativeName)]
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.DuplicateExtension) as error:
         raise EnrolmentRefused("the certificate request is malformed") from error
     if holds != spki:
         raise EnrolmentRefused("the certificate request holds another key than the signing key of the TPM")
+    asked = [name for item in names for name in item]
+    if common != [serial] or any(name != x509.UniformResourceIdentifier(device) for name in asked):
+        raise EnrolmentRefused(f"the certificate request asks for another name than {device}")
 
 
 def issue_device_certificate(issuer: PemSigner, spki: bytes, device: str, serial: str, now: dt.datetime) -> bytes:

@@ -154,7 +154,7 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
     if nonce is not None and not hmac.compare_digest(nonce, request.nonce):
         raise EnrolmentRefused("the request answers another challenge than this one: it may be an old one")
     verify_tpm_keys(request.ak, request.sk, request.certify, request.nonce)
-    verify_csr(request.csr, request.sk.spki)
+    verify_csr(request.csr, request.sk.spki, request.device, request.serial)
     if request.counter_index != COUNTER_INDEX:
         raise EnrolmentRefused(f"the kit counter is at 0x{request.counter_index:08x}, not at 0x{COUNTER_INDEX:08x}")
     for spki in (request.ak.spki, request.sk.spki):

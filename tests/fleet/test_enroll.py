@@ -33,9 +33,13 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def csr(key: ec.EllipticCurvePrivateKey, serial: str) -> bytes:
+def csr(key: ec.EllipticCurvePrivateKey, serial: str, *names: str) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, serial)])
-    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256()).public_bytes(Encoding.DER)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    if names:
+        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(item) for item in names])
+        builder = builder.add_extension(san, critical=False)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
 def request(tpm: SoftTpm, serial: str = "ward-1", **changes: object) -> dict:
@@ -133,6 +137,12 @@ def lies() -> dict[str, tuple[dict, int]]:
         ),
         "a signing key from elsewhere": (good | {"sk": b64(other.sk_public)}, 18),
         "a request for another key": (good | {"csr": b64(csr(other.sk, "ward-1"))}, 18),
+        "a request for another serial": (good | {"csr": b64(csr(tpm.sk, "ward-2"))}, 18),
+        "a request for another name": (good | {"csr": b64(csr(tpm.sk, "ward-1", "urn:edgeprov:device:ward-2"))}, 18),
+        "a request for two names": (
+            good | {"csr": b64(csr(tpm.sk, "ward-1", "urn:edgeprov:device:ward-1", "urn:edgeprov:enroller:x"))},
+            18,
+        ),
         "a garbled request": (good | {"csr": b64(b"garbage")}, 18),
         "a restricted signing key": (request(restricted), 18),
         "an unrestricted attestation key": (request(unrestricted), 18),

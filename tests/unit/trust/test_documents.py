@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every MUST of FORMAT.md has at least two refused cases, and every attack that THREATS.md quotes has its test.
+
+A rule or an attack that is added to a document fails here until it has its cases; a case that is renamed too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import edgeprov.formats
+
+TESTS = Path(__file__).parents[2]
+DOCUMENTS = Path(edgeprov.formats.__file__).parent
+PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("packing", "tarball", "modelkit"))
+DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
+ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
+ENROLMENT, FLEET = "unit/trust/test_enrolment.py::", "fleet/test_enroll.py::"
+
+# Words of the sentence with the MUST, and its refused cases: vectors by their id, tests by file and name.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "One encoding per value; a reader MUST refuse every other": (
+        PACKING + "test_what_is_not_canonical_is_refused",
+        PACKING + "test_rows_must_be_whole_canonical_and_of_one_width",
+    ),
+    "regular files and directories only. MUST refuse hard and": (
+        TARBALL + "test_unsafe_archives_are_refused_as_a_whole",
+        TARBALL + "test_gnu_long_names_and_global_headers_are_refused",
+        TARBALL + "test_damaged_archives_are_refused",
+    ),
+    "Every entry MUST have a layer": (
+        MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
+        MODELKIT + "test_modelpack_without_or_with_a_broken_kitfile_is_refused",
+    ),
+    "it MUST be its layer's": (
+        MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
+        MODELKIT + "test_a_changed_config_is_refused",
+    ),
+    "There MUST be a `model`": (
+        MODELKIT + "test_a_data_kit_is_no_model_kit",
+        MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
+    ),
+    "digest; MUST be the subject's": (
+        DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
+        "step-02/claims-another-model_fail",
+    ),
+    "MUST NOT have more than 4 MiB": (DATAKIT + "test_a_part_has_a_bound", DATAKIT + "test_what_is_no_part_is_refused"),
+    "MUST say the same.": (
+        DATAKIT + "test_a_tombstone_that_contradicts_itself_is_refused",
+        DATAKIT + "test_another_layer_is_refused",
+    ),
+    "A block MUST give back the canonical bytes": (
+        COLUMNS + "test_what_is_no_block_is_refused",
+        COLUMNS + "test_nothing_may_follow_a_block_and_keys_are_in_order",
+    ),
+    "`recnum` MUST count from 0; `pcr` MUST be the policy's": (
+        "step-06/log-renumbered_fail",
+        "step-06/log-of-another-pcr_fail",
+        "step-06/log-truncated_fail",
+    ),
+    "MUST rebuild the data from `content` and MUST refuse": (
+        "step-06/log-digest-changed_fail",
+        "step-06/log-of-another-model_fail",
+    ),
+    "a statement by a device MUST NOT have a model as": (
+        "step-12/model-kit-statement_fail",
+        "step-12/model-signed-by-device_fail",
+    ),
+    "`digest.sha256` MUST be the same model": (
+        "step-02/model-in-parameters-only_fail",
+        "step-02/claims-another-model_fail",
+    ),
+    "MUST have the judged artifact as `subject` (bundles), or its payload MUST name d": (
+        "step-02/referrer-of-another-kit_fail",
+        "step-02/statement-of-another-kit_fail",
+        "step-12/model-notation-moved_fail",
+        "step-12/model-sig-tag-other-digest_fail",
+    ),
+    "A reader MUST refuse an `iak`": (
+        "step-01/factory-key-unrestricted_fail",
+        "step-01/factory-key-certificate_fail",
+        "step-01/factory-key-forged_fail",
+        "step-01/factory-key-of-another-ak_fail",
+        "step-01/factory-key-replayed_fail",
+    ),
+    "All steps MUST hold": ("steps",),  # tests/vectors/test_vectors.py: two refused cases for each step
+    "MUST be the digest that passed": ("device/test_feed.py::test_bad_hello", "device/test_feed.py::test_nothing_is_recorded_without_the_boot_check"),
+}  # fmt: skip
+
+QUOTED: Mapping[str, tuple[str, ...]] = {
+    "another manifest for a digest": (ATTACKS + "test_registry_that_serves_another_manifest_for_a_digest",),
+    "another signed model": (ATTACKS + "test_registry_that_serves_another_signed_model",),
+    "confused media types": (ATTACKS + "test_confused_media_types",),
+    "duplicate JSON keys": (
+        ATTACKS + "test_duplicate_json_keys_in_a_signed_statement",
+        ATTACKS + "test_duplicate_json_keys_in_the_envelope",
+        "step-02/duplicate-keys_fail",
+    ),
+    "swapped kits": (ATTACKS + "test_swapped_kits",),
+    "signature moved": (MODEL + "test_signature_moved_from_another_artifact", "step-02/statement-of-another-kit_fail"),
+    "flood of rubbish signatures": (ATTACKS + "test_flood_of_rubbish_signatures_does_not_block",),
+    "withheld kit": (ATTACKS + "test_withheld_kit_in_the_middle",),
+    "withheld tail": (ATTACKS + "test_withheld_tail",),
+    "Signed by another device": ("step-02/signed-by-another-device_fail",),
+    "kit of another device": ("step-01/kit-of-another-device_fail",),
+    "device CA used for a model": (MODEL + "test_device_ca_used_for_a_model",),
+    "kit statement that endorses the model": (ATTACKS + "test_kit_statement_that_endorses_the_model",),
+    "Stolen disk in another TPM": (ATTACKS + "test_stolen_disk_in_another_tpm", "step-04/stolen-disk_fail"),
+    "Cloned TPM state": (ATTACKS + "test_cloned_tpm_state",),
+    "Replay of an old kit under a new number": (ATTACKS + "test_replay_of_an_old_kit_under_a_new_number",),
+    "records of an unmeasured model under a measured one": (
+        ATTACKS + "test_records_of_an_unmeasured_model_under_a_measured_one",
+    ),
+    "truncated log": (ATTACKS + "test_truncated_log", "step-06/log-truncated_fail"),
+    "made-up entry": (ATTACKS + "test_log_with_a_made_up_last_entry",),
+    "reset of PCR 16 or 23": (ATTACKS + "test_reset_of_a_resettable_pcr", "step-06/resettable-pcr_fail"),
+    "wrong bank": ("step-06/sha1-bank_fail",),
+    "unrestricted key signs a hand-made TPMS_ATTEST": (
+        ATTACKS + "test_unrestricted_key_posing_as_ak",
+        "step-01/ak-unrestricted_fail",
+    ),
+    "forged counter index": (ATTACKS + "test_forged_counter_index", "step-08/ordinary-index_fail"),
+    "counter deleted and defined anew": (ATTACKS + "test_counter_deleted_and_defined_anew",),
+    "fork": (ATTACKS + "test_fork_of_the_series",),
+    "Software key certified as SK": ("step-01/sk-software_fail",),
+    "AK not restricted": (FLEET + "test_lies_are_refused_and_nothing_is_issued", "step-01/ak-unrestricted_fail"),
+    "forged EK chain": (ENROLMENT + "test_ek_certificate",),
+    "replayed credential": (
+        FLEET + "test_an_old_request_does_not_answer_a_fresh_nonce",
+        FLEET + "test_a_wrong_answer_to_the_challenge_is_refused",
+    ),
+    "CSR for another serial": (FLEET + "test_lies_are_refused_and_nothing_is_issued",),
+    "device already enrolled": (FLEET + "test_one_tpm_is_one_device",),
+    "a factory key": (FLEET + "test_a_bad_factory_key_is_refused", "step-01/factory-key-unrestricted_fail"),
+    "rollback": (ATTACKS + "test_rollback_to_a_signed_but_revoked_model",),
+    "mixed-up algorithms": (ATTACKS + "test_mixed_up_algorithms", "step-04/other-algorithm_fail"),
+    "another manifest for a tag": ("fleet/test_index.py::test_forged_tags_and_annotations", "device/test_bad_input.py::test_tag_gets_advice"),
+}  # fmt: skip
+
+
+def exists(case: str) -> bool:
+    if case == "steps":
+        return "at_least_two_refused_cases" in (TESTS / "vectors" / "test_vectors.py").read_text()
+    path, _, name = case.partition("::")
+    if name:
+        return f"def {name}(" in (TESTS / path).read_text()
+    return case.endswith("_fail") and (TESTS / "vectors" / "cases" / f"{case}.proof.json").exists()
+
+
+def sentences() -> list[str]:
+    return [line for line in (DOCUMENTS / "FORMAT.md").read_text().splitlines() if re.search(r"\bMUST\b", line)]
+
+
+def test_every_must_is_in_the_table() -> None:
+    unknown = [
+        line
+        for line in sentences()
+        if not any(rule in line for rule in RULES)
+        and "RFC 2119" not in line  # the sentence that says what MUST means
+        and not line.startswith("| step | name |")  # the head of the table of steps
+    ]
+    assert not unknown
+    assert [rule for rule in RULES if not any(rule in line for line in sentences())] == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_must_has_at_least_two_refused_cases(rule: str) -> None:
+    cases = RULES[rule]
+    assert len(set(cases)) >= 2 or cases == ("steps",)
+    assert [case for case in cases if not exists(case)] == []
+
+
+def test_every_quoted_attack_is_in_the_table() -> None:
+    text = " ".join((DOCUMENTS / "THREATS.md").read_text().split())
+    quoted = set(re.findall(r'"([A-Za-z][^"]*)"', text))
+    assert quoted - set(QUOTED) == set()
+    assert set(QUOTED) - quoted == set()
+
+
+@pytest.mark.parametrize("attack", QUOTED)
+def test_an_attack_has_its_test(attack: str) -> None:
+    assert [case for case in QUOTED[attack] if not exists(case)] == []
