@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from edgeprov import errors, journal
+from edgeprov.device import identity
+from edgeprov.store.state import State
 
 DATA = Path(__file__).parents[2] / "edgeprov" / "data"
 UNITS = sorted(path for pattern in ("*.service", "*.timer", "*.path", "*.target") for path in DATA.glob(pattern))
@@ -77,6 +79,16 @@ def test_a_failed_boot_check_stops_applications_and_updates_but_not_the_boot() -
     assert "Requires=edgeprov-boot-check.service" in target
     assert "Before=edgeprov-models.target boot-complete.target" in check
     assert not [line for line in check if line.startswith(("RequiredBy=", "FailureAction=", "OnFailure="))]
+
+
+def test_a_device_that_is_not_enrolled_yet_has_no_failed_unit(tmp_path: Path) -> None:
+    condition = re.search(
+        r"^ConditionPathExists=/var/lib/edgeprov/(.*)$", (DATA / "edgeprov-seal.service").read_text(), re.MULTILINE
+    )
+    assert condition is not None
+    # The file that `identity install` writes, by the code's own names.
+    state = State.open(tmp_path, write=True)
+    assert tmp_path / condition[1] == state.identity_dir / identity._CERTIFICATES
 
 
 def test_every_message_id_is_explained_once_and_no_other() -> None:
