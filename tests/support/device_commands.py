@@ -40,6 +40,7 @@ from tests.support.site import CASES, Published, Site
 ROWS = np.load(CASES)["X"]
 BRIM = '[record]\nsync = "every"\nfull = "discard-oldest"\nquota_bytes = 65536\n[seal]\nmin_kit_interval_s = 0\n'
 BATCH = SETTINGS + 'batch_kits = 3\nmax_records = 2\nsignatures = ["cosign"]\n'
+SEVERAL = SETTINGS + "max_records = 3\n"
 KEEP = SETTINGS + '[upload]\nretention = "keep"\n'
 
 
@@ -464,6 +465,7 @@ COMMANDS = (
     ),
     Command("label", _records, label, again=False),
     Command("seal", _records, seal_all),
+    Command("seal of several kits", _records, seal_all, settings=SEVERAL),
     Command("seal in a later boot", _second_boot, lambda site, tell: (check_boot(site, tell), seal_all(site, tell))[0]),
     Command("seal in batches", _kits_to_be, seal_all, settings=BATCH),
     Command("recovery of a batch", _half_batch, seal_all, settings=BATCH),
