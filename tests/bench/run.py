@@ -32,6 +32,7 @@ CASES = {
     "memory": DEVICE_PYTHON,
     "compact": FLEET_PYTHON,
     "transfer": DEVICE_PYTHON,
+    "download": DEVICE_PYTHON,
     "imports": DEVICE_PYTHON,
     "size": DEVICE_PYTHON,
     "fleet": FLEET_PYTHON,
