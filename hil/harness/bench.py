@@ -62,6 +62,13 @@ class Vendor:
         self.registry = f"127.0.0.1:{self.port}/hospital"
         self.fleet_dir = home / "fleet"
 
+    def trust_maker_of(self, tpm: Path) -> None:
+        """Trust the maker of a TPM (`make_tpm`): its EK certificate is judged. The assurance of a swtpm stays dev."""
+        authority = tpm.parent / f"{tpm.name}-maker/ca"
+        certificates = ("issuercert.pem", "swtpm-localca-rootca-cert.pem")
+        anchors = "".join((authority / name).read_text() for name in certificates)
+        (self.home / "ca/trust.d/ek-maker.pem").write_text(anchors)
+
     @contextlib.contextmanager
     def serve(self) -> Iterator[None]:
         """Run Debian's docker-registry on a port of the loopback interface."""
@@ -107,6 +114,25 @@ class Vendor:
         self.fleet("sync", self.registry, "--fleet", self.fleet_dir)
         where = ("--fleet", self.fleet_dir, "--trust", self.home / "ca/trust.d")
         return self.fleet("verify", *where, "--records", *filters, accept=accept)
+
+    def verify_with_cosign(self, kit: dict[str, Any]) -> int:
+        """Type what export-trust tells an auditor to type, with unmodified cosign; how many commands passed."""
+        cosign = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprov/peers/bin/cosign"
+        if not cosign.exists():
+            raise BenchError("cosign is missing: ./tests/peers/install cosign")
+        folder = self.home / "auditor"
+        self.fleet("export-trust", "--trust", self.home / "ca/trust.d", "-o", folder)
+        environment = {**os.environ, "PATH": f"{cosign.parent}:{os.environ['PATH']}", "TUF_ROOT": str(folder / "tuf")}
+        environment["KIT"] = f"127.0.0.1:{self.port}/{kit['repo']}@{kit['digest']}"
+        lines = (folder / "COMMANDS.txt").read_text().splitlines()
+        commands = [line for line in lines if line.startswith("cosign") and '"$KIT"' in line]
+        for command in commands:
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
+                stdin=subprocess.DEVNULL, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return len(commands)
 
     def audit(self) -> Answer:
         """The auditor's report over all time."""

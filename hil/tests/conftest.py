@@ -71,6 +71,7 @@ def saved(target: Target, runs: Path) -> Path | None:
     with vendor.serve():
         power.prepare(logs, registry_port=vendor.port, serial="ward-7")
         make_tpm(logs / "tpm")
+        vendor.trust_maker_of(logs / "tpm")
         strategy.status = State.off
         Device(strategy, vendor, logs, "ward-7")
         try:
@@ -102,6 +103,7 @@ def make_device(
             power.prepare(logs, registry_port=vendor.port, serial=serial, like=like)
             if like is None:
                 make_tpm(logs / "tpm")
+                vendor.trust_maker_of(logs / "tpm")
             power.load = power.load if resume else None
             for name, value in settings.items():
                 setattr(power, name, value)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from harness.bench import Device
@@ -29,11 +30,13 @@ def seal(device: Device) -> None:
 
 def records_at_the_vendor(device: Device) -> int:
     """Verified records of this device that the fleet side counts."""
-    return sum(
-        item["records"]
-        for item in device.vendor.fleet("query", "--fleet", device.vendor.fleet_dir, "--device", device.serial).items
-        if item["type"] == "kit"
-    )
+    return sum(kit["records"] for kit in kits_at_the_vendor(device))
+
+
+def kits_at_the_vendor(device: Device) -> list[dict[str, Any]]:
+    """What the fleet side knows of each kit of this device."""
+    found = device.vendor.fleet("query", "--fleet", device.vendor.fleet_dir, "--device", device.serial).items
+    return [item for item in found if item["type"] == "kit"]
 
 
 @pytest.mark.smoke
@@ -47,6 +50,8 @@ def test_a_thousand_results_with_labels_reach_the_vendor_and_verify(device: Devi
     device.edgeprov("upload")
     device.vendor.verify("--device", device.serial)
     assert records_at_the_vendor(device) >= 7 * COUNT
+    kits = kits_at_the_vendor(device)
+    assert sum(device.vendor.verify_with_cosign(kit) for kit in kits) >= 2 * len(kits) > 0
 
 
 @pytest.mark.smoke
