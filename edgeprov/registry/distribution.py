@@ -32,6 +32,14 @@ from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
+from edgeprov.registry.answers import (
+    Answer,
+    read_header,
+    read_length,
+    read_media_type,
+    read_retry_after,
+    read_strings,
+)
 from edgeprov.registry.base import fallback_tag
 from edgeprov.values import replace
 
@@ -45,19 +53,6 @@ _WORTH_GOING_ON: Final = 64 * 1024
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
 _CODE = re.compile(r"[A-Z_]{1,64}")
-
-
-class Answer(Protocol):
-    """An HTTP answer whose body has not been read yet."""
-
-    status: int
-    headers: Mapping[str, str]  # names in any case
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        """The body in pieces of at most ``size`` bytes. Raises RegistryError when the line is cut."""
-
-    def close(self) -> None:
-        """Give the connection back."""
 
 
 class SizedStream:
@@ -146,7 +141,7 @@ class DistributionClient:
         if answer is None:
             return None
         self._drain(answer)
-        return _length(answer, f"{repo}: blob {digest}")
+        return read_length(answer, f"{repo}: blob {digest}")
 
     def fetch_blob(self, repo: str, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """See Registry.fetch_blob."""
@@ -180,7 +175,7 @@ class DistributionClient:
     def _open_session(self, repo: str) -> str:
         url = self._url(f"{repo}/blobs/uploads/")
         answer = self._ask("POST", url, headers={"Content-Length": "0"}, expected=(202,))
-        location = urljoin(url, _header(answer, "Location", "upload session"))
+        location = urljoin(url, read_header(answer, "Location", "upload session"))
         self._drain(answer)
         return location
 
@@ -241,11 +236,11 @@ class DistributionClient:
         named = answer.headers.get("Docker-Content-Digest")
         if named is None:  # the header is optional: then only the bytes can tell
             raw = self._manifest_bytes(repo, reference)
-            return Descriptor(media_type=_media_type(answer), digest=digest_of(raw), size=len(raw))
+            return Descriptor(media_type=read_media_type(answer), digest=digest_of(raw), size=len(raw))
         return Descriptor(
-            media_type=_media_type(answer),
+            media_type=read_media_type(answer),
             digest=self._digest_header(named),
-            size=_length(answer, f"{repo}: manifest {reference}"),
+            size=read_length(answer, f"{repo}: manifest {reference}"),
         )
 
     def fetch_manifest(self, repo: str, reference: str | Digest) -> Manifest:
@@ -274,7 +269,7 @@ class DistributionClient:
         """See Registry.list_tags."""
         tags: dict[str, None] = {}
         for page in self._pages(f"{repo}/tags/list", missing=True):
-            tags.update(dict.fromkeys(_strings(page, "tags")))
+            tags.update(dict.fromkeys(read_strings(page, "tags")))
         return tuple(tags)
 
     def list_referrers(self, repo: str, digest: Digest, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
@@ -304,7 +299,7 @@ class DistributionClient:
         """See Registry.list_repositories."""
         names: dict[str, None] = {}
         for page in self._pages("_catalog?n=1000"):
-            names.update(dict.fromkeys(_strings(page, "repositories")))
+            names.update(dict.fromkeys(read_strings(page, "repositories")))
         return tuple(names)
 
     # -- one request ------------------------------------------------------------------------------
@@ -361,7 +356,7 @@ class DistributionClient:
         if code == "DIGEST_INVALID":
             return DigestMismatch(what, advice="The blob changed on its way or on disk; check the local copy.")
         if status in _RETRY or status >= 500:
-            return RegistryError(what, status=status, code=code, retry_after_s=_retry_after(answer))
+            return RegistryError(what, status=status, code=code, retry_after_s=read_retry_after(answer))
         return RegistryProtocolError(what, status=status, code=code)
 
     def _error_code(self, answer: Answer) -> str:
@@ -485,39 +480,3 @@ def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:
     body = bytes(data)
     descriptor.verify(body, "blob to push")
     return body
-
-
-def _header(answer: Answer, name: str, what: str) -> str:
-    value = answer.headers.get(name)
-    if not value:
-        # A line cut among the headers looks like this, and is worth another try.
-        raise RegistryError(f"{what}: the answer has no {name}")
-    return value
-
-
-def _length(answer: Answer, what: str) -> int:
-    text = _header(answer, "Content-Length", what)
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise RegistryProtocolError(f"{what}: Content-Length is {text[:40]!r}")
-    return int(text)
-
-
-def _media_type(answer: Answer) -> str:
-    return answer.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
-
-
-def _retry_after(answer: Answer) -> float | None:
-    text = answer.headers.get("Retry-After", "")
-    # The date form needs a right clock, which a device may lack: only seconds count.
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
-
-
-def _strings(page: Mapping[str, Any], key: str) -> list[str]:
-    items = page.get(key)
-    if items is None:
-        return []
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise RegistryProtocolError(f"the list has no {key}")
-    if len(items) > LIMITS.list_entries:
-        raise RegistryProtocolError(f"the list has {len(items)} {key}")
-    return items
