@@ -211,10 +211,15 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         boot = next(self._boots)
         self._qemu = self._start(f"qemu-{boot}.log", self._command(boot))
         self._wait_for(self._sockets / "qmp", self._qemu, "QEMU")
-        self._serial = socket.socket(socket.AF_UNIX)
-        self._serial.connect(str(self._sockets / "serial"))
-        self.qmp = Qmp(self._sockets / "qmp")
-        self.qmp.run("cont")
+        try:
+            self._serial = socket.socket(socket.AF_UNIX)
+            self._serial.connect(str(self._sockets / "serial"))
+            self.qmp = Qmp(self._sockets / "qmp")
+            self.qmp.run("cont")
+        except (OSError, ValueError, QmpError) as error:  # it ended right after it had begun to listen
+            words = (self.folder / f"qemu-{boot}.log").read_text(errors="replace")[-500:]
+            self.off()
+            raise BenchError(f"QEMU does not start: {words}") from error
         self.load = None
 
     @step()

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -282,6 +283,10 @@ def install_bench(tree: Path, vendor_home: Path) -> None:
     (tree / "etc/machine-id").write_text(hashlib.sha256(b"edgeprov hil").hexdigest()[:32] + "\n")
     (tree / "etc/hostname").write_text("edgeprov\n")
     (tree / "etc/resolv.conf").write_text("")
+    # A clock without a battery starts before the vendor's certificates; it is never believed to be before the image.
+    published = datetime.fromtimestamp((vendor_home / "published.json").stat().st_mtime, UTC)
+    with (tree / "usr/lib/edgeprov/edgeprov.toml").open("a") as settings:
+        settings.write(f"\n[trust]\ntime_floor = {published:%Y-%m-%dT%H:%M:%SZ}\n")
     (tree / "var/lib/edgeprov").mkdir(parents=True, exist_ok=True)
     shutil.copytree(vendor_home / "ca/device-trust.d", tree / "etc/edgeprov/trust.d")
     shutil.copytree(vendor_home / "models", tree / "usr/share/edgeprov/models")
