@@ -3,14 +3,13 @@
 """One artifact on its way out: blobs, manifest, signatures, confirmation. Everything may be repeated.
 
 The part (one blob of about 1 MiB) is the unit of resume: HEAD, POST, PUT, and after a cut the same
-part again. While the link is good the round trips of several parts overlap, though never their bodies;
-after the first failure the rest of the contact goes one by one. The only durable state is the layout
-that is sent from; what the registry holds is asked, never remembered.
+part again. The only durable state is the layout that is sent from; what the registry holds is asked,
+never remembered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO, Final, cast
 
@@ -20,7 +19,6 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.registry.base import Registry, push_referrer
 from edgeprov.registry.pace import Pace
-from edgeprov.registry.side_by_side import run_side_by_side
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
 from edgeprov.values import dataclass, field
@@ -58,7 +56,6 @@ class Transfer:
         self._registry = registry
         self._pace = pace
         self._tally = tally
-        self._good = registry.parallel > 1 and not pace.limited
 
     def push(self, repo: str, entry: OutboxEntry) -> None:
         """Push an artifact with its signatures, and have the registry confirm all of it by digest.
@@ -113,27 +110,12 @@ class Transfer:
         return known is not None
 
     def _push_blobs(self, repo: str, manifest: Manifest, *, count: bool = True) -> None:
-        blobs = list(manifest.blobs)
-        pushes = [partial(self._push_blob, repo, blob) for blob in blobs]
-
-        def done(number: int, sent: bool) -> None:  # noqa: FBT001 - the result of push_blob
-            self._pace.advanced()
+        for blob in manifest.blobs:
+            sent = self._pace.attempt(partial(self._push_blob, repo, blob))
             if count:
-                self._tally.add(blobs[number].size, sent=sent)
-
-        left: Iterable[int] = range(len(blobs))
-        if self._good and len(blobs) > 1:
-            left = run_side_by_side([partial(self._in_time, push) for push in pushes], self._registry.parallel, done)
-            self._good = not left
-        for number in left:
-            sent = self._pace.attempt(pushes[number])
-            done(number, sent)
+                self._tally.add(blob.size, sent=sent)
             if sent:
-                self._pace.spend(blobs[number].size)
-
-    def _in_time(self, push: Callable[[], bool]) -> bool:
-        self._pace.verify_time()
-        return push()
+                self._pace.spend(blob.size)
 
     def _push_blob(self, repo: str, blob: Descriptor) -> bool:
         for left in reversed(range(_BAD_ARRIVALS)):

@@ -29,8 +29,6 @@ class Registry(Protocol):
     """
 
     name: str
-    parallel: int
-    """How many blobs may usefully be pushed side by side, each from a thread of its own."""
 
     def head_blob(self, repo: str, digest: Digest) -> int | None:
         """Size in bytes, None when the repository has no such blob."""

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -74,33 +72,6 @@ class SizedStream:
         self._stream.seek(0)
 
 
-class _Turn(SizedStream):
-    """A body in memory that has the wire to itself until its last byte is handed to the kernel.
-
-    Requests of several threads overlap in their waiting, their bodies do not: so a cut link loses part of
-    one body, not of each. The wire is free again while the registry still digests and stores the bytes.
-    """
-
-    def __init__(self, data: bytes, wire: threading.Lock) -> None:
-        super().__init__(BytesIO(data), len(data))
-        self._wire = wire
-        self._held = True
-        wire.acquire()
-
-    def read(self, _size: int = -1) -> bytes:
-        """All at once: the transport's own pieces of 16 KiB cost a system call each."""
-        data = super().read()
-        if not data:
-            self.done()
-        return data
-
-    def done(self) -> None:
-        """Let the next body go; may be called again."""
-        if self._held:
-            self._held = False
-            self._wire.release()
-
-
 class Transport(Protocol):
     """Sends one request; authentication, time-outs and allowed hosts are its business."""
 
@@ -116,21 +87,17 @@ class Transport(Protocol):
 
 
 class DistributionClient:
-    """The registry Protocol over a Transport; its methods may be called from several threads.
+    """The registry Protocol over a Transport.
 
     Attributes:
         name: ``host[:port]``.
     """
-
-    parallel = 4
-    """Enough to hide two round trips and the registry's own work behind the body of another part."""
 
     def __init__(self, name: str, base_url: str, transport: Transport) -> None:
         """Nothing is contacted yet."""
         self.name = name
         self._base = base_url
         self._transport = transport
-        self._wire = threading.Lock()
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -218,12 +185,7 @@ class DistributionClient:
         joint = "&" if urlsplit(session).query else "?"
         target = f"{session}{joint}digest={quote(str(descriptor.digest), safe='')}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        turn = _Turn(body, self._wire) if isinstance(body, bytes) else None
-        try:
-            self._drain(self._ask("PUT", target, headers=headers, data=turn or body, expected=(201,)))
-        finally:
-            if turn is not None:
-                turn.done()
+        self._drain(self._ask("PUT", target, headers=headers, data=body, expected=(201,)))
 
     # -- manifests --------------------------------------------------------------------------------
 
@@ -233,12 +195,15 @@ class DistributionClient:
         if answer is None:
             return None
         self._drain(answer)
+        media_type = read_media_type(answer)
+        if not media_type.startswith("application/"):
+            raise RegistryProtocolError(f"{self.name}: a manifest in {repo} is said to be {media_type[:60]!r}")
         named = answer.headers.get("Docker-Content-Digest")
         if named is None:  # the header is optional: then only the bytes can tell
             raw = self._manifest_bytes(repo, reference)
-            return Descriptor(media_type=read_media_type(answer), digest=digest_of(raw), size=len(raw))
+            return Descriptor(media_type=media_type, digest=digest_of(raw), size=len(raw))
         return Descriptor(
-            media_type=read_media_type(answer),
+            media_type=media_type,
             digest=self._digest_header(named),
             size=read_length(answer, f"{repo}: manifest {reference}"),
         )

@@ -60,7 +60,6 @@ class Pace:
             waiting: Told before each wait.
         """
         self.clock = clock or Clock()
-        self.limited = bytes_per_s > 0
         self._waiting = waiting
         self._rate = bytes_per_s
         self._end = self.clock.monotonic() + budget_s if budget_s else None

@@ -35,8 +35,6 @@ class LayoutRegistry:
         layout: The folder itself, for batch() around many pushes.
     """
 
-    parallel = 1  # the disk is the bound, and one index is written under one lock
-
     def __init__(self, root: Path, *, create: bool = False, read_only: bool = False) -> None:
         """Open the folder.
 

@@ -81,6 +81,8 @@ PORTAL: Answer = (200, {"Content-Type": "text/html"}, b"<html>Welcome to the hot
     [
         lambda r: r.fetch_manifest("a", MANIFEST.digest),
         lambda r: r.fetch_manifest("a", "tag"),
+        lambda r: r.head_manifest("a", "tag"),
+        lambda r: r.head_manifest("a", str(MANIFEST.digest)),
         lambda r: list(r.fetch_blob("a", BLOB)),
         lambda r: r.push_blob("a", BLOB, b"x" * 1000),
         lambda r: r.push_manifest("a", MANIFEST, tag="t"),
