@@ -25,6 +25,9 @@ COMMANDS = (
     "upload",
     "export",
     "attest",
+    "record",
+    "receipt",
+    "simulator",
     "status",
     "doctor",
 )

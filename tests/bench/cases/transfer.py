@@ -112,8 +112,8 @@ def clean(
             figure(
                 GROUP, "throughput, to oras push of the same blobs", speed, "x", ">=", 0.8,
                 ours=f"ours {spread([i.wall_s for i in ours[1:]])[0]:.1f} s, oras {spread([i.wall_s for i in theirs[1:]])[0]:.1f} s",
-                note="Both overlap the round trips of several blobs; edgeprov puts one body at a time on the wire, so that a cut costs "
-                "one part, and is done only when the manifest and all signatures are confirmed too.",
+                note="oras pushes several blobs at once; edgeprov one after the other, confirming each, and is done only when the "
+                "manifest and all signatures are confirmed too.",
             )
         )  # fmt: skip
     else:
