@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.limits import LIMITS
@@ -33,7 +33,7 @@ def parse_json(raw: bytes, what: str, *, max_bytes: int = LIMITS.manifest_bytes)
         raise LimitError(f"{what} has {len(raw)} bytes, more than {max_bytes}")
     _verify_depth(raw, what)
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return _DECODER.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
@@ -116,3 +116,7 @@ def _verify_depth(raw: bytes, what: str) -> None:
         depth += 1 if byte in b"{[" else -1
         if depth > LIMITS.json_depth:
             raise LimitError(f"{what} is nested deeper than {LIMITS.json_depth}")
+
+
+# Made once: a decoder costs as much as decoding a small document.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -85,7 +85,7 @@ def parse_manifest(raw: bytes, *, expected: Digest | None = None) -> Manifest:
         raise FormatError("a manifest with both the members of an image manifest and of an index")
     return Manifest(
         raw=raw,
-        digest=digest_of(raw),
+        digest=expected or digest_of(raw),  # _parse_checked compared it
         config=parse_descriptor(obj.get("config"), "manifest config"),
         layers=tuple(
             parse_descriptor(item, f"layer {number}")
@@ -113,7 +113,7 @@ def parse_index(raw: bytes, *, expected: Digest | None = None, max_bytes: int = 
         raise FormatError("an index with members of an image manifest")
     return Index(
         raw=raw,
-        digest=digest_of(raw),
+        digest=expected or digest_of(raw),  # _parse_checked compared it
         manifests=tuple(
             parse_descriptor(item, f"index entry {number}")
             for number, item in enumerate(get_list(obj, "manifests", "index", maximum=LIMITS.list_entries), 1)

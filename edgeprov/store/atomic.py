@@ -211,7 +211,7 @@ def save_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         file.write(data)
 
 
-def load_bytes(path: Path, *, max_bytes: int, what: str) -> bytes:
+def load_bytes(path: Path | str, *, max_bytes: int, what: str) -> bytes:
     """Read a whole file that has at most ``max_bytes`` bytes.
 
     Raises:
@@ -221,8 +221,9 @@ def load_bytes(path: Path, *, max_bytes: int, what: str) -> bytes:
     """
     fd, _ = open_regular(path, what)
     try:
-        with translated(f"{what} ({path})"):
-            data = _read_at_most(fd, max_bytes + 1)
+        data = _read_at_most(fd, max_bytes + 1)
+    except OSError as error:
+        raise translate(error, f"{what} ({path})") from error
     finally:
         os.close(fd)
     if len(data) > max_bytes:
@@ -230,7 +231,7 @@ def load_bytes(path: Path, *, max_bytes: int, what: str) -> bytes:
     return data
 
 
-def open_regular(path: Path, what: str) -> tuple[int, int]:
+def open_regular(path: Path | str, what: str) -> tuple[int, int]:
     """Open a regular file to read; a link, a pipe or a device on a stranger's stick is refused.
 
     Returns:
@@ -240,10 +241,12 @@ def open_regular(path: Path, what: str) -> tuple[int, int]:
         NotStored: No such file.
         StoreError: Not a regular file, or it cannot be opened.
     """
-    with translated(f"{what} ({path})"):
+    try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         status = os.fstat(fd)
+    except OSError as error:
+        raise translate(error, f"{what} ({path})") from error
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise StoreError(f"{what} ({path}): not a regular file")
