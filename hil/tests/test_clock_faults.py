@@ -11,7 +11,7 @@ import pytest
 from harness.bench import Device
 from harness.qemu import HilQemuDriver
 from harness.strategy import State
-from test_kits import COUNT, infer, records_at_the_vendor, seal
+from test_kits import COUNT, infer, seal, upload_and_verify
 
 
 @pytest.mark.full
@@ -31,9 +31,7 @@ def test_a_dead_clock_is_called_doubtful_and_its_records_verify(
     status = device.edgeprov("status").item("status")
     assert status["doubts"], "the screen says that the clock is wrong"
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
     assert '"clock_doubts": 1' in device.vendor.audit().text
 
 
@@ -48,6 +46,4 @@ def test_a_clock_that_jumps_both_ways_keeps_the_order_of_records(device: Device,
     assert last - first + 1 == 3 * COUNT
     device.set_clock()
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == 3 * COUNT
+    assert upload_and_verify(device) == 3 * COUNT

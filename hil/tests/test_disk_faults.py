@@ -11,7 +11,7 @@ import pytest
 from harness.bench import Device, make_tpm
 from harness.faults import failing_disk, healed_disk, plain_disk
 from harness.qemu import HilQemuDriver
-from test_kits import CASES, COUNT, infer, records_at_the_vendor, seal
+from test_kits import CASES, COUNT, infer, seal, upload_and_verify
 from test_tpm_faults import TPM_ERRORS, boot
 
 FULL, FAILED = 30, 34
@@ -32,9 +32,7 @@ def test_a_full_disk_is_a_clear_error_and_costs_no_record(device: Device, counts
     device.run(f"rm {DATA}/ballast {DATA}/rest")
     infer(device, counts)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) >= 2 * COUNT
+    assert upload_and_verify(device) >= 2 * COUNT
 
 
 @pytest.mark.full
@@ -47,9 +45,7 @@ def test_a_slow_disk_costs_time_and_nothing_else(
     infer(device, counts)
     seal(device)
     virtual.throttle(0)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
@@ -71,9 +67,7 @@ def test_a_failing_disk_is_a_clear_error_and_what_was_acknowledged_is_there_afte
     healed_disk(power)
     boot(device)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) >= COUNT
+    assert upload_and_verify(device) >= COUNT
 
 
 @pytest.mark.full

@@ -33,6 +33,13 @@ def records_at_the_vendor(device: Device) -> int:
     return sum(kit["records"] for kit in kits_at_the_vendor(device))
 
 
+def upload_and_verify(device: Device) -> int:
+    """Send what waits and have the vendor verify all of this device; the records that then count."""
+    device.edgeprov("upload")
+    device.vendor.verify("--device", device.serial)
+    return records_at_the_vendor(device)
+
+
 def kits_at_the_vendor(device: Device) -> list[dict[str, Any]]:
     """What the fleet side knows of each kit of this device."""
     found = device.vendor.fleet("query", "--fleet", device.vendor.fleet_dir, "--device", device.serial).items

@@ -12,7 +12,7 @@ import pytest
 from harness.bench import ROOT, Device, Vendor
 from harness.faults import disk_in_another_computer, overwrite_page
 from harness.qemu import HilQemuDriver, run
-from test_kits import CASES, COUNT, infer, records_at_the_vendor, seal
+from test_kits import CASES, COUNT, infer, seal, upload_and_verify
 from test_tpm_faults import boot
 
 NAME = "breast-cancer-diagnosis"
@@ -59,9 +59,7 @@ def test_a_roll_out_over_the_network_returns_when_the_known_answer_does_not_come
     boot(device)
     infer(device, counts)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == 2 * COUNT
+    assert upload_and_verify(device) == 2 * COUNT
     kits = device.vendor.fleet("query", "--fleet", device.vendor.fleet_dir, "--model", good).items
     assert sum(kit["records"] for kit in kits if kit["type"] == "kit") == 2 * COUNT
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness.bench import Device
 from harness.qemu import HilQemuDriver
-from test_kits import COUNT, infer, records_at_the_vendor, seal
+from test_kits import COUNT, infer, seal, upload_and_verify
 
 WAITING = (40, 44, 100)
 FAULTS: dict[str, dict[str, Any]] = {
@@ -34,9 +34,7 @@ def test_a_link(device: Device, virtual: HilQemuDriver, counts: dict[str, int], 
     assert "Traceback" not in answer.text
     assert device.edgeprov("status").item("status")["outbox"] >= 1, "it waits"
     virtual.set_fault("ok")
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
@@ -62,9 +60,7 @@ def test_a_link_that_flaps(device: Device, virtual: HilQemuDriver, counts: dict[
         over.set()
         flapper.join()
     virtual.set_fault("ok")
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
@@ -84,6 +80,4 @@ def test_a_cable_that_is_pulled_while_uploading(device: Device, virtual: HilQemu
     device.strategy.transition("online")
     device.run("for i in $(seq 90); do test -s /run/edgeprov/upload.code && break; sleep 1; done")
     assert int(device.run("cat /run/edgeprov/upload.code").text) in (0, *WAITING)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT

@@ -17,6 +17,7 @@ from harness import blocklog
 from harness.bench import ROOT, Device
 from harness.qemu import HilQemuDriver
 from harness.strategy import State
+from test_kits import kits_at_the_vendor
 
 SYNC_EVERY = '[record]\nsync = "every"\n'
 AREA = 127 * 1024 * 1024  # the first byte behind the file system of the data disk
@@ -66,12 +67,7 @@ def test_a_power_cut_while_recording_loses_no_acknowledged_record(device: Device
     device.edgeprov("seal")
     device.edgeprov("upload")
     device.vendor.verify("--device", device.serial)
-    kits = [
-        item
-        for item in device.vendor.fleet("query", "--fleet", device.vendor.fleet_dir, "--device", device.serial).items
-        if item["type"] == "kit"
-    ]
-    proved = {n for kit in kits if kit["records"] for n in range(kit["first"], kit["last"] + 1)}
+    proved = {n for kit in kits_at_the_vendor(device) if kit["records"] for n in range(kit["first"], kit["last"] + 1)}
     lost = set(acknowledged) - proved
     counts["records lost"] += len(lost)
     assert not lost

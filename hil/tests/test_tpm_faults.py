@@ -13,7 +13,7 @@ from harness.faults import keep_tpm, put_back, slow_tpm, tpm_on_the_bench
 from harness.qemu import BenchError, HilQemuDriver
 from harness.strategy import State
 from labgrid.strategy import StrategyError
-from test_kits import COUNT, infer, kits_at_the_vendor, records_at_the_vendor, seal
+from test_kits import COUNT, infer, kits_at_the_vendor, seal, upload_and_verify
 
 IDENTITY = 24
 TPM_ERRORS = (20, 21, 22, 23, IDENTITY)
@@ -40,9 +40,7 @@ def test_a_slow_tpm_costs_time_and_nothing_else(device: Device, virtual: HilQemu
     with slow_tpm(virtual, 5):
         counts["faults injected"] += 1
         seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
@@ -70,9 +68,7 @@ def test_a_tpm_in_lockout_still_signs_since_the_keys_ask_for_no_password(
     boot(device)
     infer(device, counts)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
@@ -90,9 +86,7 @@ def test_a_cleared_tpm_makes_the_same_keys_again_and_its_counter_never_goes_back
     boot(device)
     infer(device, counts)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == 2 * COUNT
+    assert upload_and_verify(device) == 2 * COUNT
     first, second = sorted(kit["seq"] for kit in kits_at_the_vendor(device))
     assert second > first
     assert '"forks": 0' in device.vendor.audit().text
@@ -120,9 +114,7 @@ def test_records_wait_while_another_tpm_is_in_their_place(
     put_back(virtual, copy)
     boot(device)
     seal(device)
-    device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    assert records_at_the_vendor(device) == COUNT
+    assert upload_and_verify(device) == COUNT
 
 
 @pytest.mark.full
