@@ -314,7 +314,7 @@ class SpoolWriter:
             with self._mutex:
                 self._verify_usable()
                 self._dirty.clear()
-                self._idle = bool(self._interval_s)
+                self._idle = self._every or bool(self._interval_s)
                 self._flush()
                 file, reached, unsynced = self._file, self.next_n, self._unsynced
                 self._unsynced = False

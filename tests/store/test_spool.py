@@ -99,6 +99,17 @@ def test_in_mode_every_a_record_is_on_the_disk_when_append_returns(spool: SlotSp
     writer.close()
 
 
+def test_in_mode_every_a_sync_asked_for_does_not_end_what_was_promised(spool: SlotSpool) -> None:
+    with spool.open_writer(sync="every") as writer:
+        writer.open_segment(b"h")
+        for number in range(3):
+            writer.sync()
+            writer.append_record(b"row-%d" % number)
+            assert writer.synced_n == writer.next_n
+            (info,) = spool.segments()
+            assert list(read_segment(info.path).frames())[-1] == (RECORD, b"row-%d" % number)
+
+
 def test_in_mode_interval_a_lonely_record_is_synced_without_a_further_call(spool: SlotSpool, fail_at) -> None:
     import threading
 
