@@ -35,6 +35,8 @@ class EdgeprovError(Exception):
         super().__init__(message)
         self.message = message
         self.advice = advice or self.default_advice
+        # An application's own traceback ends with it, as the command line's message does.
+        self.add_note(self.advice)
 
 
 class UsageError(EdgeprovError):

@@ -285,6 +285,7 @@ def print_next(folder: Path) -> None:
 Look at next:
     export EDGEPROV_CONFIG={folder}/device/edgeprov.toml
     PATH=$PWD/.venv/device/bin:$PWD/.venv/fleet/bin:$PATH
+    edgeprov boot-check                      the demo has switched the device off: check and measure the model again
     edgeprov status                          the device: identity, model, what waits
     edgeprov doctor                          each check with its fix
     edgeprov-fleet query --fleet {folder}/fleet

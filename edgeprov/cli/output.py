@@ -240,6 +240,11 @@ def _translate(error: Exception) -> EdgeprovError:
         where = f"{error.filename}: " if error.filename else ""
         kind = StoreFull if error.errno in _FULL else StoreError
         return kind(f"{where}{error.strerror or error}", advice="Check the file's name, its rights and the disk.")
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("edgeprov"):
+        return UsageError(
+            f"the package {error.name!r} is not installed beside edgeprov",
+            advice="Install edgeprov[device] on a device, edgeprov[fleet] (and serve, cluster) at the back end.",
+        )
     if isinstance(error, MemoryError):
         return EdgeprovError("out of memory", advice="Give the process more memory, or a smaller model.")
     return EdgeprovError(f"internal error: {type(error).__name__}: {error}")
