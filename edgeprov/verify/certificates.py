@@ -22,16 +22,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 from edgeprov.errors import FormatError, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.certificate import P256_PREFIX, Certificate, parse_certificate
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
+from edgeprov.verify.identity import Identity, Purpose
 from edgeprov.verify.keys import load_key, verify_certificate_signature
-
-Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"]
 
 _DIGITAL_SIGNATURE: Final = 1 << 0
 _KEY_CERT_SIGN: Final = 1 << 5
@@ -42,36 +40,6 @@ _SUBJECT_KEYS: Final = {
     _SERIAL_NUMBER: "SERIALNUMBER", "2.5.4.3": "CN",
 }  # fmt: skip
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\n?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who signed.
-
-    Attributes:
-        san: The one URI or e-mail address of the certificate, ``x509.subject:...`` where it has
-            none, or ``key:sha256:...`` for a bare key.
-        subject: RFC 4514 text of the certificate's subject.
-        serial: Certificate serial number in lower-case hex, without leading zeros.
-        spki: SubjectPublicKeyInfo in DER.
-        not_before: Start of the time in which the whole path is valid.
-        not_after: Its end.
-    """
-
-    san: str
-    subject: str
-    serial: str
-    spki: bytes = field(repr=False)
-    not_before: dt.datetime
-    not_after: dt.datetime
-    rdns: tuple[tuple[str, str], ...] = ()
-    issuers: tuple[tuple[str, str], ...] = ()
-    """Serial and SPKI SHA-256 of each certificate above the leaf, for the deny list."""
-
-    @property
-    def spki_sha256(self) -> str:
-        """SHA-256 of the key in hex: its name in deny lists."""
-        return hashlib.sha256(self.spki).hexdigest()
 
 
 def parse_pem_certificates(pem: bytes, what: str) -> tuple[bytes, ...]:

@@ -26,7 +26,8 @@ from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntr
 from edgeprov.formats.devicerecord import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
-from edgeprov.verify.certificates import Identity, parse_pem_certificates, verify_anchor
+from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor
+from edgeprov.verify.identity import Identity
 from edgeprov.verify.keys import load_pem_key
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)

@@ -20,9 +20,9 @@ from edgeprov.formats.proof import Proof, ProofArtifact
 from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.values import dataclass, field
-from edgeprov.verify.certificates import Identity
 from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit
+from edgeprov.verify.identity import Identity
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature

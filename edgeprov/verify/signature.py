@@ -37,7 +37,8 @@ from edgeprov.formats.mediatypes import (
 from edgeprov.formats.statement import Statement, parse_statement
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
-from edgeprov.verify.certificates import Identity, Purpose, parse_pem_certificates, verify_chain
+from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
+from edgeprov.verify.identity import Identity, Purpose
 from edgeprov.verify.keys import verify_jws, verify_message
 from edgeprov.verify.policy import TrustPolicy
 

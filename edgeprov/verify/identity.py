@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who signed, and what a certificate may be used for: what every judge of certificates speaks of."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import Literal
+
+from edgeprov.values import dataclass, field
+
+Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who signed.
+
+    Attributes:
+        san: The one URI or e-mail address of the certificate, ``x509.subject:...`` where it has
+            none, or ``key:sha256:...`` for a bare key.
+        subject: RFC 4514 text of the certificate's subject.
+        serial: Certificate serial number in lower-case hex, without leading zeros.
+        spki: SubjectPublicKeyInfo in DER.
+        not_before: Start of the time in which the whole path is valid.
+        not_after: Its end.
+    """
+
+    san: str
+    subject: str
+    serial: str
+    spki: bytes = field(repr=False)
+    not_before: dt.datetime
+    not_after: dt.datetime
+    rdns: tuple[tuple[str, str], ...] = ()
+    issuers: tuple[tuple[str, str], ...] = ()
+    """Serial and SPKI SHA-256 of each certificate above the leaf, for the deny list."""
+
+    @property
+    def spki_sha256(self) -> str:
+        """SHA-256 of the key in hex: its name in deny lists."""
+        return hashlib.sha256(self.spki).hexdigest()
