@@ -12,8 +12,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -172,22 +172,23 @@ def check(
         on_verdict: Called for each new verdict.
     """
     report = CheckReport()
-    waiting: dict[str, Artifact] = {}
-    for artifact in index.iterate(query):
-        if artifact.verified is not None and (artifact.depth or 0) >= depth and not again:
-            report.cached += 1
-            report.ok += artifact.verified
-            report.refused += not artifact.verified
-            if not artifact.verified:
-                _count(report, artifact.step, artifact.error)
-        else:
-            waiting[artifact.digest] = artifact
-    done, total = 0, len(waiting)
-    batches = make_batches(index, list(waiting.values()), trust, at, depth)
+    if not again:
+        query = replace(query, unjudged=depth)
+        for verified, step, error, count in index.verdicts(query):
+            report.cached += count
+            report.ok += count * verified
+            report.refused += count * (not verified)
+            if not verified:
+                _count(report, step, error, count)
+    waiting = index.digests(query)
+    done, total = 0, sum(map(len, waiting.values()))
+    under_way: dict[str, Artifact] = {}
+    batches = make_batches(index, query, waiting, trust, at, depth, under_way)
     for results in engine.run(judge_batch, batches):
         with index.transaction():
             for judged in results:
                 done += 1
+                artifact = under_way.pop(judged.digest)
                 if judged.verified is None:
                     report.unreachable += 1
                     continue
@@ -195,26 +196,37 @@ def check(
                 report.ok += judged.verified
                 report.refused += not judged.verified
                 if not judged.verified:
-                    _count(report, judged.step, judged.error)
+                    _count(report, judged.step, judged.error, 1)
                 if on_verdict:
-                    on_verdict(waiting[judged.digest], judged)
+                    on_verdict(artifact, judged)
         if progress:
             progress(done, total)
     return report
 
 
-def make_batches(index: Index, artifacts: list[Artifact], trust: Trust, at: dt.datetime, depth: int) -> Iterator[Batch]:
-    """Cut work into batches of one source each, neighbours in a device's series together."""
+def make_batches(
+    index: Index,
+    query: Query,
+    waiting: Mapping[int, Sequence[str]],
+    trust: Trust,
+    at: dt.datetime,
+    depth: int,
+    under_way: dict[str, Artifact],
+) -> Iterator[Batch]:
+    """Cut work into batches of one source each, neighbours in a device's series together.
+
+    ``waiting`` are digests by source; what a batch holds is put into ``under_way`` when it is made, so that
+    memory holds the batches in flight and not the fleet.
+    """
     sources = index.sources()
     records: dict[str, list[tuple[bytes, bytes, bytes]]] = {}
     for row in index.rows("SELECT device, manifest, layer, signatures FROM devices ORDER BY enrolled_at DESC, digest"):
         records.setdefault(row["device"], []).append((row["manifest"], row["layer"], row["signatures"]))
-    by_source: dict[int, list[Artifact]] = {}
-    for artifact in artifacts:
-        by_source.setdefault(artifact.source, []).append(artifact)
-    for number, group in sorted(by_source.items()):
-        for batch in chunked(group, BATCH):
-            known = _known_signatures(index, batch) if sources[number].is_layout else {}
+    for number, digests in sorted(waiting.items()):
+        for some in chunked(digests, BATCH):
+            batch = index.find(replace(query, digest=tuple(some)))
+            under_way.update((artifact.digest, artifact) for artifact in batch)
+            known = known_signatures(index, some) if sources[number].is_layout else {}
             yield Batch(
                 source=sources[number],
                 items=tuple(
@@ -411,17 +423,18 @@ def save_verdict(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.
     )
 
 
-def _count(report: CheckReport, step: int | None, error: str | None) -> None:
+def _count(report: CheckReport, step: int | None, error: str | None, count: int) -> None:
     reason = f"step {step}: {error}" if step else f"content: {error}"
-    report.reasons[reason] = report.reasons.get(reason, 0) + 1
+    report.reasons[reason] = report.reasons.get(reason, 0) + count
 
 
-def _known_signatures(index: Index, batch: list[Artifact]) -> dict[str, tuple[str, ...]]:
-    marks = ", ".join("?" * len(batch))
-    found: dict[str, list[str]] = {artifact.digest: [] for artifact in batch}
+def known_signatures(index: Index, digests: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Signature manifests of some artifacts of a folder, as sync found them in its index."""
+    marks = ", ".join("?" * len(digests))
+    found: dict[str, list[str]] = {digest: [] for digest in digests}
     for row in index.rows(
         f"SELECT subject, digest FROM signatures WHERE subject IN ({marks}) ORDER BY digest",  # noqa: S608
-        [artifact.digest for artifact in batch],
+        digests,
     ):
         found[row["subject"]].append(row["digest"])
     return {subject: tuple(digests) for subject, digests in found.items()}

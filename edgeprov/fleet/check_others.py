@@ -9,11 +9,11 @@ record by its enroller's (step 1). Verdicts are cached as those of kits are.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.check import BLOBS, Judged, Trust, save_verdict
+from edgeprov.fleet.check import BLOBS, Judged, Trust, known_signatures, save_verdict
 from edgeprov.fleet.index import Index
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.formats.digest import Digest, parse_digest
@@ -47,7 +47,11 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
     sources = {number: _Lazy(source) for number, source in index.sources().items()}
     known = {
         row["digest"]: row
-        for row in index.rows("SELECT * FROM verdicts WHERE policy = ?", (trust.digest,))
+        for table in ("devices", "models")
+        for row in index.rows(
+            f"SELECT v.* FROM {table} JOIN verdicts v USING (digest) WHERE v.policy = ?",  # noqa: S608
+            (trust.digest,),
+        )
         if not again and row["depth"] >= BLOBS
     }
     rows = [
@@ -70,7 +74,9 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
             )
             yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
             continue
-        judged = _judge(sources[number], kind, repo, parse_digest(digest), trust.policy, at)
+        source = sources[number]
+        signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
+        judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
         if judged.verified is not None:
             with index.transaction():
                 save_verdict(index, judged, trust, BLOBS, at)
@@ -90,13 +96,16 @@ class _Lazy:
         return self._reader
 
 
-def _judge(source: _Lazy, kind: str, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> Judged:
+def _judge(
+    source: _Lazy, kind: str, repo: str, digest: Digest, signed_by: Sequence[str], policy: TrustPolicy, at: dt.datetime
+) -> Judged:
+    known = tuple(map(parse_digest, signed_by)) or None  # where the index knows none, the registry is asked
     try:
         reader = source.open()
         if kind == "device":
-            _device(reader, f"{source.source.prefix}devices", digest, policy, at)
+            _device(reader, f"{source.source.prefix}devices", digest, known, policy, at)
         else:
-            _model(reader, repo, digest, policy, at)
+            _model(reader, repo, digest, known, policy, at)
     except EdgeprovError as error:
         verified = None if error.retryable else False
         return Judged(
@@ -106,16 +115,20 @@ def _judge(source: _Lazy, kind: str, repo: str, digest: Digest, policy: TrustPol
     return Judged(digest=str(digest), verified=True)
 
 
-def _device(reader: Reader, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> None:
+def _device(
+    reader: Reader, repo: str, digest: Digest, known: tuple[Digest, ...] | None, policy: TrustPolicy, at: dt.datetime
+) -> None:
     manifest = reader.manifest(repo, digest)
     layer = reader.blob(repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
     reader.check_blob(repo, manifest.config)
-    verify_device_record(manifest, layer, reader.signatures(repo, digest), policy, at)
+    verify_device_record(manifest, layer, reader.signatures(repo, digest, known), policy, at)
 
 
-def _model(reader: Reader, repo: str, digest: Digest, policy: TrustPolicy, at: dt.datetime) -> None:
+def _model(
+    reader: Reader, repo: str, digest: Digest, known: tuple[Digest, ...] | None, policy: TrustPolicy, at: dt.datetime
+) -> None:
     manifest = reader.manifest(repo, digest)
     parse_modelkit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
-    verify_model_signature(manifest, reader.signatures(repo, digest), policy, at)
+    verify_model_signature(manifest, reader.signatures(repo, digest, known), policy, at)
     for layer in manifest.layers:
         reader.check_blob(repo, layer)

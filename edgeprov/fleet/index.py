@@ -14,7 +14,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -96,9 +96,13 @@ class Query:
     verdict: str | None = None
     labelled: bool | None = None
     kind: str | None = None
+    digest: tuple[str, ...] | None = None
+    unjudged: int | None = None
+    """Only what has no verdict of at least this depth."""
     policy: str = ""
 
 
+_JOIN: Final = "LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ?"
 _COLUMNS: Final = tuple(field.name for field in fields(Artifact))
 _OWN: Final = _COLUMNS[: _COLUMNS.index("verified")]
 _VERDICT: Final = _COLUMNS[len(_OWN) :]
@@ -223,8 +227,7 @@ class Index:
         own = ", ".join(f"a.{name}" for name in _OWN)
         verdict = ", ".join(f"v.{name}" for name in _VERDICT)
         sql = (
-            f"SELECT {own}, {verdict} FROM artifacts a LEFT JOIN verdicts "  # noqa: S608 - names of columns, and marks
-            f"v ON v.digest = a.digest AND v.policy = ? "
+            f"SELECT {own}, {verdict} FROM artifacts a {_JOIN} "  # noqa: S608 - names of columns, and marks
             f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"
         )
         with translated(self.folder / FILE):
@@ -239,11 +242,32 @@ class Index:
         """Number of artifacts, records and labels that fit."""
         where, parameters = _where(query)
         row = self.rows(
-            "SELECT count(*), coalesce(sum(a.records), 0), coalesce(sum(a.labels), 0) FROM artifacts a "  # noqa: S608
-            f"LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ? {where}",
+            "SELECT count(*), coalesce(sum(a.records), 0), coalesce(sum(a.labels), 0) "  # noqa: S608
+            f"FROM artifacts a {_JOIN} {where}",
             (query.policy, *parameters),
         )[0]
         return int(row[0]), int(row[1]), int(row[2])
+
+    def digests(self, query: Query) -> dict[int, list[str]]:
+        """Digests of what fits, by source; within one by device and number."""
+        where, parameters = _where(query)
+        found: dict[int, list[str]] = {}
+        for source, digest in self.rows(
+            f"SELECT a.source, a.digest FROM artifacts a {_JOIN} {where} ORDER BY a.device, a.seq, a.digest",  # noqa: S608
+            (query.policy, *parameters),
+        ):
+            found.setdefault(source, []).append(digest)
+        return found
+
+    def verdicts(self, query: Query) -> list[tuple[bool, int | None, str | None, int]]:
+        """How often each verdict (verified, step, error) was given to what fits, ``unjudged`` turned round: judged."""
+        where, parameters = _where(replace(query, unjudged=None))
+        rows = self.rows(
+            f"SELECT v.verified, v.step, v.error, count(*) FROM artifacts a {_JOIN} {where} "  # noqa: S608
+            f"{'AND' if where else 'WHERE'} v.depth >= ? GROUP BY 1, 2, 3",
+            (query.policy, *parameters, query.unjudged or 0),
+        )
+        return [(bool(verified), step, error, int(count)) for verified, step, error, count in rows]
 
     def newest_policy(self) -> str:
         """The trust folder under which the newest verdict was given; empty when there is none."""
@@ -370,7 +394,7 @@ def _where(query: Query) -> tuple[str, list[Any]]:
         parts.append(sql)
         parameters.extend(values)
 
-    for column, names in (("model", query.model), ("device", query.device)):
+    for column, names in (("model", query.model), ("device", query.device), ("digest", query.digest)):
         if names is not None:
             one(f"a.{column} IN ({', '.join('?' * len(names))})", *names)
     if query.slot is not None:
@@ -387,6 +411,8 @@ def _where(query: Query) -> tuple[str, list[Any]]:
         one("a.kind = ?", query.kind)
     if query.verdict is not None:
         one({"ok": "v.verified = 1", "refused": "v.verified = 0", "unchecked": "v.verified IS NULL"}[query.verdict])
+    if query.unjudged is not None:
+        one("(v.depth IS NULL OR v.depth < ?)", query.unjudged)
     return ("WHERE " + " AND ".join(parts) if parts else ""), parameters
 
 

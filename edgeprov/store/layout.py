@@ -21,7 +21,7 @@ from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, digest_of, parse_digest
 from edgeprov.formats.jsonx import encode_json, parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
-from edgeprov.formats.mediatypes import A_SUBJECT, OCI_INDEX, OCI_MANIFEST
+from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import (
     load_bytes,
@@ -299,6 +299,10 @@ class Layout:
         """The entries of index.json in order; their annotations hold reference and subject."""
         return tuple(self._index().entries)
 
+    def entries_of(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """As manifests(), of one manifest."""
+        return self._index().by_digest(digest)
+
     def refs(self) -> dict[str, Descriptor]:
         """Entries by reference name."""
         return dict(self._index().by_ref())
@@ -331,21 +335,20 @@ class Layout:
 
         Entries written by other tools do not tell their subject: their manifests are read, once.
         """
+        index = self._index()
         found: dict[Digest, Descriptor] = {}
-        for entry in self._all_entries():
-            named = entry.annotations.get(A_SUBJECT)
-            if named is not None:
-                subject, shown = (digest, plain(entry)) if named == str(digest) else (None, entry)
-            else:
-                subject, shown = self._subject_of(entry)
+        for subject, shown in (
+            *((digest, plain(entry)) for entry in index.by_subject(digest)),
+            *map(self._subject_of, index.by_subject(None)),
+            *map(self._subject_of, self._nested(index)),
+        ):
             if subject == digest and artifact_type in (None, shown.artifact_type):
                 found.setdefault(shown.digest, shown)
         return tuple(found.values())
 
-    def _all_entries(self) -> Iterator[Descriptor]:
-        for entry in self._index().entries:
-            yield entry
-            if entry.media_type == OCI_INDEX and self.has_blob(entry.digest):
+    def _nested(self, index: LayoutIndex) -> Iterator[Descriptor]:
+        for entry in index.indexes():
+            if self.has_blob(entry.digest):
                 yield from self.load_index(entry.digest).manifests  # e.g. a fallback tag sha256-<hex>
 
     def _subject_of(self, entry: Descriptor) -> tuple[Digest | None, Descriptor]:

@@ -39,6 +39,8 @@ class LayoutIndex:
         self.entries = [parse_descriptor(item, f"index entry {number}") for number, item in enumerate(items, 1)]
         self._by_digest: dict[Digest, list[Descriptor]] | None = None
         self._by_ref: dict[str, Descriptor] | None = None
+        self._by_subject: dict[str, list[Descriptor]] | None = None
+        self._indexes: list[Descriptor] | None = None
 
     def copy(self) -> LayoutIndex:
         """An independent copy."""
@@ -68,6 +70,20 @@ class LayoutIndex:
                 self._by_digest.setdefault(entry.digest, []).append(entry)
         return tuple(self._by_digest.get(digest, ()))
 
+    def by_subject(self, subject: Digest | None) -> tuple[Descriptor, ...]:
+        """Entries that name this subject, in file order; with None, those that name none (other tools write such)."""
+        if self._by_subject is None:
+            self._by_subject = {}
+            for entry in self.entries:
+                self._by_subject.setdefault(entry.annotations.get(A_SUBJECT, ""), []).append(entry)
+        return tuple(self._by_subject.get(str(subject) if subject else "", ()))
+
+    def indexes(self) -> list[Descriptor]:
+        """Entries that are indexes themselves."""
+        if self._indexes is None:
+            self._indexes = [entry for entry in self.entries if entry.media_type == OCI_INDEX]
+        return self._indexes
+
     def add(self, entry: Descriptor) -> bool:
         """Add an entry, or replace the one of the same reference.
 
@@ -88,12 +104,15 @@ class LayoutIndex:
         self._items.append(encode_descriptor(entry))
         self.entries.append(entry)
         if named or bare:
-            self._by_digest = self._by_ref = None
+            self._by_digest = self._by_ref = self._by_subject = self._indexes = None
         else:  # the common case on a long list of kits
             if self._by_digest is not None:
                 self._by_digest.setdefault(entry.digest, []).append(entry)
             if ref and self._by_ref is not None:
                 self._by_ref[ref] = entry
+            if self._by_subject is not None:
+                self._by_subject.setdefault(entry.annotations.get(A_SUBJECT, ""), []).append(entry)
+        self._indexes = None
         return True
 
     def drop(self, *, digests: Iterable[Digest] = (), ref: str | None = None) -> bool:
@@ -110,7 +129,7 @@ class LayoutIndex:
         pairs = [(item, entry) for item, entry, kept in zip(self._items, self.entries, chosen, strict=True) if kept]
         self._items = [item for item, _ in pairs]
         self.entries = [entry for _, entry in pairs]
-        self._by_digest = self._by_ref = None
+        self._by_digest = self._by_ref = self._by_subject = self._indexes = None
 
 
 def index_entry(

@@ -12,7 +12,7 @@ is not; errors of the disk stay StoreError. It is written without importing the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -100,8 +100,7 @@ class LayoutRegistry:
             found = self.layout.resolve(_ref(repo, reference))
         else:
             digest = parse_digest(reference)
-            entries = self._entries(repo, lambda entry: entry.digest == digest)
-            found = next(iter(entries), None)
+            found = next(self._entries(repo, digest), None)
         if found is None:
             return None
         return Descriptor(
@@ -165,9 +164,7 @@ class LayoutRegistry:
         found = self.layout.referrers(digest, artifact_type)
         if not repo or not found:
             return found
-        wanted = {item.digest for item in found}
-        here = {entry.digest for entry in self._entries(repo, lambda entry: entry.digest in wanted)}
-        return tuple(item for item in found if item.digest in here)
+        return tuple(item for item in found if next(self._entries(repo, item.digest), None) is not None)
 
     def list_repositories(self) -> tuple[str, ...]:
         """All repositories, sorted; ``""`` when the folder has names without one."""
@@ -180,7 +177,7 @@ class LayoutRegistry:
     def _name(self, repo: str, tag: str | None, digest: Digest) -> str | None:
         if tag is not None:
             return _ref(repo, tag)
-        if next(iter(self._entries(repo, lambda entry: entry.digest == digest)), None) is not None:
+        if next(self._entries(repo, digest), None) is not None:
             return None  # it has a name in this repository; a second, weaker one says nothing new
         return f"{repo}@{digest}" if repo else None
 
@@ -195,9 +192,9 @@ class LayoutRegistry:
         if self.layout.resolve(bare) is not None:
             self.layout.remove_ref(bare)
 
-    def _entries(self, repo: str, wanted: Callable[[Descriptor], bool]) -> Iterable[Descriptor]:
-        for entry in self.layout.manifests():
-            if wanted(entry) and (not repo or _repo_of(entry.annotations.get(ANNOTATION_REF_NAME, "")) == repo):
+    def _entries(self, repo: str, digest: Digest) -> Iterator[Descriptor]:
+        for entry in self.layout.entries_of(digest):
+            if not repo or _repo_of(entry.annotations.get(ANNOTATION_REF_NAME, "")) == repo:
                 yield entry
 
     def _load(self, repo: str, reference: str | Digest, load: Callable[[Digest], T]) -> T:
