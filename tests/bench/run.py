@@ -28,6 +28,8 @@ from tests.bench.report import as_json, as_svg, as_table
 CASES = {
     "boot": DEVICE_PYTHON,
     "record": DEVICE_PYTHON,
+    "logs": DEVICE_PYTHON,
+    "wear": DEVICE_PYTHON,
     "seal": DEVICE_PYTHON,
     "memory": DEVICE_PYTHON,
     "compact": FLEET_PYTHON,
