@@ -142,9 +142,8 @@ class DistributionClient:
     def _open_session(self, repo: str) -> str:
         url = self._url(f"{repo}/blobs/uploads/")
         answer = self._ask("POST", url, headers={"Content-Length": "0"}, expected=(202,))
-        location = urljoin(url, read_header(answer, "Location", "upload session"))
-        self._drain(answer)
-        return location
+        self._drain(answer)  # first: an answer that lacks its headers must not keep the line
+        return urljoin(url, read_header(answer, "Location", "upload session"))
 
     def _put_blob(self, repo: str, session: str, descriptor: Descriptor, body: bytes | SizedStream) -> None:
         try:
@@ -314,6 +313,8 @@ class DistributionClient:
         parts = urlsplit(url)  # without the query: upload addresses carry signed state
         what = f"{self.name}: {method} {parts.path} answered {answer.status}{f' {code}' if code else ''}"
         status = answer.status
+        if status == 401 and not {"Www-Authenticate", "Content-Length", "Transfer-Encoding"} & _titles(answer):
+            return RegistryError(f"{what}, and was cut among its headers", status=status)
         if status in (401, 403):
             return RegistryDenied(what, status=status, code=code)
         if status == 404:
@@ -431,6 +432,10 @@ def _verified(chunks: Iterator[bytes], descriptor: Descriptor, start: int, skip:
 def _without_guess(item: Descriptor) -> Descriptor:
     # Some servers list the config's media type as artifactType, which for an empty config says nothing.
     return replace(item, artifact_type=None) if item.artifact_type == OCI_EMPTY else item
+
+
+def _titles(answer: Answer) -> set[str]:
+    return {name.title() for name in answer.headers}
 
 
 def _refuse_encoding(answer: Answer) -> None:

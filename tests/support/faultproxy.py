@@ -4,7 +4,9 @@
 
 CutProxy knows nothing of HTTP: it counts the bytes that the client sends and cuts, either cleanly on
 both sides or half-open (the server goes on waiting, as after a radio hole). FaultProxy understands
-requests: it drops, stalls, truncates, repeats and delays them, and answers in the server's place.
+requests: it drops, stalls, truncates, repeats and delays them, and answers in the server's place. Where
+it speaks TLS it can be a server whose certificate the device's clock makes worthless, and where the
+registry asks for tokens it can let one expire on the way.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import http.client
 import random
 import socket
+import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -108,38 +111,117 @@ FAULTS = (
     "500",
     "502",
     "503",
-    "429",
+    "429",  # with Retry-After
 )
+GUARDED_FAULTS = (
+    *FAULTS,
+    "token-expired",  # the server is shown a token that was good an hour ago
+    "wrong-clock",  # TLS: the certificate is not valid yet, or not any more
+)
+WRONG_CLOCK = "wrong-clock"
+
+
+class Guard:
+    """What a proxy needs to stand before a registry with TLS and tokens.
+
+    Attributes:
+        good: Whose certificate is valid today.
+        wrong: Whose certificates are valid on other days.
+        expired_token: What the registry itself refuses as too old.
+    """
+
+    def __init__(self, good: ssl.SSLContext, wrong: Sequence[ssl.SSLContext], expired_token: str) -> None:
+        self.good = good
+        self.wrong = list(wrong)
+        self.expired_token = expired_token
 
 
 class FaultProxy:
     """An HTTP proxy in front of a registry that breaks a share of all requests, by a seed.
 
+    The kinds come from a shuffled deck: before one occurs again, all others do.
+
     Attributes:
         faults: How often each kind happened.
         limit: After so many faults the link is good.
+        trusted_wrongly: How many connections were made to a certificate of another day.
     """
 
-    def __init__(self, upstream: str, *, seed: int, share: float = 0.3, limit: int = 1 << 62) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        seed: int,
+        share: float = 0.3,
+        limit: int = 1 << 62,
+        kinds: Sequence[str] = FAULTS,
+        guard: Guard | None = None,
+    ) -> None:
         self.upstream = upstream
         self.share = share
         self.limit = limit
+        self.kinds = kinds
+        self.guard = guard
         self.faults: Counter[str] = Counter()
+        self.chosen = 0
+        self.deck: list[str] = []
         self.random = random.Random(seed)
         self.lock = threading.Lock()
         self.before: tuple[str, str, dict[str, str], bytes] | None = None
         self.waiting: list[socket.socket] = []
+        self.accepted: set[str | None] = set()  # tokens that the server has taken at least once
+        self.expired: set[str | None] = set()
+        self.wrong_clocks = 0  # connections that will see a certificate of another day
+        self.trusted_wrongly = 0
         self.over = threading.Event()
         self.host = ""
 
-    def choose(self) -> str | None:
-        """The fault of the next request, None for none."""
+    def choose(self, path: str, headers: dict[str, str]) -> str | None:
+        """The fault of the next request, None for none; a kind that cannot happen to it waits for the next."""
         with self.lock:
-            if self.faults.total() >= self.limit or self.random.random() >= self.share:
+            if self.chosen >= self.limit or self.random.random() >= self.share:
                 return None
-            kind = self.random.choice(FAULTS)
-            self.faults[kind] += 1
+            if not self.deck:
+                self.deck = self.random.sample(self.kinds, len(self.kinds))
+            impossible = {
+                "late": self.before is None,
+                # For an interface that it does not have, the server asks for no token.
+                "token-expired": headers.get("Authorization") not in self.accepted or "/referrers/" in path,
+            }
+            kind = next((item for item in self.deck if not impossible.get(item)), None)
+            if kind is None:
+                return None
+            self.deck.remove(kind)
+            self.chosen += 1
+            if kind == WRONG_CLOCK:
+                self.wrong_clocks += 1
+            elif kind == "token-expired":
+                self.accepted.discard(headers["Authorization"])
+                self.expired.add(headers["Authorization"])
+            else:
+                self.faults[kind] += 1
             return kind
+
+    def count(self, kind: str) -> None:
+        """A fault of which only its end shows whether it happened."""
+        with self.lock:
+            self.faults[kind] += 1
+
+    def encrypt(self, connection: socket.socket) -> ssl.SSLSocket:
+        """The server's side of a handshake. Raises OSError when the client refuses the certificate."""
+        assert self.guard is not None
+        with self.lock:
+            wrong = self.wrong_clocks > 0
+            self.wrong_clocks -= wrong
+            context = self.random.choice(self.guard.wrong) if wrong else self.guard.good
+        try:
+            encrypted = context.wrap_socket(connection, server_side=True)
+        except ssl.SSLError:
+            if wrong:
+                self.count(WRONG_CLOCK)
+            raise
+        self.trusted_wrongly += wrong
+        return encrypted
 
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
@@ -156,13 +238,12 @@ class FaultProxy:
     def half(self, method: str, path: str, headers: dict[str, str], body: bytes, *, keep_open: bool) -> None:
         """Half of a request to the server, then the line goes dead."""
         host, _, port = self.upstream.rpartition(":")
-        server = socket.create_connection((host, int(port)))
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         raw = "\r\n".join(lines).encode() + body
+        server = socket.create_connection((host, int(port)))
+        self.waiting.append(server)  # closed at the end, whatever comes
         server.sendall(raw[: len(raw) // 2])
-        if keep_open:
-            self.waiting.append(server)
-        else:
+        if not keep_open:
             server.close()
 
     @contextmanager
@@ -198,13 +279,25 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     link: FaultProxy
 
+    def setup(self) -> None:
+        if self.link.guard is not None:
+            self.request = self.link.encrypt(self.request)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        if isinstance(self.request, ssl.SSLSocket):  # not the socket that the server knows and closes
+            _close(self.request)
+
     def handle_request(self) -> None:
         link = self.link
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        if link.guard is not None:
+            headers["X-Forwarded-Proto"] = "https"
         request = (self.command, self.path, headers, body)
-        fault = link.choose()
-        if fault == "drop-before":
+        fault = link.choose(self.path, headers)
+        if fault in ("drop-before", WRONG_CLOCK):
             return self._hang_up()
         if fault in ("drop-inside", "half-open"):
             link.half(*request, keep_open=fault == "half-open")
@@ -214,10 +307,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hang_up()
         if fault in ("500", "502", "503", "429"):
             return self._answer(int(fault), [("Retry-After", "1")] if fault == "429" else [], b"<html>sorry</html>")
+        if headers.get("Authorization") in link.expired and link.guard is not None:
+            headers["Authorization"] = f"Bearer {link.guard.expired_token}"
         status, answered, data = link.forward(*request)
         if fault == "twice":
             status, answered, data = link.forward(*request)
         with link.lock:
+            if status < 400 and "Authorization" in headers:
+                link.accepted.add(headers["Authorization"])
+            if fault == "token-expired" and status == 401:
+                link.faults[fault] += 1
             earlier, link.before = link.before, request
         if fault == "late" and earlier is not None:
             link.forward(*earlier)

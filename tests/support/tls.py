@@ -9,6 +9,7 @@ import datetime as dt
 import hashlib
 import ipaddress
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -104,8 +105,9 @@ class TokenServer:
     certificate: Path = Path()
     key: Any = None
     x5c: str = ""
+    authority: Any = None
 
-    def token(self, scope: str) -> str:
+    def token(self, scope: str, *, lifetime_s: int | None = None) -> str:
         kind, _, rest = scope.partition(":")
         name, _, actions = rest.rpartition(":")
         now = int(time.time())
@@ -113,9 +115,9 @@ class TokenServer:
             "iss": "tests",
             "aud": "registry",
             "sub": self.user,
-            "exp": now + self.lifetime_s,
-            "nbf": now - 600,
-            "iat": now - 600,
+            "exp": now + (self.lifetime_s if lifetime_s is None else lifetime_s),
+            "nbf": now - 86_400,
+            "iat": now - 86_400,
             "jti": f"{now}{len(self.granted)}",
             "access": [{"type": kind, "name": name, "actions": actions.split(",")}] if scope else [],
         }
@@ -130,10 +132,11 @@ def _b64(data: bytes) -> bytes:
 
 
 @contextmanager
-def token_server(folder: Path) -> Iterator[TokenServer]:
-    """Serve tokens on loopback."""
-    pem = Authority(folder).issue("token-signer")
-    state = TokenServer(certificate=folder / "ca.pem")
+def token_server(folder: Path, *, tls: bool = False) -> Iterator[TokenServer]:
+    """Serve tokens on loopback; with ``tls`` under a certificate of the authority that also signs the tokens."""
+    authority = Authority(folder)
+    pem = authority.issue("token-signer")
+    state = TokenServer(certificate=folder / "ca.pem", authority=authority)
     state.key = serialization.load_pem_private_key(pem.key.read_bytes(), None)
     certificate = x509.load_pem_x509_certificate(pem.certificate.read_bytes())
     state.x5c = base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()
@@ -156,7 +159,9 @@ def token_server(folder: Path) -> Iterator[TokenServer]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.realm = f"http://127.0.0.1:{server.server_address[1]}/token"
+        state.realm = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/token"
+        if tls:
+            server.socket = server_context(authority.issue("token-server")).wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -164,6 +169,13 @@ def token_server(folder: Path) -> Iterator[TokenServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def server_context(pem: Pem) -> ssl.SSLContext:
+    """For a server that shows this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem.certificate, pem.key)
+    return context
 
 
 def write_credentials(path: Path, host: str, user: str, password: str) -> Path:

@@ -4,8 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,11 +19,12 @@ from edgeprov.device.upload import upload
 from edgeprov.limits import MIB
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from edgeprov.registry.pace import Clock, Pace
-from tests.support.faultproxy import FAULTS, CutProxy, FaultProxy
+from tests.support.faultproxy import GUARDED_FAULTS, CutProxy, FaultProxy, Guard
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Hours, Sender
+from tests.support.tls import NOW, TokenServer, server_context, token_server, write_credentials
 
-QUICK = RegistrySettings(plain_http=True, connect_s=2, read_s=1)
+QUICK: dict[str, Any] = {"connect_s": 2, "read_s": 0.5}
 PLAIN = RegistrySettings(plain_http=True)
 
 
@@ -28,14 +34,62 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host
 
 
+@dataclass
+class Ward:
+    """A registry that takes tokens only, to be reached through a proxy with TLS: the way a hospital has it."""
+
+    host: str
+    tokens: TokenServer
+    folder: Path
+
+    def settings(self, host: str, **options: Any) -> RegistrySettings:
+        credentials = write_credentials(self.folder / "config.json", host, self.tokens.user, self.tokens.password)
+        realm = urlsplit(self.tokens.realm).netloc
+        ca = self.tokens.authority.file
+        return RegistrySettings(auth="token", credentials_file=credentials, ca_file=ca, allow_hosts=(realm,), **options)
+
+    def link(self, *, seed: int, share: float, limit: int, kinds: Sequence[str] = GUARDED_FAULTS) -> FaultProxy:
+        issue = self.tokens.authority.issue
+        today, past, future = (
+            server_context(issue(name, start=NOW + dt.timedelta(days=days)))
+            for name, days in (("today", -1), ("past", -365), ("future", 365))
+        )
+        guard = Guard(today, (past, future), self.tokens.token("", lifetime_s=-3600))
+        return FaultProxy(self.host, seed=seed, share=share, limit=limit, kinds=kinds, guard=guard)
+
+    def registry(self) -> OrasRegistry:
+        """The way round the proxy."""
+        return OrasRegistry(self.host, settings=self.settings(self.host, plain_http=True))
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    folder = tmp_path_factory.mktemp("ward")
+    with token_server(folder, tls=True) as tokens:
+        token = {"realm": tokens.realm, "service": "registry", "issuer": "tests"}
+        auth = {"token": {**token, "rootcertbundle": str(tokens.certificate)}}
+        with docker_registry(folder / "v2", auth=auth) as host:
+            yield Ward(host, tokens, folder)
+
+
+@pytest.fixture(scope="module")
+def happened(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """Faults of all seeds by kind; a kind that never occurred is an error."""
+    faults: Counter[str] = Counter()
+    yield faults
+    told = ", ".join(f"{kind} {faults[kind]}" for kind in GUARDED_FAULTS)
+    request.config.pluginmanager.getplugin("terminalreporter").write_line(f"\n{faults.total()} faults: {told}")
+    assert all(faults[kind] for kind in GUARDED_FAULTS)
+
+
 def clock(hours: Hours) -> Clock:
     return Clock(monotonic=hours.monotonic, sleep=hours.sleep, chance=hours.chance)
 
 
-def run_until_empty(sender: Sender, host: str, monkeypatch: pytest.MonkeyPatch, runs: int = 200) -> int:
+def run_until_empty(sender: Sender, registry: OrasRegistry, monkeypatch: pytest.MonkeyPatch, runs: int = 200) -> int:
     """Timer runs until nothing is left; returns how many it took."""
-    monkeypatch.setattr("edgeprov.device.upload.open_registry", lambda *_, **__: OrasRegistry(host, settings=QUICK))
-    context = sender.context(host)
+    monkeypatch.setattr("edgeprov.device.upload.open_registry", lambda *_, **__: registry)
+    context = sender.context(registry.name)
     for number in range(1, runs + 1):
         result = upload(context, clock=clock(Hours(number)))
         assert not result.parked, result.parked
@@ -47,25 +101,30 @@ def run_until_empty(sender: Sender, host: str, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_a_hundred_faults_lose_nothing(sender: Sender, plain: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    with FaultProxy(plain, seed=seed, share=0.45, limit=100).serve() as link:
-        while link.faults.total() < 100 or sender.state.outbox():
+def test_a_hundred_faults_lose_nothing(
+    sender: Sender, ward: Ward, monkeypatch: pytest.MonkeyPatch, happened: Counter[str], seed: int
+) -> None:
+    with ward.link(seed=seed, share=0.45, limit=100).serve() as link:
+        registry = OrasRegistry(link.host, settings=ward.settings(link.host, **QUICK))
+        while link.chosen < 100 or sender.state.outbox():
             if not sender.state.outbox():
                 sender.fill(6, 2_000, seed=1000 + seed)
-            run_until_empty(sender, link.host, monkeypatch)
+            run_until_empty(sender, registry, monkeypatch)
+    happened.update(link.faults)
     assert link.faults.total() == 100
-    sender.verify_arrived(OrasRegistry(plain, settings=PLAIN))
+    assert set(link.faults) == set(GUARDED_FAULTS)
+    assert link.trusted_wrongly == 0
+    sender.verify_arrived(ward.registry())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FAULTS)
-def test_each_kind_of_fault_is_survived(sender: Sender, plain: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    sender.fill(2, 5_000, seed=FAULTS.index(kind))
-    monkeypatch.setattr("tests.support.faultproxy.FAULTS", (kind,))
-    with FaultProxy(plain, seed=7, share=0.5, limit=4).serve() as link:
-        run_until_empty(sender, link.host, monkeypatch)
+@pytest.mark.parametrize("kind", GUARDED_FAULTS)
+def test_each_kind_of_fault_is_survived(sender: Sender, ward: Ward, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    sender.fill(2, 5_000, seed=GUARDED_FAULTS.index(kind))
+    with ward.link(seed=7, share=0.5, limit=4, kinds=(kind,)).serve() as link:
+        run_until_empty(sender, OrasRegistry(link.host, settings=ward.settings(link.host, **QUICK)), monkeypatch)
         assert link.faults == {kind: 4}
-    sender.verify_arrived(OrasRegistry(plain, settings=PLAIN))
+    sender.verify_arrived(ward.registry())
 
 
 def payload_bytes(sender: Sender) -> int:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,8 @@ from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 
 BLOB = describe(b"x" * 1000, "application/x-test")
 MANIFEST = build_manifest(config=EMPTY_CONFIG, layers=[])
+CUT_LATER = "X-Cut-Later"
+CUT = b"the line is cut among the headers of the answer"
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -41,6 +45,13 @@ def server(respond: Callable[[str, str, int], Answer]) -> Iterator[OrasRegistry]
                 self.rfile.read(length)
             calls.append(self.path)
             status, headers, body = respond(self.command, self.path, len(calls))
+            if body is CUT:
+                self.wfile.write(
+                    f"HTTP/1.1 {status} Whatever\r\n".encode()
+                    + (b"Content-Length: 0" if CUT_LATER in headers else b"Content-Ty")
+                )
+                self.close_connection = True
+                return
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -63,7 +74,7 @@ def server(respond: Callable[[str, str, int], Answer]) -> Iterator[OrasRegistry]
 
     with Server(("127.0.0.1", 0), Handler) as httpd:
         httpd.daemon_threads = True
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             settings = RegistrySettings(plain_http=True, connect_s=2, read_s=2)
@@ -76,7 +87,7 @@ def server(respond: Callable[[str, str, int], Answer]) -> Iterator[OrasRegistry]
 PORTAL: Answer = (200, {"Content-Type": "text/html"}, b"<html>Welcome to the hotel. Please pay.</html>")
 
 
-@pytest.mark.parametrize(
+CALLS = pytest.mark.parametrize(
     "call",
     [
         lambda r: r.fetch_manifest("a", MANIFEST.digest),
@@ -91,10 +102,42 @@ PORTAL: Answer = (200, {"Content-Type": "text/html"}, b"<html>Welcome to the hot
         lambda r: r.list_repositories(),
     ],
 )
+
+
+@CALLS
 def test_a_captive_portal_is_never_believed(call: Callable[[OrasRegistry], object]) -> None:
     with server(lambda *_: PORTAL) as registry, pytest.raises(EdgeprovError) as caught:
         call(registry)
     assert isinstance(caught.value, RegistryError | DigestMismatch | FormatError)
+
+
+def _keep_the_error(call: Callable[[OrasRegistry], object], registry: OrasRegistry) -> None:
+    """An error that is kept holds its frames, and they hold the error: only the collector ends what they hold."""
+    kept = None
+    try:
+        call(registry)
+    except EdgeprovError as error:
+        kept = error
+    assert kept is None or kept.__traceback__ is not None
+
+
+@CALLS
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [201, 202, 401])
+@pytest.mark.parametrize("headers", [{}, {CUT_LATER: "yes"}], ids=["early", "later"])
+def test_an_answer_that_was_cut_leaves_no_socket_open(
+    call: Callable[[OrasRegistry], object], status: int, headers: dict[str, str]
+) -> None:
+    def respond(method: str, *_: object) -> Answer:
+        return (404, {}, b"") if method == "HEAD" else (status, headers, CUT)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with server(respond) as registry:
+            _keep_the_error(call, registry)
+        del registry
+        gc.collect()
+    assert not [str(item.message) for item in told if issubclass(item.category, ResourceWarning)]
 
 
 def test_a_longer_blob_is_cut_off_at_its_size() -> None:
@@ -173,6 +216,13 @@ def test_a_token_realm_elsewhere_gets_no_credentials() -> None:
     challenge = {"Www-Authenticate": 'Bearer realm="http://evil.example/token",service="x",scope="y"'}
     with server(lambda *_: (401, challenge, b"")) as registry, pytest.raises(RegistryDenied):
         registry.list_tags("a")
+
+
+def test_a_refusal_that_was_cut_is_worth_another_try() -> None:
+    """A challenge that did not arrive refuses nothing: the kit is not parked for it."""
+    with server(lambda *_: (401, {}, CUT)) as registry, pytest.raises(RegistryError) as caught:
+        registry.list_tags("a")
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize(
