@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.check import Trust, load_part, open_kit, verified_devices
+from edgeprov.fleet.audit_kits import Inside, KitReader
+from edgeprov.fleet.check import Trust, verified_devices
 from edgeprov.fleet.clock import TPM_CLOCK_ERROR, ClockReport, judge_clock
-from edgeprov.fleet.index import Artifact, Index, Query, digest_of_text
-from edgeprov.fleet.remotes import Reader, Source
-from edgeprov.formats.datakit import parse_part
-from edgeprov.formats.digest import parse_digest
+from edgeprov.fleet.index import Artifact, Index, Query
+from edgeprov.fleet.series import missing_days, model_runs, series_item, series_json
 from edgeprov.formats.segment import device_serial
-from edgeprov.verify.chain import SeriesItem, SeriesReport, check_series
+from edgeprov.verify.chain import SeriesReport, check_series
 from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead
 
@@ -43,6 +42,7 @@ _DOUBTS: Final = (
     "unchecked",
     "identity_doubts",
     "unknown_devices",
+    "refused_models",
 )
 
 
@@ -114,12 +114,13 @@ def audit(
         trust: Names the policy, and judges the device records.
         now: Time of the report, and at which certificates are judged.
         heads: Verified answers to `edgeprov attest`, by device URN: they close the end of a series.
-        exact: Open kits that reach over an end of the period and count their records; else they count whole, marked.
+        exact: Open kits that reach over an end of the period and count their records, and kits with labels; else such
+            kits count whole, and labels as the most that they can be, both marked.
         progress: Called with done and total devices.
     """
     since, to = query.since or "0001-01-01T00:00:00.000Z", query.to or "9999-12-31T00:00:00.000Z"
     names, records = index.model_names(), verified_devices(index, trust, now)
-    sources = index.sources()
+    kits = KitReader(index.sources(), (since, to), exact=exact)
     result = Audit(
         since=since,
         to=to,
@@ -140,7 +141,7 @@ def audit(
     total = index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0]
     seen: set[str] = set()
     for done, (device, group) in enumerate(groupby(index.iterate(series), key=lambda item: item.device), 1):
-        work = _Device(result, device, list(group), records.get(device), names, sources, query, (since, to), exact)
+        work = _Device(result, device, list(group), records.get(device), names, kits, query, (since, to))
         entry = work.judge((heads or {}).get(device), identity.get(device, []))
         if entry is not None:
             result.devices.append(entry)
@@ -150,12 +151,13 @@ def audit(
     for device, record in sorted(records.items()):
         if device in seen or query.model is not None or (query.device is not None and device not in query.device):
             continue
-        if not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
+        late = isinstance(record, VerifiedDevice) and record.record.enrolled_at >= to
+        if not late and not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
             result.devices.append(_silent(device, record))
             result.totals["silent_devices"] += 1
     result.devices.sort(key=lambda entry: entry["serial"])
     result.totals["devices"] = len(result.devices)
-    _name_models(result, index, names)
+    _name_models(result, index, names, trust.digest)
     return result
 
 
@@ -169,14 +171,14 @@ class _Device:
         items: list[Artifact],
         record: VerifiedDevice | EdgeprovError | None,
         names: Mapping[str, str],
-        sources: Mapping[int, Source],
+        kits: KitReader,
         query: Query,
         period: tuple[str, str],
-        exact: bool,  # noqa: FBT001
     ) -> None:
         self.result, self.device, self.items, self.record = result, device, items, record
-        self.names, self.sources, self.query, self.period, self.exact = names, sources, query, period, exact
+        self.names, self.kits, self.query, self.period = names, kits, query, period
         self.good = [item for item in items if item.verified]
+        self.inside: dict[str, Inside] = {}
 
     def judge(self, head: VerifiedHead | None, identity: list[str]) -> dict[str, Any] | None:
         """The device's entry; None when it has nothing to do with the question."""
@@ -187,19 +189,24 @@ class _Device:
         )
         clock = judge_clock(self.good, verified.record if verified else None)
         forks = set(series.forks)
-        inside, doubtful, labels = [], [], Counter[str]()
+        inside, doubtful = [], []
         for item in self.items:
             if not self._asked(item):
                 continue
-            labels[item.model] += item.labels if item.verified else 0
             place = clock.place(item, self.period)
             if place == "in":
                 inside.append(item)
             elif place == "doubt":
                 doubtful.append(item)
-        if not inside and not doubtful and (self.query.model or not self._gap_in_period(series)):
+        silent = verified is not None and verified.record.enrolled_at < self.period[1]
+        if not inside and not doubtful and (self.query.model or not (silent or self._gap_in_period(series))):
             return None
-        counted = [item for item in inside if item.verified and item.kind == "kit" and item.seq not in forks]
+        counted = []
+        for item in inside:
+            if item.verified and item.kind == "kit" and item.seq not in forks:
+                self.inside[item.digest] = self.kits.inside(item)
+                if self.inside[item.digest].results or not item.records:
+                    counted.append(item)
         refused = [item for item in [*inside, *doubtful] if item.verified is False]
         unchecked = [item for item in [*inside, *doubtful] if item.verified is None]
         entry: dict[str, Any] = {
@@ -208,21 +215,23 @@ class _Device:
             "assurance": verified.record.assurance if verified else None,
             "enrolled_at": verified.record.enrolled_at if verified else None,
             "record_fault": None if verified else self._record_fault(),
-            "intervals": [self._interval(list(group), clock) for group in _runs(counted)],
-            "results": 0,
+            "intervals": [self._interval(list(group), clock, forks) for group in model_runs(counted)],
             "kits": len(counted),
-            "labels": sum(labels.values()),
+            "label_kits": sum(not item.records for item in counted),
             "refused": [self._refusal(item) for item in refused[:REFUSED_SHOWN]],
             "refused_count": len(refused),
             "unchecked": len(unchecked),
-            "series": _series_json(series, base, self.items, head),
-            "identity_doubts": identity + ([f"{len(forks)} numbers claimed twice"] if forks else []),
+            "series": (told := series_json(series, base, self.items, head)),
+            "identity_doubts": identity + [f"number {seq} claimed by two kits" for seq in sorted(forks)[:5]],
             "clock": clock.as_json(),
             "doubtful": [self._refusal(item) | {"why": clock.why(item)} for item in doubtful if item.verified],
-            "days": self._days(counted, refused, doubtful, series),
+            "days": self._days(counted, refused, doubtful, forks, told["missing"]),
         }
         entry["results"] = sum(interval["results"] for interval in entry["intervals"])
-        self._count(entry, series, counted, labels)
+        entry["labels"] = sum(interval["labels"] for interval in entry["intervals"])
+        entry["labels_exact"] = all(interval["labels_exact"] for interval in entry["intervals"])
+        entry["unlabelled_share"] = _unlabelled(entry["results"], entry["labels"])
+        self._count(entry, series, told)
         return entry
 
     def _asked(self, item: Artifact) -> bool:
@@ -243,38 +252,41 @@ class _Device:
     def _record_fault(self) -> str:
         return self.record.message if isinstance(self.record, EdgeprovError) else "no device record: an unknown device"
 
-    def _interval(self, kits: list[Artifact], clock: ClockReport) -> dict[str, Any]:
-        counts = [self._results(item) for item in kits]
+    def _interval(self, kits: list[Artifact], clock: ClockReport, forks: set[int]) -> dict[str, Any]:
+        parts = [self.inside[item.digest] for item in kits]
         bounds = [bound for item in kits if (bound := clock.bounds(item)) is not None]
-        since, to = self.period
+        results = sum(part.results for part in parts)
+        # A label never comes before its result.
+        later = [
+            item
+            for item in self.good
+            if item.labels
+            and item.seq >= kits[0].seq
+            and item.seq not in forks
+            and (item.model, item.slot) == (kits[0].model, kits[0].slot)
+        ]
+        spans = [span for part in parts for span in part.spans]
+        labels, labels_exact = self.kits.labelled(later, spans)
         return {
             "model": kits[0].model,
             "name": self.names.get(kits[0].model),
             "slot": kits[0].slot,
-            "from": max(min(item.recorded_first or item.created for item in kits), since),
-            "to": min(max(item.recorded_last or item.created for item in kits), to),
+            "from": min(part.first for part in parts),
+            "to": max(part.last for part in parts),
             "seq": [kits[0].seq, kits[-1].seq],
+            "records": [min(first for first, _ in spans), max(last for _, last in spans)],
             "kits": len(kits),
-            "results": sum(count for count, _ in counts),
-            "approximate": any(not sure for _, sure in counts),
+            "results": results,
+            "approximate": not all(part.exact for part in parts),
+            "labels": labels,
+            "labels_exact": labels_exact,
+            "unlabelled_share": _unlabelled(results, labels),
             "assurance": sorted({item.assurance or "" for item in kits}),
             "provable": {
                 "after": min((bound[0] for bound in bounds if bound[0]), default=None),
                 "before": max((bound[1] for bound in bounds if bound[1]), default=None),
             },
         }
-
-    def _results(self, item: Artifact) -> tuple[int, bool]:
-        """Records of a kit inside the period, and whether that is exact."""
-        since, to = self.period
-        if not item.records or ((item.recorded_first or "") >= since and (item.recorded_last or "") < to):
-            return item.records, True
-        if not self.exact:
-            return item.records, False
-        try:
-            return _count_records(self.sources[item.source], item, since, to), True
-        except EdgeprovError:
-            return item.records, False  # the registry does not answer now: shown as approximate
 
     def _refusal(self, item: Artifact) -> dict[str, Any]:
         return {
@@ -290,11 +302,15 @@ class _Device:
         }
 
     def _days(
-        self, counted: list[Artifact], refused: list[Artifact], doubtful: list[Artifact], series: SeriesReport
+        self,
+        counted: list[Artifact],
+        refused: list[Artifact],
+        doubtful: list[Artifact],
+        forks: set[int],
+        missing: list[list[int]],
     ) -> dict[str, dict[str, Any]]:
         """What the picture shows: results by day (of the kit's first record), and marks."""
         days: dict[str, dict[str, Any]] = {}
-        forks = set(series.forks)
 
         def cell(item: Artifact) -> dict[str, Any]:
             day = max((item.recorded_first or item.created)[:10], self.period[0][:10])
@@ -304,7 +320,7 @@ class _Device:
             if not item.records:
                 continue  # labels only: no model ran
             models = cell(item)["models"]
-            models[item.model] = models.get(item.model, 0) + item.records
+            models[item.model] = models.get(item.model, 0) + self.inside[item.digest].results
         for mark, items in (("refused", refused), ("doubtful", [item for item in doubtful if item.verified])):
             for item in items:
                 place = cell(item)
@@ -312,28 +328,26 @@ class _Device:
         for item in self.good:
             if (
                 item.seq in forks
-                and item in self.items
                 and self._asked(item)
                 and self.period[0] <= (item.recorded_first or item.created) < self.period[1]
             ):
                 place = cell(item)
                 place["forks"] = place.get("forks", 0) + 1
-        for day, count in _missing_days(self.good, series):
+        for day, count in missing_days(self.good, missing, {day for day, cell in days.items() if cell["models"]}):
             if self.period[0][:10] <= day < self.period[1][:10]:
                 place = days.setdefault(day, {"models": {}})
                 place["missing"] = place.get("missing", 0) + count
         return dict(sorted(days.items()))
 
-    def _count(
-        self, entry: dict[str, Any], series: SeriesReport, counted: list[Artifact], labels: Counter[str]
-    ) -> None:
+    def _count(self, entry: dict[str, Any], series: SeriesReport, told: dict[str, Any]) -> None:
         totals = self.result.totals
-        totals["kits"] += len(counted)
+        totals["kits"] += entry["kits"]
+        totals["label_kits"] += entry["label_kits"]
         totals["results"] += entry["results"]
         totals["labels"] += entry["labels"]
         totals["refused"] += entry["refused_count"]
         totals["unchecked"] += entry["unchecked"]
-        totals["missing"] += entry["series"]["missing_count"]
+        totals["missing"] += told["missing_count"]
         totals["voided"] += len(series.voided)
         totals["forks"] += len(series.forks)
         totals["broken"] += len(series.broken_links)
@@ -342,103 +356,22 @@ class _Device:
         totals["identity_doubts"] += bool(entry["identity_doubts"])
         totals["unknown_devices"] += self.record is None
         totals["headless"] += series.head is None
+        totals["silent_devices"] += not (entry["kits"] or entry["refused"] or entry["unchecked"] or entry["doubtful"])
         for interval in entry["intervals"]:
             model = self.result.models.setdefault(
                 interval["model"],
-                {"digest": interval["model"], "results": 0, "kits": 0, "devices": 0, "labels": 0, "_devices": set()},
+                {"digest": interval["model"], "results": 0, "kits": 0, "labels": 0, "labels_exact": True}
+                | {"first": interval["from"], "last": interval["to"], "_devices": set()},
             )
-            model["results"] += interval["results"]
-            model["kits"] += interval["kits"]
+            for name in ("results", "kits", "labels"):
+                model[name] += interval[name]
+            model["labels_exact"] &= interval["labels_exact"]
+            model["first"], model["last"] = min(model["first"], interval["from"]), max(model["last"], interval["to"])
             model["_devices"].add(self.device)
-        for name, count in labels.items():
-            if name in self.result.models:
-                self.result.models[name]["labels"] += count
 
 
-def _missing_days(good: list[Artifact], series: SeriesReport) -> Iterator[tuple[str, int]]:
-    """Where a gap shows in a picture by day: the day after the kit before it, else that of the kit after it."""
-    for first, last in series.gaps:
-        before = [(item.recorded_last or item.created)[:10] for item in good if item.seq < first]
-        after = [(item.recorded_first or item.created)[:10] for item in good if item.seq > last]
-        if before:
-            day = (dt.date.fromisoformat(before[-1]) + dt.timedelta(days=1)).isoformat()
-            yield min([day, *after[:1]]), last - first + 1
-        elif after:
-            yield after[0], last - first + 1
-
-
-def _runs(items: Iterable[Artifact]) -> Iterator[list[Artifact]]:
-    """Stretches of one model, slot by slot."""
-    ordered = sorted((item for item in items if item.records), key=lambda item: (item.slot, item.seq))
-    for _, group in groupby(_numbered(ordered), key=lambda pair: pair[0]):
-        yield [item for _, item in group]
-
-
-def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
-    run, before = 0, None
-    for item in items:
-        if before is not None and (before.slot, before.model) != (item.slot, item.model):
-            run += 1
-        before = item
-        yield run, item
-
-
-def series_item(item: Artifact) -> SeriesItem:
-    """A verified artifact as verify.chain wants it."""
-    return SeriesItem(
-        seq=item.seq,
-        digest=digest_of_text(item.digest),
-        prev=digest_of_text(item.prev) if item.prev else None,
-        reset_count=item.reset_count or 0,
-        clock_ms=item.clock_ms or 0,
-        kind="kit" if item.kind == "kit" else "tombstone",
-    )
-
-
-def _series_json(series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None) -> dict[str, Any]:
-    present = {item.seq for item in items if not item.verified}
-    missing, refused_there = [], []
-    count = 0
-    for first, last in series.gaps:
-        inside = sorted(seq for seq in present if first <= seq <= last)
-        refused_there += inside
-        start = first
-        for seq in [*inside, last + 1]:
-            if seq > start:
-                missing.append([start, seq - 1])
-                count += seq - start
-            start = seq + 1
-    return {
-        "base": base,
-        "last": max((item.seq for item in items if item.verified), default=None),
-        "missing": missing,
-        "missing_count": count,
-        "refused_numbers": refused_there,
-        "voided": list(series.voided),
-        "forks": list(series.forks),
-        "broken_links": list(series.broken_links),
-        "reordered": list(series.reordered),
-        "closed_until": series.closed_until,
-        "head": head.seq if head else None,
-        "whole": series.whole,
-    }
-
-
-def _count_records(source: Source, item: Artifact, since: str, to: str) -> int:
-    reader = Reader(source)
-    kit = open_kit(reader, item.repo, reader.manifest(item.repo, parse_digest(item.digest)))
-    first, end = _ns(since), _ns(to)
-    count = 0
-    for part in kit.parts:
-        if part.kind == "records":
-            for block in parse_part(load_part(reader, item.repo, part)).blocks:
-                count += sum(first <= moment < end for moment in block.recorded_at_ns())
-    return count
-
-
-def _ns(text: str) -> int:
-    moment = dt.datetime.fromisoformat(text) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return (moment.days * 86_400 + moment.seconds) * 10**9 + moment.microseconds * 1_000
+def _unlabelled(results: int, labels: int) -> float | None:
+    return round(1 - labels / results, 4) if results else None
 
 
 def _silent(device: str, record: VerifiedDevice | EdgeprovError) -> dict[str, Any]:
@@ -452,7 +385,10 @@ def _silent(device: str, record: VerifiedDevice | EdgeprovError) -> dict[str, An
         "intervals": [],
         "results": 0,
         "kits": 0,
+        "label_kits": 0,
         "labels": 0,
+        "labels_exact": True,
+        "unlabelled_share": None,
         "refused": [],
         "refused_count": 0,
         "unchecked": 0,
@@ -477,14 +413,21 @@ def _identity_doubts(index: Index) -> dict[str, list[str]]:
     return result
 
 
-def _name_models(result: Audit, index: Index, names: Mapping[str, str]) -> None:
+def _name_models(result: Audit, index: Index, names: Mapping[str, str], policy: str) -> None:
     known = {row["digest"]: row for row in index.rows("SELECT * FROM models")}
+    signed = {
+        row["digest"]: bool(row["verified"])
+        for row in index.rows(
+            "SELECT v.digest, v.verified FROM verdicts v JOIN models m ON m.digest = v.digest WHERE v.policy = ?",
+            (policy,),
+        )
+    }
     for digest, model in result.models.items():
         model["devices"] = len(model.pop("_devices"))
         row = known.get(digest)
         model["name"] = names.get(digest)
+        model["signed"] = signed.get(digest)
         model["security_version"] = row["security_version"] if row else None
         model["trained_on"] = row["trained_on"] if row else None
-        model["unlabelled_share"] = (
-            round(max(0.0, 1 - model["labels"] / model["results"]), 4) if model["results"] else None
-        )
+        model["unlabelled_share"] = _unlabelled(model["results"], model["labels"])
+        result.totals["refused_models"] += model["signed"] is False

@@ -26,13 +26,14 @@ from edgeprov.verify.policy import TrustPolicy
 MAX_REPORT_BYTES: Final = 64 * 1024 * 1024
 
 
-def sign_report(report: Mapping[str, Any], signer: Signer) -> tuple[bytes, bytes]:
-    """The report in its canonical bytes, and the bundle around the statement about them."""
+def sign_report(report: Mapping[str, Any], signer: Signer, page: bytes | None = None) -> tuple[bytes, bytes]:
+    """The report in its canonical bytes, and the bundle around the statement about them, and about the page if any."""
     raw = encode_json(report)
+    files = {"audit.json": raw} | ({} if page is None else {"audit.html": page})
     statement = encode_json(
         {
             "_type": STATEMENT_TYPE,
-            "subject": [{"name": "audit.json", "digest": {"sha256": digest_of(raw).hex}}],
+            "subject": [{"name": name, "digest": {"sha256": digest_of(data).hex}} for name, data in files.items()],
             "predicateType": AUDIT_PREDICATE,
             "predicate": {
                 name: report[name] for name in ("from", "to", "verdict", "totals", "policy", "generated_at", "query")
@@ -46,7 +47,7 @@ def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.dat
     """Check a signed report.
 
     Args:
-        raw: The report's JSON as it was written.
+        raw: The report's JSON, or the page, as it was written.
         bundle_raw: The signed statement.
         policy: The signer leads to one of its publisher anchors (collectors share that CA), or is a listed key.
         at: Time at which the certificate is judged.

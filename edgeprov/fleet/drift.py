@@ -5,7 +5,8 @@
 Read from a data set of `collect`, row group by row group. The spread is of the decided class where the
 output is a vector, of the value in 20 bins where it is one number; two versions are compared by the
 population stability index (PSI: above 0.25 is commonly taken as a shift). Accuracy is counted only where
-labels are integers, or text of integers.
+labels are truth values, integers, or text of integers; its interval is Wilson's at 95 %, and a version is called
+worse or better only where chance does not explain the difference (two proportions, 5 %).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ SHIFT: Final = 0.25
 """PSI above which two spreads are commonly called shifted."""
 
 _CLASSES: Final = 1_000
+_Z: Final = 1.959964
+"""Of the normal distribution, for 95 %."""
 _FLOOR: Final = 1e-4
+_COUNTS: Final = ("rows", "labelled", "compared", "right")
 
 
 def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict[str, Any]:
@@ -45,7 +49,8 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
     for path in sorted(folder.glob("model=*/device=*/part-0.parquet")):
         digest = str(Digest(path.parent.parent.name.removeprefix("model=")))
         one = models.setdefault(
-            digest, {"model": digest, "rows": 0, "labelled": 0, "right": 0, "spread": Counter(), "confusion": Counter()}
+            digest,
+            {"model": digest, **dict.fromkeys(_COUNTS, 0), "spread": Counter(), "confusion": Counter()},
         )
         for counts in tables_summary.summarise(path, since, to, bins=BINS, classes=_CLASSES):
             _add(one, counts)
@@ -53,8 +58,9 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
     result.sort(key=lambda one: one["first"] or "")
     pairs = [
         {"from": before["model"], "to": after["model"], "psi": psi, "shifted": psi > SHIFT}
+        | {"accuracy": _compare(before, after)}
         for before, after in pairwise(result)
-        if before["kind"] == after["kind"]
+        if (before["kind"], before["edges"]) == (after["kind"], after["edges"])
         for psi in [round(_psi(before["spread"], after["spread"]), 4)]
     ]
     return {"folder": str(folder), "models": result, "pairs": pairs}
@@ -62,7 +68,7 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
 
 def _add(one: dict[str, Any], counts: dict[str, Any]) -> None:
     one["kind"], one["edges"] = counts["kind"], counts["edges"]
-    for name in ("rows", "labelled", "right"):
+    for name in _COUNTS:
         one[name] += counts[name]
     one["spread"].update(counts["spread"])
     one["confusion"].update(counts["confusion"])
@@ -77,15 +83,45 @@ def _finish(one: dict[str, Any]) -> dict[str, Any]:
         {"label": label, "decided": decided, "rows": count}
         for (label, decided), count in sorted(one["confusion"].items())
     ]
-    accuracy = round(one["right"] / one["labelled"], 4) if one["labelled"] else None
+    recall: dict[int, dict[str, int]] = {}
+    for (label, decided), count in sorted(one["confusion"].items()):
+        of = recall.setdefault(label, {"label": label, "rows": 0, "right": 0})
+        of["rows"] += count
+        of["right"] += count if label == decided else 0
     return {
         **one,
         "first": one.get("first"),
         "last": one.get("last"),
+        "bins": BINS,
         "spread": spread,
         "confusion": confusion[:400],
-        "accuracy": accuracy,
+        "recall": list(recall.values())[:100],
+        "accuracy": round(one["right"] / one["compared"], 4) if one["compared"] else None,
+        "accuracy_interval": _interval(one["right"], one["compared"]),
     }
+
+
+def _interval(right: int, count: int) -> list[float] | None:
+    """Wilson's score interval at 95 %."""
+    if not count:
+        return None
+    share, z2 = right / count, _Z * _Z
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
+
+
+def _compare(before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """``worse``, ``better``, ``same`` (chance explains it), or None without labels on both sides."""
+    n, m = before["compared"], after["compared"]
+    if not n or not m:
+        return None
+    pooled = (before["right"] + after["right"]) / (n + m)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+    change = after["right"] / m - before["right"] / n
+    if not error or abs(change) < _Z * error:
+        return "same"
+    return "worse" if change < 0 else "better"
 
 
 def _psi(before: dict[str, int], after: dict[str, int]) -> float:

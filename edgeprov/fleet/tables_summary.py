@@ -54,20 +54,39 @@ def _summary(table: Any, tensor: dict[str, Any], width: int, bins: int, classes:
         place = pc.floor(pc.multiply(pc.divide(pc.subtract(first, low), (high - low) or 1.0), float(bins)))
         spread = pc.max_element_wise(pc.min_element_wise(place.cast(pa.int64()), bins - 1), 0)
         decided, kind = pc.greater(first, (low + high) / 2).cast(pa.int64()), "value"
-    label = table["label"].combine_chunks()
-    if not pa.types.is_integer(label.type):
-        label = label.cast(pa.int64()) if pa.types.is_boolean(label.type) else pa.nulls(len(table), pa.int64())
-    there = pc.is_valid(label)
-    pairs = pa.table({"label": label, "decided": decided}).filter(there)
+    label = _whole_numbers(table["label"].combine_chunks())
+    pairs = pa.table({"label": label, "decided": decided}).filter(pc.is_valid(label))
     times = pc.min_max(table["recorded_at"])
     grouped = pairs.group_by(["label", "decided"]).aggregate([([], "count_all")])
     return {
-        "kind": kind, "edges": [low, high], "rows": len(table), "labelled": len(pairs),
+        "kind": kind, "edges": _real(tensor, low, high), "rows": len(table),
+        "labelled": len(table) - table["label"].null_count, "compared": len(pairs),
         "right": pc.sum(pc.equal(pairs["label"], pairs["decided"])).as_py() or 0,
         "spread": {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(spread)},
         "confusion": {(row["label"], row["decided"]): row["count_all"] for row in grouped.to_pylist()},
         "first": _text(times["min"]), "last": _text(times["max"]),
     }  # fmt: skip
+
+
+def _whole_numbers(label: Any) -> Any:
+    """Labels that can be compared with a decision, as int64: whole numbers, truth values, text of whole numbers."""
+    if pa.types.is_string(label.type):
+        whole = pc.match_substring_regex(label, r"^-?[0-9]{1,18}$")
+        return pc.if_else(whole, label, pa.scalar(None, pa.string())).cast(pa.int64())
+    if pa.types.is_floating(label.type):
+        whole = pc.and_(pc.equal(pc.floor(label), label), pc.less(pc.abs(label), 2.0**53))
+        return pc.if_else(whole, label, pa.scalar(None, label.type)).cast(pa.int64())
+    if pa.types.is_integer(label.type) or pa.types.is_boolean(label.type):
+        return label.cast(pa.int64())
+    return pa.nulls(len(label), pa.int64())
+
+
+def _real(tensor: dict[str, Any], low: float, high: float) -> list[float]:
+    """Ends of the range as real values, where the tensor is quantised as a whole."""
+    if len(tensor.get("scale") or ()) != 1:
+        return [low, high]
+    zero = (tensor.get("zero_point") or [0])[0]
+    return [tensor["scale"][0] * (value - zero) for value in (low, high)]
 
 
 def _range(tensor: dict[str, Any]) -> tuple[float, float]:

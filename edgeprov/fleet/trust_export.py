@@ -17,6 +17,7 @@ from typing import Final
 from edgeprov.errors import UsageError
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.jsonx import JsonObject, encode_json
+from edgeprov.formats.mediatypes import AUDIT_PREDICATE
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.x509path import anchor_chain, certificate_facts
 
@@ -145,6 +146,16 @@ def _commands(policy: TrustPolicy) -> str:
             "# a model: signed by its publisher, and not by a device",
             f'cosign verify --trusted-root cosign/publishers.trusted_root.json {publisher} {flags} "$MODEL"',
             'XDG_CONFIG_HOME="$PWD/notation-publishers" notation verify "$MODEL"',
+        ]
+    if policy.publisher_anchors:
+        collector = "--certificate-identity-regexp '^urn:edgeprov:collector:' --certificate-oidc-issuer-regexp '.*'"
+        report = f"--type {AUDIT_PREDICATE} --trusted-root cosign/publishers.trusted_root.json"
+        files = '--bundle "$STATEMENT" --new-bundle-format "$REPORT"'
+        lines += [
+            "",
+            "# an audit report (REPORT, as JSON or as page) with its signed statement (STATEMENT)",
+            f"cosign verify-blob-attestation {report} {collector} {flags} {files}",
+            'edgeprov-fleet audit --check "$STATEMENT" --report "$REPORT" --trust .',
         ]
     lines += [
         "",

@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from tests.bench.fleetgen.fleet import Settings, make_fleet
 from tests.support.browser import browser
 from tests.support.fleet import Run, fleet, push_kit
+from tests.support.peers import peer
 
 
 class Made:
@@ -180,6 +185,7 @@ def test_the_page_is_self_contained_and_escaped(page, made):
     assert "http://" not in text
     assert "https://" not in text
     assert "default-src 'none'" in text
+    from edgeprov.fleet.audit_commands import Commands
     from edgeprov.fleet.report_html import encode_html
 
     evil = json.loads(made.run("--from", "2026-01", "--to", "2026-01", "--json").out.splitlines()[-1])
@@ -188,7 +194,10 @@ def test_the_page_is_self_contained_and_escaped(page, made):
     evil["devices"][0]["refused"] = [
         {"kit": "sha256:" + "0" * 64, "seq": 1, "step": 2, "why": "</table><script>x</script>"}
     ]
-    html = encode_html(evil, "cmd --device '<b>'").decode()
+    evil["sources"][0]["name"] = "oci:<img src=y>"
+    commands = Commands(period=("--from", "<b>"), place=("--fleet", "a b;<img src=z>"))
+    html = encode_html(evil, commands).decode()
+    assert "'a b;&lt;img src=z&gt;'" in html.replace("&#x27;", "'")
     assert "<img" not in html
     assert "<script>alert" not in html
     assert "<script>x" not in html
@@ -212,8 +221,10 @@ def test_the_page_in_a_browser(page):
         tab.key("ArrowRight")
         tab.key("ArrowDown")
         told = tab.js("document.querySelector('#say').textContent")
-        assert told.startswith(("! unit0001, 2026-01-02:", "unit0001, 2026-01-02:"))
+        assert told.startswith("unit0001, 2026-01-02:")
         assert "results of wdbc:1.0.0" in told
+        # A screen reader reads the reached cell out.
+        assert any(node["role"] == "gridcell" and node["name"] == told for node in tab.tree())
         tab.key("End")
         assert tab.js("document.activeElement.cellIndex == document.activeElement.parentElement.cells.length - 1")
         tab.key("Enter")
@@ -235,7 +246,10 @@ def test_the_page_in_a_browser(page):
         # A screen reader is told of landmarks, headings and the grid.
         tree = tab.tree()
         roles = {node["role"] for node in tree}
-        assert {"main", "heading", "grid", "columnheader", "rowheader", "status"} <= roles
+        assert {"main", "heading", "grid", "columnheader", "rowheader", "status", "region", "table"} <= roles
+        assert all(node["name"] for node in tree if node["role"] in ("region", "grid", "combobox", "checkbox", "image"))
+        regions = [node["name"] for node in tree if node["role"] == "region"]
+        assert len(regions) == len(set(regions))
         assert any(node["role"] == "searchbox" and node["name"] == "Device" for node in tree)
         # Light and dark differ, and both have contrast.
         tab.prefer("light")
@@ -267,3 +281,155 @@ def test_the_page_works_without_scripts(page):
         tab.open(page.as_uri())
         names = [node["name"] for node in tab.tree() if node["role"] == "StaticText"]
         assert any("results on" in name for name in names)
+
+
+def test_labels_are_counted_result_by_result(made, report, tmp_path):
+    """Labels come weeks later, in kits of another month: what counts is in which results they lie."""
+    run = fleet("collect", "-o", tmp_path / "out", "--fleet", made.root / "fleet", "--trust", made.made.trust)
+    assert run.code == 0, run.err
+    import pyarrow.parquet as pq
+
+    part = made.run("--from", "2026-01-01", "--to", "2026-01-10", "--json").last("audit")
+    day_ns, start_ns = 86_400 * 10**9, 1_767_225_600 * 10**9  # 2026-01-01
+    for found, days in ((report, 31), (part, 10)):
+        left_out = {item["kit"] for device in found["devices"] for item in device["doubtful"]}
+        rows, labelled = Counter[str](), Counter[str]()
+        for path in sorted((tmp_path / "out").glob("model=*/device=*/part-0.parquet")):
+            model = "sha256:" + path.parent.parent.name.removeprefix("model=")
+            table = pq.read_table(path, columns=["recorded_at", "labelled_at", "kit"])
+            moments = table["recorded_at"].cast("int64").to_pylist()
+            for moment, label, kit in zip(
+                moments, table["labelled_at"].is_valid().to_pylist(), table["kit"].to_pylist(), strict=True
+            ):
+                if start_ns <= moment < start_ns + days * day_ns and kit not in left_out:
+                    rows[model] += 1
+                    labelled[model] += label
+        assert {model["digest"]: model["results"] for model in found["models"]} == dict(rows)
+        assert {model["digest"]: model["labels"] for model in found["models"]} == dict(labelled)
+        assert 0 < found["totals"]["labels"] < found["totals"]["results"]
+        for model in found["models"]:
+            assert model["labels_exact"]
+            assert model["unlabelled_share"] == pytest.approx(1 - model["labels"] / model["results"], abs=1e-4)
+    bound = made.run("--from", "2026-01-01", "--to", "2026-01-10", "--approximate", "--json").last("audit")
+    assert not all(model["labels_exact"] for model in bound["models"])
+    assert bound["totals"]["labels"] >= part["totals"]["labels"]
+
+
+def test_a_silent_device_is_listed(hub):
+    """The question was about all devices: one that sent nothing in the period is an answer too."""
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    hub.device("b2")
+    hub.sync()
+    found = hub.run("audit", "--from", "2026-03", "--to", "2026-03", "--json").last("audit")
+    assert [device["serial"] for device in found["devices"]] == ["a1", "b2"]
+    assert found["totals"]["silent_devices"] == 2
+    assert "nothing in this period" in hub.run("audit", "--from", "2026-03", "--to", "2026-03").out
+    before = hub.run("audit", "--from", "2025-03", "--to", "2025-03", "--json").last("audit")
+    assert before["devices"] == []  # not enrolled yet
+
+
+def test_the_commands_of_the_page_give_its_numbers(made, page, tmp_path, monkeypatch):
+    """As a reader would: copied from the page, run, and looked up where the page says."""
+    monkeypatch.chdir(tmp_path)
+    with browser() as tab:
+        tab.open(page.as_uri())
+        rows = tab.js(
+            "[...document.querySelectorAll('#commands tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+        )
+        tiles = tab.js("[...document.querySelectorAll('.tiles li')].map(t => t.firstChild.textContent)")
+        device = tab.js("document.querySelector('details[data-device=unit0001] .commands').textContent")
+        shown = tab.js("document.querySelector('details[data-device=unit0001] summary').textContent")
+    answers: dict[str, dict] = {}
+    for what, value, where, command in rows:
+        if command not in answers:
+            words = shlex.split(command)
+            assert words[0] == "edgeprov-fleet"
+            run = fleet(*words[1:])
+            assert run.code == 0, (command, run.err)
+            answers[command] = run.items[-1]
+        item = answers[command]
+        for name in where.split("."):
+            item = item[int(name)] if isinstance(item, list) else item.get(name, 0)
+        assert str(item) == value, what
+    values = {value for _, value, _, _ in rows}
+    assert {tile.replace(",", "") for tile in tiles} <= values, "a tile without a command"
+    audit, query, verify, prove = (fleet(*shlex.split(line)[1:]) for line in device.splitlines())
+    one = audit.items[-1]["devices"][0]
+    assert f"{one['results']:,} results" in shown
+    assert {item["device"] for item in query.items} == {one["device"]}
+    # All that the device ever sent is judged again, record by record; refused kits are told by the exit code.
+    assert verify.code == (10 if verify.items[-1]["refused"] else 0), verify.err
+    assert prove.code == 0, prove.err
+    proof = next(tmp_path.glob("*.proof.json"))
+    assert fleet("check-proof", proof, "--trust", made.made.trust).code == 0
+
+
+def test_the_page_is_signed_with_the_report(made, tmp_path):
+    """Later and elsewhere: only the files and the trust folder."""
+    assert fleet("ca", "init", tmp_path / "ca").code == 0
+    page = tmp_path / "audit.html"
+    files = ("--report", tmp_path / "audit.json", "--sign", tmp_path / "audit.sigstore.json", "--html", page)
+    assert made.run("--from", "2026-01", "--to", "2026-01", "--ca", tmp_path / "ca", *files).code == 0
+    check = ("audit", "--check", tmp_path / "audit.sigstore.json", "--trust", tmp_path / "ca/trust.d", "--report")
+    assert fleet(*check, page).code == 0
+    assert fleet(*check, tmp_path / "audit.json").code == 0
+    # And without us: cosign, by the command that export-trust writes for the auditor.
+    auditor = tmp_path / "auditor"
+    assert fleet("export-trust", "--trust", tmp_path / "ca/trust.d", "-o", auditor).code == 0
+    command = next(line for line in (auditor / "COMMANDS.txt").read_text().splitlines() if "$REPORT" in line)
+    tools = f"{Path(peer('cosign')).parent}:{os.environ['PATH']}"
+    for report, ok in ((page, True), (tmp_path / "audit.json", True), (tmp_path / "audit.sigstore.json", False)):
+        values = {"PATH": tools, "HOME": str(tmp_path), "STATEMENT": str(tmp_path / "audit.sigstore.json")}
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=auditor, env=values | {"REPORT": str(report)}, capture_output=True, text=True
+        )
+        assert (done.returncode == 0) is ok, done.stderr
+    page.write_bytes(page.read_bytes().replace(b"WITH GAPS", b"COMPLETE", 1))
+    assert fleet(*check, page).code == 14
+
+
+def test_the_page_on_a_telephone_and_on_paper(page):
+    with browser() as tab:
+        tab.size(400, 800)
+        tab.open(page.as_uri())
+        assert tab.js("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+        assert tab.js("document.querySelector('.answer').getBoundingClientRect().bottom < innerHeight")
+        # What is wider scrolls by itself, and the keyboard reaches it.
+        assert tab.js(
+            "[...document.querySelectorAll('main .scroll')].filter(e => e.scrollWidth > e.clientWidth).every(e => e.tabIndex === 0)"
+        )
+        tab.js("document.querySelector('details').open = true")
+        assert tab.js("document.documentElement.scrollWidth <= innerWidth"), "an open device widens the page"
+        tab.call("Emulation.setEmulatedMedia", media="print")
+        assert tab.js("getComputedStyle(document.querySelector('.filters')).display") == "none"
+        assert tab.js("getComputedStyle(document.querySelector('.wrap')).overflow") == "visible"
+        assert tab.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_tab_order_and_a_focus_that_is_seen(page):
+    with browser() as tab:
+        tab.size(1360, 900)
+        tab.open(page.as_uri())
+        seen = []
+        for _ in range(8):
+            tab.key("Tab")
+            seen.append(
+                tab.js(
+                    "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
+                )
+            )
+            outline = tab.js(
+                "getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth"
+            )
+            assert outline == "solid3px", seen
+        assert seen[:5] == ["skip", "scroll", "find", "model", "only"]
+        assert tab.js("document.querySelector('#grid').contains(document.activeElement)") or "m0" in seen[5]
+        assert seen[6] == "SUMMARY"
+        # Typing filters, and the count is told.
+        tab.js("document.querySelector('#find').focus()")
+        tab.call("Input.insertText", text="unit0002")
+        assert tab.js("document.querySelector('#shown').textContent") == "1 of 9 devices shown"
+        tab.js("document.querySelector('#only').focus()")
+        tab.key(" ")
+        assert tab.js("document.querySelector('#only').checked")

@@ -20,6 +20,7 @@ from edgeprov.cli.output import Output, short
 from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgeprov.fleet.audit_commands import Commands
     from edgeprov.fleet.check import Trust
     from edgeprov.fleet.index import Index
     from edgeprov.verify.head import VerifiedHead
@@ -37,13 +38,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="DIR", type=Path, help="what `collect` wrote: adds drift and accuracy by model"
     )
     parser.add_argument(
-        "--sign", metavar="FILE", type=Path, help="write a signed statement of the report (needs a signer)"
+        "--sign", metavar="FILE", type=Path, help="write a signed statement of the report and the page (needs a signer)"
     )
-    parser.add_argument("--check", metavar="FILE", type=Path, help="only check a signed statement against --report")
     parser.add_argument(
-        "--report", metavar="FILE", type=Path, help="the report as JSON: written with --sign, read with --check"
+        "--check",
+        metavar="FILE",
+        type=Path,
+        help="only check a signed statement against --report: no index, no network",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="the report: written as JSON with --sign; with --check that file, or the page",
     )
     parser.add_argument("--no-verify", action="store_true", help="do not judge what has no verdict yet")
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="open no kit: results over an end of the period and labels are bounds",
+    )
     common.signer_options(parser, "collector")
     common.fleet_option(parser)
     common.trust_option(parser)
@@ -61,13 +75,15 @@ def run(args: argparse.Namespace, out: Output) -> None:
             "an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01."
         )
     report = _report(args, out)
+    page: bytes | None = None
     if args.html:
         from edgeprov.fleet.report_html import encode_html
         from edgeprov.store.atomic import save_bytes
 
-        save_bytes(args.html, encode_html(report, _command(args)), mode=0o644)
+        page = encode_html(report, _commands(args))
+        save_bytes(args.html, page, mode=0o644)
     if args.sign:
-        _sign(args, report)
+        _sign(args, report, page)
     if out.as_json:
         out.item(report.pop("type"), **report)
         return
@@ -84,6 +100,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
 def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
     from edgeprov.fleet import check
     from edgeprov.fleet.audit import audit
+    from edgeprov.fleet.check_others import check_others
 
     trust, moment = common.load_trust(args), common.now()
     with common.open_index(args, write=True) as index:
@@ -95,13 +112,20 @@ def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
             series = replace(query, model=None, slot=None, since=None, to=None, labelled=None)
             with out.progress("verify", index.count(series)[0]) as bar:
                 check.check(index, series, trust, common.make_engine(args), at=moment, progress=bar.update)
+            for _ in check_others(index, trust, at=moment):
+                pass
         heads = _heads(args, trust, index, moment)
         with out.progress("audit", 1) as bar:
-            result = audit(index, query, trust, now=moment, heads=heads, progress=bar.update)
-    if args.data:
-        from edgeprov.fleet.drift import drift
+            result = audit(
+                index, query, trust, now=moment, heads=heads, exact=not args.approximate, progress=bar.update
+            )
+        if args.data:
+            from edgeprov.fleet.drift import drift
 
-        result.drift = drift(args.data, query.since, query.to)
+            result.drift = drift(args.data, query.since, query.to)
+            names = index.model_names()
+            for model in result.drift["models"]:
+                model["name"] = names.get(model["model"])
     return result.as_json()
 
 
@@ -126,8 +150,20 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     out.text(audit_text.answer(report))
     out.text()
     out.table(
-        ("model", "digest", "results", "kits", "devices", "labels"),
-        [(m["name"] or "?", short(m["digest"]), m["results"], m["kits"], m["devices"], m["labels"]) for m in models],
+        ("model", "digest", "results", "kits", "devices", "unlabelled", "first", "last"),
+        [
+            (
+                m["name"] or "?",
+                short(m["digest"]),
+                m["results"],
+                m["kits"],
+                m["devices"],
+                audit_text.share(m),
+                m["first"][:16].replace("T", " "),
+                m["last"][:16].replace("T", " "),
+            )
+            for m in models
+        ],
     )
     out.text()
     out.table(
@@ -136,17 +172,29 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     )
     out.text()
     out.text(
-        f"{totals['kits']} kits counted; {totals['refused']} refused, {totals['missing']} "
-        f"numbers missing, {totals['voided']} voided by a "
+        f"{totals['kits']} kits counted ({totals['label_kits']} with labels only); {totals['refused']} refused, "
+        f"{totals['missing']} numbers missing, {totals['voided']} voided by a "
         f"signed tombstone, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
+    if report["drift"]:
+        out.text()
+        out.table(("model", "results", "labelled", "accuracy", "PSI"), audit_text.drift_rows(report["drift"]))
+        for _, sentence in audit_text.drift_sentences(report["drift"]):
+            out.text(f"  {sentence}")
+        out.text()
     out.text(f"verdict: {audit_text.verdict_text(report)}")
+    if note := audit_text.head_note(report):
+        out.text(note)
     if args.html:
         out.text(f"report: {args.html}")
-    out.next("--html FILE for a page to hand over; edgeprov-fleet prove KIT:N for one result with its whole proof")
+    if args.sign:
+        out.text(
+            f"signed; check it anywhere: edgeprov-fleet audit --check {args.sign} --report {args.report} --trust DIR"
+        )
+    out.next("--html FILE for a page to hand over; edgeprov-fleet prove SERIAL/SLOT/NUMBER -o FILE proves one result")
 
 
-def _sign(args: argparse.Namespace, report: dict[str, Any]) -> None:
+def _sign(args: argparse.Namespace, report: dict[str, Any], page: bytes | None) -> None:
     from edgeprov.fleet.audit_statement import sign_report
     from edgeprov.store.atomic import save_bytes
 
@@ -154,7 +202,7 @@ def _sign(args: argparse.Namespace, report: dict[str, Any]) -> None:
     assert signer is not None  # noqa: S101 - required
     if args.report is None:
         raise UsageError("--sign needs --report", advice="Name the JSON file that the statement is about.")
-    raw, bundle = sign_report(report, signer)
+    raw, bundle = sign_report(report, signer, page)
     save_bytes(args.report, raw, mode=0o644)
     save_bytes(args.sign, bundle, mode=0o644)
 
@@ -172,11 +220,23 @@ def _check(args: argparse.Namespace, out: Output) -> None:
     out.item("checked", f"the report is unchanged and was signed by {signer}", signer=signer, report=str(args.report))
 
 
-def _command(args: argparse.Namespace) -> str:
-    import shlex
+def _commands(args: argparse.Namespace) -> Commands:
+    from edgeprov.fleet.audit_commands import Commands
 
-    parts = ["edgeprov-fleet", "audit", "--from", args.since, "--to", args.to]
-    for name, values in (("--device", args.device), ("--model", args.model)):
-        for value in values or ():
-            parts += [name, value]
-    return shlex.join(parts)
+    def words(*names: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for name in names:
+            value = getattr(args, name.strip("-").replace("-", "_"))
+            for item in value if isinstance(value, list) else [value]:
+                if item is not None and item is not False:
+                    found += [name] if item is True else [name, str(item)]
+        return tuple(found)
+
+    labels = {None: (), True: ("--labels",), False: ("--no-labels",)}[args.labels]
+    return Commands(
+        period=("--from", args.since, "--to", args.to),
+        place=words("--fleet", "--trust"),
+        filters=words("--model", "--slot") + labels,
+        devices=tuple(args.device or ()),
+        extra=words("--head", "--nonce", "--data", "--no-verify", "--approximate"),
+    )

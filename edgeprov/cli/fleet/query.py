@@ -45,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.filter_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help=f"at most N kits (table: {_SHOWN})")
     parser.add_argument("--csv", action="store_true")
+    parser.add_argument("--count", action="store_true", help="only how many kits, records and labels")
     common.fleet_option(parser)
     common.trust_option(parser)
 
@@ -62,6 +63,11 @@ def run(args: argparse.Namespace, out: Output) -> None:
         query = common.make_query(args, index, trust)
         if trust is None:
             query = replace(query, policy=index.newest_policy())
+        if args.count:
+            count, records, labels = index.count(query)
+            text = f"{count} kits and tombstones, {records} records, {labels} labels"
+            out.item("counted", text, kits=count, records=records, labels=labels)
+            return
         names = index.model_names()
         limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
         found = index.iterate(query, limit=limit)

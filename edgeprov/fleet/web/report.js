@@ -8,7 +8,8 @@
   if (here) here.tabIndex = 0;
   const tell = cell => {
     const row = cell.parentElement, day = $("thead tr", grid).children[cell.cellIndex].dataset.day;
-    say.textContent = $("th", row).textContent.trim() + ", " + day + ": " + (cell.dataset.say || "no results");
+    say.textContent = row.dataset.device + ", " + day + ": " + (cell.dataset.say || "nothing arrived");
+    cell.setAttribute("aria-label", say.textContent); // read out as the cell is reached
   };
   const go = cell => { if (!cell || cell.tagName !== "TD") return; here.tabIndex = -1; here = cell; cell.tabIndex = 0; cell.focus(); cell.scrollIntoView({block: "nearest", inline: "nearest"}); tell(cell); };
   const visible = () => rows.filter(r => !r.hidden);

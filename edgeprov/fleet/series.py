@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""A device's series as the audit tells it: stretches of one model, what is missing, and on which day that shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from edgeprov.fleet.index import Artifact, digest_of_text
+from edgeprov.verify.chain import SeriesItem, SeriesReport
+from edgeprov.verify.head import VerifiedHead
+
+
+def series_item(item: Artifact) -> SeriesItem:
+    """A verified artifact as verify.chain wants it."""
+    return SeriesItem(
+        seq=item.seq,
+        digest=digest_of_text(item.digest),
+        prev=digest_of_text(item.prev) if item.prev else None,
+        reset_count=item.reset_count or 0,
+        clock_ms=item.clock_ms or 0,
+        kind="kit" if item.kind == "kit" else "tombstone",
+    )
+
+
+def model_runs(items: Iterable[Artifact]) -> Iterator[list[Artifact]]:
+    """Stretches of one model, slot by slot."""
+    ordered = sorted((item for item in items if item.records), key=lambda item: (item.slot, item.seq))
+    for _, group in groupby(_numbered(ordered), key=lambda pair: pair[0]):
+        yield [item for _, item in group]
+
+
+def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
+    run, before = 0, None
+    for item in items:
+        if before is not None and (before.slot, before.model) != (item.slot, item.model):
+            run += 1
+        before = item
+        yield run, item
+
+
+def series_json(series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None) -> dict[str, Any]:
+    """For the report; a number that is there but refused is not called missing."""
+    present = {item.seq for item in items if not item.verified}
+    missing, refused_there = [], []
+    count = 0
+    for first, last in series.gaps:
+        inside = sorted(seq for seq in present if first <= seq <= last)
+        refused_there += inside
+        start = first
+        for seq in [*inside, last + 1]:
+            if seq > start:
+                missing.append([start, seq - 1])
+                count += seq - start
+            start = seq + 1
+    return {
+        "base": base,
+        "last": max((item.seq for item in items if item.verified), default=None),
+        "missing": missing,
+        "missing_count": count,
+        "refused_numbers": refused_there,
+        "voided": list(series.voided),
+        "forks": list(series.forks),
+        "broken_links": list(series.broken_links),
+        "reordered": list(series.reordered),
+        "closed_until": series.closed_until,
+        "head": head.seq if head else None,
+        "whole": series.whole,
+    }
+
+
+def missing_days(
+    good: Iterable[Artifact], missing: Iterable[Sequence[int]], busy: Collection[str]
+) -> Iterator[tuple[str, int]]:
+    """Where a gap shows in a picture by day.
+
+    Args:
+        good: The device's verified artifacts.
+        missing: Ranges of numbers, inclusive.
+        busy: Days on which results are there.
+
+    Yields:
+        A day and how many numbers: the first day without results from the kit before the gap to the one after it,
+        else the day of the kit before it.
+    """
+    ordered = sorted(good, key=lambda item: item.seq)
+    for first, last in missing:
+        before = [(item.recorded_last or item.created)[:10] for item in ordered if item.seq < first][-1:]
+        after = [(item.recorded_first or item.created)[:10] for item in ordered if item.seq > last][:1]
+        day = start = (before or after or [""])[0]
+        end = (after or before or [""])[0]
+        while day in busy and day < end:
+            day = (dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat()
+        yield (start if day in busy else day), last - first + 1
