@@ -137,6 +137,8 @@ def test_commands_as_written(world, exported, tmp_path, version):
             )
 
         for command in commands(exported):
+            if "$REPORT" in command:
+                continue  # test_audit.py runs these, on a report
             done = typed(command)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         # The same commands on what nobody signed.
