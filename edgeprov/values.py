@@ -100,7 +100,7 @@ def _first_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> Cal
 
 
 def _compile_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> Callable[..., None]:
-    scope: dict[str, Any] = {"_missing": _MISSING, "_set": object.__setattr__}
+    scope: dict[str, Any] = {"_missing": _MISSING}
     parameters, lines = [], []
     for name, item in fields.items():
         value = name
@@ -113,7 +113,8 @@ def _compile_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> C
             parameters.append(f"{name}=_default_{name}")
         else:
             parameters.append(name)
-        lines.append(f"  _set(self, {name!r}, {value})")
+        scope[f"_set_{name}"] = getattr(cls, name).__set__  # of the slot: past __setattr__, which may refuse
+        lines.append(f"  _set_{name}(self, {value})")
     if hasattr(cls, "__post_init__"):
         lines.append("  self.__post_init__()")
     listed = ", ".join(["self", *(["*"] if kw_only and parameters else []), *parameters])

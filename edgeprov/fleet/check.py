@@ -34,7 +34,7 @@ from edgeprov.formats.datakit import (
 )
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest, parse_manifest
-from edgeprov.formats.tarball import iter_tar
+from edgeprov.formats.tarball import iter_tar, plain_member
 from edgeprov.formats.tpmt import parse_attest
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
@@ -59,11 +59,8 @@ class Trust:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names and contents."""
-        state = hashlib.sha256()
-        for name, data in self.files:
-            state.update(len(name).to_bytes(4, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
-        return state.hexdigest()
+        """SHA-256 over names and contents (cached)."""
+        return _digest(self.files)
 
     @property
     def policy(self) -> TrustPolicy:
@@ -338,7 +335,8 @@ def load_part(reader: Reader, repo: str, part: Part) -> bytes:
 
 def part_of_layer(layer: bytes, path: str) -> bytes:
     """The plain bytes of the one file in a layer. Errors as in load_part."""
-    return decompress(_member(layer, path), LIMITS.part_plain_bytes)
+    found = plain_member(layer, path)
+    return decompress(_member(layer, path) if found is None else found, LIMITS.part_plain_bytes)
 
 
 def _member(layer: bytes, path: str) -> memoryview:
@@ -443,6 +441,14 @@ def known_signatures(index: Index, digests: Sequence[str]) -> dict[str, tuple[st
 @lru_cache(maxsize=16)
 def _reader(source: Source) -> Reader:
     return Reader(source)
+
+
+@lru_cache(maxsize=4)
+def _digest(files: tuple[tuple[str, bytes], ...]) -> str:
+    state = hashlib.sha256()
+    for name, data in files:
+        state.update(len(name).to_bytes(4, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
+    return state.hexdigest()
 
 
 @lru_cache(maxsize=4)

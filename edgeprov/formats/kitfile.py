@@ -50,15 +50,13 @@ class EntrySpec:
 
 
 def parse_kitfile(raw: bytes) -> JsonObject:
-    """Read a Kitfile in JSON and check every entry.
+    """Read a Kitfile in JSON; kitfile_entries checks its entries.
 
     Raises:
         LimitError: Too long.
-        FormatError: Not a Kitfile.
+        FormatError: Not a JSON object.
     """
-    kitfile = parse_json_object(raw, "Kitfile", max_bytes=LIMITS.config_bytes)
-    kitfile_entries(kitfile)
-    return kitfile
+    return parse_json_object(raw, "Kitfile", max_bytes=LIMITS.config_bytes)
 
 
 def kitfile_entries(kitfile: Mapping[str, Any]) -> tuple[EntrySpec, ...]:

@@ -219,9 +219,9 @@ def load_bytes(path: Path | str, *, max_bytes: int, what: str) -> bytes:
         LimitError: It is larger.
         StoreError: It cannot be read.
     """
-    fd, _ = open_regular(path, what)
+    fd, size = open_regular(path, what)
     try:
-        data = _read_at_most(fd, max_bytes + 1)
+        data = _read_at_most(fd, max_bytes + 1, size + 1)
     except OSError as error:
         raise translate(error, f"{what} ({path})") from error
     finally:
@@ -253,15 +253,16 @@ def open_regular(path: Path | str, what: str) -> tuple[int, int]:
     return fd, status.st_size
 
 
-def _read_at_most(fd: int, count: int) -> bytes:
+def _read_at_most(fd: int, count: int, likely: int) -> bytes:
     chunks = []
     while count > 0:
-        chunk = os.read(fd, min(count, 1 << 20))
+        chunk = os.read(fd, min(count, likely))
         if not chunk:
             break
         chunks.append(chunk)
         count -= len(chunk)
-    return b"".join(chunks)
+        likely = 64 * 1024  # nothing, unless the file grows meanwhile
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def make_dirs(path: Path, mode: int = 0o700) -> None:

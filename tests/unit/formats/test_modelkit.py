@@ -197,4 +197,4 @@ def test_a_kitfile_has_bounds() -> None:
         b'{"manifestVersion":"1","x":' + b'"' + b"x" * 5_000_000 + b'"}',
     ):
         with pytest.raises(FormatError):
-            parse_kitfile(raw)
+            kitfile_entries(parse_kitfile(raw))

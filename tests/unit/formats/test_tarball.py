@@ -12,7 +12,7 @@ import pytest
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import digest_of
-from edgeprov.formats.tarball import check_path, encode_tar, iter_tar, tar_header, tar_prefix, tar_suffix
+from edgeprov.formats.tarball import check_path, encode_tar, iter_tar, plain_member, tar_header, tar_prefix, tar_suffix
 from tests.support.kits import KITS, golden_kit
 
 # What `kit pack` (1.11, uncompressed) gave for these folders; made once with the real kit.
@@ -62,6 +62,24 @@ def test_what_we_write_is_read_by_us_and_by_others() -> None:
 def test_a_layer_of_one_file_can_be_written_in_three_pieces() -> None:
     body = b"q" * 1000
     assert tar_prefix("records/000001.bin", 1000) + body + tar_suffix(1000) == encode_tar({"records/000001.bin": body})
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 5_000])
+def test_a_plain_layer_is_read_without_walking_it(size: int) -> None:
+    path, body = "records/000001.msgpack.zst", b"x" * size
+    layer = tar_prefix(path, size) + body + tar_suffix(size)
+    assert plain_member(layer, path) == walk(layer)[path] == body
+
+
+def test_what_is_not_plain_is_left_to_the_walk() -> None:
+    path = "records/000001.msgpack.zst"
+    layer = tar_prefix(path, 600) + b"x" * 600 + tar_suffix(600)
+    for position in (*range(1024), *range(1024 + 600, len(layer))):
+        changed = layer[:position] + bytes([layer[position] ^ 1]) + layer[position + 1 :]
+        assert plain_member(changed, path) is None
+    assert plain_member(layer, "records/000002.msgpack.zst") is None
+    assert plain_member(layer + bytes(512), path) is None
+    assert all(plain_member(layer[:end], path) is None for end in range(len(layer)))
 
 
 def test_members_know_their_place() -> None:
