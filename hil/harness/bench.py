@@ -14,6 +14,8 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from harness.strategy import EdgeprovStrategy, State
 ROOT = Path(__file__).resolve().parents[2]
 FLEET = ROOT / ".venv/fleet/bin/edgeprov-fleet"
 RETURN_CODE = re.compile(r"^hil-exit=(\d+)$")
-LONG = 600
+LONG = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,22 @@ class Vendor:
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return len(commands)
 
+    def signatures(self, kit: dict[str, Any]) -> list[str]:
+        """Digests of the signatures that the registry holds of a kit, an item of `query`."""
+        # This registry has no referrers API; the index under the fallback tag is what cosign and notation read too.
+        tag = kit["digest"].replace(":", "-")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v2/{kit['repo']}/manifests/{tag}",
+            headers={"Accept": "application/vnd.oci.image.index.v1+json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return [item["digest"] for item in json.load(answer)["manifests"]]
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return []
+
     def audit(self) -> Answer:
         """The auditor's report over all time."""
         where = ("--fleet", self.fleet_dir, "--trust", self.home / "ca/trust.d")
@@ -142,6 +160,8 @@ class Vendor:
 
 class Device:
     """The device under test, through labgrid protocols."""
+
+    registry = "10.0.2.100:5000/hospital"  # as the image's configuration names it
 
     def __init__(self, strategy: EdgeprovStrategy, vendor: Vendor, logs: Path, serial: str) -> None:
         self.strategy = strategy
@@ -262,4 +282,4 @@ def make_tpm(folder: Path) -> None:
 
 def environment() -> dict[str, Path]:
     """What hil/run found or built."""
-    return {name: Path(os.environ[f"LG_{name}"]) for name in ("KERNEL", "INITRD", "ROOT", "VENDOR", "KEY")}
+    return {name: Path(os.environ[f"LG_{name}"]) for name in ("VENDOR", "KEY")}

@@ -84,16 +84,16 @@ def debugfs(image: Path, command: str, *, write: bool = False) -> str:
     return run("debugfs", *(["-w"] if write else []), "-R", command, image)
 
 
-def overwrite_page(image: Path, path: str, page: int = 0) -> None:
+def overwrite_page(image: Path, path: str, page: int = 0, offset: int = 100) -> None:
     """Change one byte of a file on the medium itself: the file system and the kernel do not notice."""
     blocks = [int(word) for word in re.findall(r"\b\d+\b", debugfs(image, f"blocks {path}"))]
     if not blocks:
         raise BenchError(f"{path} has no blocks")
-    offset = blocks[page] * 4096 + 100
+    place = blocks[page] * 4096 + offset
     with image.open("r+b") as disk:
-        disk.seek(offset)
+        disk.seek(place)
         old = disk.read(1)
-        disk.seek(offset)
+        disk.seek(place)
         disk.write(bytes([old[0] ^ 0x55]))
 
 

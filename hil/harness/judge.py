@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What edgeprov itself makes of a device's state after a power cut. Runs in the device environment.
 
-Reads folders from standard input, one a line, and answers each with one JSON line: the record
-numbers that recovery finds, what it put into quarantine, and the kits in the outbox.
+Reads folders from standard input, one a line, and answers each with one JSON line: the record numbers
+that recovery finds, kits in the outbox with the number of their signatures, models, the active one, and
+what went into quarantine. Every artifact that the layout shows is read and hashed first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from edgeprov.store.state import State
 def judge(folder: Path) -> dict[str, object]:
     """Recover one state as the next boot would, and describe it."""
     state = State.open(folder, write=True)
+    listed = [str(entry.digest) for entry in state.layout.manifests()]
+    for entry in state.layout.manifests():
+        for blob in state.layout.load_manifest(entry.digest).blobs:
+            state.layout.verify_blob(blob)
     spool = state.spool("default")
     spool.recover()
     numbers: list[int] = []
@@ -30,13 +35,12 @@ def judge(folder: Path) -> dict[str, object]:
     kits = []
     for entry in state.outbox():
         manifest = state.layout.load_manifest(entry.digest)
-        for layer in (*manifest.layers, manifest.config):
-            state.layout.verify_blob(layer)
-        kits.append({"kind": entry.kind, "first": manifest.annotations.get("dev.edgeprov.first"),
-                     "last": manifest.annotations.get("dev.edgeprov.last")})  # fmt: skip
-    whole = numbers == list(range(numbers[0], numbers[-1] + 1)) if numbers else True
-    return {"first": min(numbers, default=0), "last": max(numbers, default=0), "count": len(numbers), "whole": whole,
-            "kits": kits, "quarantined": len(state.quarantined())}  # fmt: skip
+        first, last = (manifest.annotations.get(f"dev.edgeprov.{name}") for name in ("first", "last"))
+        kits.append({"digest": str(entry.digest), "kind": entry.kind, "first": int(first or 0), "last": int(last or 0),
+                     "signatures": len(state.layout.referrers(entry.digest))})  # fmt: skip
+    active = state.active("default")
+    return {"numbers": numbers, "kits": kits, "listed": listed, "active": str(active.model) if active else None,
+            "quarantined": [reason for _, reason in state.quarantined()]}  # fmt: skip
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import select
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from labgrid.protocol import ConsoleProtocol, DigitalOutputProtocol, PowerProtoc
 from labgrid.step import step
 from pexpect import TIMEOUT
 
+from harness.sockets import SocketFolder
+
 RELAY = Path(__file__).with_name("relay.py")
-KERNEL_LINE = "console=ttyS0 net.ifnames=0 selinux=0 apparmor=0 quiet systemd.show_status=0"
+KERNEL_LINE = "net.ifnames=0 selinux=0 apparmor=0 quiet systemd.show_status=0"
 TIMERS_OFF = "systemd.mask=edgeprov-upload.timer systemd.mask=edgeprov-seal.timer"
 SNAPSHOT = "enrolled"
 
@@ -111,7 +113,8 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         program: QEMU binary.
         machine: With the TPM's bus in mind: q35 (x86-64) or virt (arm64).
         tpm: Device model of the TPM.
-        kernel, initrd, root: The image; ``root`` is never written.
+        kernel, initrd, root: The image; ``root`` is never written. An empty ``initrd`` is none.
+        console: The serial line, as the kernel calls it.
         memory: In MiB.
         kernel_line: Further words for the kernel.
     """
@@ -123,6 +126,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
     initrd = attr.ib(validator=attr.validators.instance_of(str))
     root = attr.ib(validator=attr.validators.instance_of(str))
     cpu = attr.ib(default="max", validator=attr.validators.instance_of(str))
+    console = attr.ib(default="ttyS0", validator=attr.validators.instance_of(str))
     memory = attr.ib(default=512, validator=attr.validators.instance_of(int))
     kernel_line = attr.ib(default="", validator=attr.validators.instance_of(str))
 
@@ -134,7 +138,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         self._qemu: subprocess.Popen[bytes] | None = None
         self._swtpm: subprocess.Popen[bytes] | None = None
         self._serial: socket.socket | None = None
-        self._sockets: Path | None = None
+        self._sockets: SocketFolder | None = None
         self.qmp: Qmp | None = None
         self._boots = itertools.count()
 
@@ -187,7 +191,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         if self._swtpm is not None or self.without_tpm:
             return
         if self._sockets is None:
-            self._sockets = Path(tempfile.mkdtemp(prefix="hil-"))  # a socket's path has 107 bytes at most
+            self._sockets = SocketFolder()
         control = self._sockets / "tpm"
         control.unlink(missing_ok=True)
         self._swtpm = self._start("swtpm.log", [
@@ -204,7 +208,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         assert self.folder is not None, "prepare() comes first"
         self.start_tpm()
         if self._sockets is None:
-            self._sockets = Path(tempfile.mkdtemp(prefix="hil-"))
+            self._sockets = SocketFolder()
         for name in ("serial", "qmp"):
             (self._sockets / name).unlink(missing_ok=True)
         self._ssh_port = free_port()
@@ -237,7 +241,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
                 process.wait()
         self._qemu = self._swtpm = None
         if self._sockets is not None:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._sockets.remove()
             self._sockets = None
 
     def cycle(self) -> None:
@@ -248,63 +252,38 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
     def _command(self, boot: int) -> list[str]:
         assert self.folder is not None
         assert self._sockets is not None
-        accelerator = (
-            ["-accel", "kvm", "-cpu", "host"] if kvm_usable() else ["-accel", "tcg,thread=multi", "-cpu", self.cpu]
-        )
         relay = f"{sys.executable} {RELAY} {self.registry_port} {self.folder / 'fault.json'}"
         network = f"user,id=wan,restrict=on,hostfwd=tcp:127.0.0.1:{self._ssh_port}-10.0.2.15:22"
         network += f",guestfwd=tcp:10.0.2.100:5000-cmd:{relay}"
+        console = f"socket,id=console,path={self._sockets / 'serial'},server=on,wait=off"
+        data = f"qcow2,node-name=data,file.driver=file,file.filename={self.folder}/data.qcow2,file.node-name=datafile"
+        line = f"console={self.console} {KERNEL_LINE} {self.kernel_line} {self.boot_line}"
+        if self.machine.startswith("virt"):  # no firmware, hence no DMI
+            line += f" edgeprov.serial={self.serial}"
         command = [
-            self.program,
-            "-M",
-            self.machine,
-            *accelerator,
-            "-smp",
-            "2",
-            "-m",
-            str(self.memory),
-            "-S",
-            "-nic",
-            "none",
-        ]
-        command += ["-display", "none", "-no-user-config", "-nodefaults", "-smbios", f"type=1,serial={self.serial}"]
-        command += ["-kernel", self.kernel, "-initrd", self.initrd]
-        command += ["-append", f"{KERNEL_LINE} {self.kernel_line} {self.boot_line}"]
-        command += ["-blockdev", f"qcow2,node-name=root,file.driver=file,file.filename={self.folder}/root.qcow2"]
-        command += ["-device", "virtio-blk-pci,drive=root,id=disk0"]
-        if self.data_layers:
-            command += self.data_layers
-        else:
-            command += [
-                "-blockdev",
-                f"qcow2,node-name=data,file.driver=file,file.filename={self.folder}/data.qcow2,file.node-name=datafile",
-            ]
-        command += ["-device", "virtio-blk-pci,drive=data,id=disk1,werror=report,rerror=report"]
-        command += ["-netdev", network, "-device", "virtio-net-pci,netdev=wan,id=nic0,romfile="]
-        command += [
-            "-chardev",
-            f"socket,id=console,path={self._sockets}/serial,server=on,wait=off,logfile={self.folder}/serial-{boot}.log",
-        ]
-        command += [
-            "-serial",
-            "chardev:console",
-            "-qmp",
-            f"unix:{self._sockets}/qmp,server=on,wait=off",
-            "-rtc",
-            self.rtc,
-        ]
-        command += ["-device", "qemu-xhci,id=usb"]
+            self.program, "-M", self.machine, *self._processor(), "-smp", "2", "-m", str(self.memory), "-S",
+            "-nic", "none", "-display", "none", "-no-user-config", "-nodefaults",
+            "-smbios", f"type=1,serial={self.serial}",
+            "-kernel", self.kernel, "-append", line, *(["-initrd", self.initrd] if self.initrd else []),
+            "-blockdev", f"qcow2,node-name=root,file.driver=file,file.filename={self.folder}/root.qcow2",
+            "-device", "virtio-blk-pci,drive=root,id=disk0",
+            *(self.data_layers or ["-blockdev", data]),
+            "-device", "virtio-blk-pci,drive=data,id=disk1,werror=report,rerror=report",
+            "-netdev", network, "-device", "virtio-net-pci,netdev=wan,id=nic0,romfile=",
+            "-chardev", f"{console},logfile={self.folder}/serial-{boot}.log", "-serial", "chardev:console",
+            "-qmp", f"unix:{self._sockets / 'qmp'},server=on,wait=off", "-rtc", self.rtc, "-device", "qemu-xhci,id=usb",
+        ]  # fmt: skip
         if not self.without_tpm:
-            command += [
-                "-chardev",
-                f"socket,id=tpm,path={self._sockets}/tpm",
-                "-tpmdev",
-                "emulator,id=tpm0,chardev=tpm",
-            ]
-            command += ["-device", f"{self.tpm},tpmdev=tpm0"]
+            command += ["-chardev", f"socket,id=tpm,path={self._sockets / 'tpm'}"]
+            command += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", f"{self.tpm},tpmdev=tpm0"]
         if self.load is not None:
             command += ["-loadvm", self.load]
         return command + self.extra
+
+    def _processor(self) -> list[str]:
+        native = self.program.endswith(platform.machine())
+        return ["-accel", "kvm", "-cpu", "host"] if native and kvm_usable() else [
+            "-accel", "tcg,thread=multi", "-cpu", self.cpu]  # fmt: skip
 
     def _start(self, log: str, command: list[str]) -> subprocess.Popen[bytes]:
         assert self.folder is not None
@@ -342,13 +321,27 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
         self._serial.sendall(data)
         return len(data)
 
+    def last_words(self) -> str:
+        """The end of what the device wrote on its console since it was switched on last."""
+        assert self.folder is not None
+        logs = sorted(self.folder.glob("serial-*.log"), key=lambda item: item.stat().st_mtime)
+        lines = logs[-1].read_text(errors="replace").split("\n")[-5:] if logs else []
+        return f"{' | '.join(line.strip() for line in lines if line.strip()) or 'nothing'} ({self.folder})"
+
     # -- faults ---------------------------------------------------------------------------------
-    def set_fault(self, mode: str, **values: float) -> None:
+    def set_fault(self, mode: str, **values: float | str) -> None:
         """What the wire to the registry does from the next connection on; see relay.py."""
         assert self.folder is not None
         new = self.folder / "fault.json.new"
         new.write_text(json.dumps({"mode": mode, **values}))
         new.replace(self.folder / "fault.json")
+
+    def connections(self) -> int:
+        """How many connections to the registry the device has opened."""
+        assert self.folder is not None
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "fault.connections").stat().st_size
+        return 0
 
     def set_link(self, *, up: bool) -> None:
         """Plug the network cable in or out."""

@@ -10,19 +10,48 @@ Usage: relay.py PORT FAULT_FILE. The fault file holds JSON, read at each connect
   {"mode": "cut", "bytes": N}     hang up after N bytes towards the registry
   {"mode": "slow", "delay": S}    wait S seconds before each piece
   {"mode": "portal"}              a captive portal: 200 and a page for everything
+With {"log": FILE, "note": FILE} each manifest that the registry took is noted before the device hears of it:
+its reference, and how long the log (of the disk's writes) was at that moment.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PAGE = b"<html><body>Welcome to the hospital guest network. Please accept the terms.</body></html>"
+
+
+ASKED = re.compile(rb"PUT /v2/\S+/manifests/(\S+) HTTP/")
+TAKEN = re.compile(rb"HTTP/1\.[01] 201 ")
+
+
+class Notes:
+    """Which manifests the registry confirmed on this connection, and when."""
+
+    def __init__(self, fault: dict[str, Any]) -> None:
+        self._log, self._note = fault.get("log"), fault.get("note")
+        self._asked = ""
+
+    def sent(self, data: bytes) -> None:
+        """The device asks."""
+        if found := ASKED.match(data):
+            self._asked = found[1].decode()
+
+    def answered(self, data: bytes) -> None:
+        """The registry answers."""
+        if self._note and self._asked and TAKEN.match(data):
+            line = json.dumps({"reference": self._asked, "at": os.stat(self._log).st_size})
+            with open(self._note, "a") as notes:
+                notes.write(line + "\n")
+            self._asked = ""
 
 
 def main() -> None:
@@ -31,6 +60,8 @@ def main() -> None:
         fault = json.loads(faults.read_text())
     except (OSError, ValueError):
         fault = {"mode": "ok"}
+    with faults.with_suffix(".connections").open("ab") as connections:
+        connections.write(b".")
     mode = fault["mode"]
     if mode == "refuse":
         return
@@ -44,6 +75,7 @@ def main() -> None:
         os.write(1, head.encode() + PAGE)
         return
     left = fault["bytes"] if mode == "cut" else None
+    notes = Notes(fault)
     with socket.create_connection(("127.0.0.1", port)) as server:
         sources = [0, server]
         while sources:
@@ -59,8 +91,10 @@ def main() -> None:
                         server.sendall(data[:left])
                         return
                     left = None if left is None else left - len(data)
+                    notes.sent(data)
                     server.sendall(data)
                 elif data:
+                    notes.answered(data)
                     os.write(1, data)
                 else:
                     return

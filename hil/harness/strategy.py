@@ -16,6 +16,9 @@ import attr
 from labgrid.driver import SSHDriver
 from labgrid.factory import target_factory
 from labgrid.strategy import Strategy, StrategyError, never_retry
+from pexpect import TIMEOUT
+
+BOOT_S = 900  # a minute as a rule; an emulated device on a loaded machine needs as long as it needs
 
 
 class State(enum.Enum):
@@ -89,9 +92,13 @@ class EdgeprovStrategy(Strategy):
         self.target.activate(self.power)
         self.power.on()
         self.target.activate(self.console)
-        self.target.activate(self.shell)
+        try:
+            self.target.activate(self.shell)
+        except TIMEOUT:
+            words = self.power.last_words() if hasattr(self.power, "last_words") else "see its log"
+            raise StrategyError(f"no shell on the console; the last that it said: {words}") from None
         self.connect()
-        self.shell.run("systemctl is-system-running --wait", timeout=300)
+        self.shell.run("systemctl is-system-running --wait", timeout=BOOT_S)
 
     def connect(self) -> None:
         """Open the SSH connection, for bulk and for long commands."""

@@ -11,29 +11,28 @@ hash of its inputs, so that a commit rebuilds only the last one:
     kernel  kernel, modules, own initrd            kernel package, list of modules
     root    everything together, as ext4           all above, this tree, the vendor's trust
 
-Prints one line per artifact: KERNEL, INITRD, ROOT, VENDOR, KEY (for ssh).
+Usage: build.py [image|vendor] [amd64|arm64]. Prints one line per artifact: KERNEL, INITRD, ROOT, VENDOR, KEY (for
+ssh). With `vendor` only the last two, which a board or an image built elsewhere needs as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import arm64
+from layers import CACHE, PYTHON, ROOT, compile_all, layer, run
+
 HERE = Path(__file__).resolve().parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprov" / "hil"
-PYTHON = ROOT / ".venv/device/bin/python"
 FLEET = ROOT / ".venv/fleet/bin/edgeprov-fleet"
 
 PACKAGES = [
@@ -54,6 +53,11 @@ ROOT_MODULES = [
     "crct10dif_common", "crct10dif_generic",
     "crc64_rocksoft_generic", "fat", "vfat", "nls_ascii", "nls_cp437", "i6300esb",
 ]  # fmt: skip
+# Debian's ARM kernel for virtual machines has no USB.
+NOT_ON_ARM = {
+    "usbcore", "usb-common", "xhci-hcd", "xhci-pci", "usb-storage", "scsi_common", "scsi_mod", "sd_mod", "t10-pi",
+    "fat", "vfat", "nls_ascii", "nls_cp437", "i6300esb",
+}  # fmt: skip
 # Nothing here serves the device, and each costs seconds of boot under emulation.
 MASKED = [
     "systemd-logind.service", "systemd-networkd.service", "systemd-networkd.socket",
@@ -72,46 +76,8 @@ ENABLED = [
 ]  # fmt: skip
 
 
-def say(text: str) -> None:
-    print(f"\033[2mimage: {text}\033[0m", file=sys.stderr, flush=True)
-
-
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a tool; on failure end with its last words."""
-    words = [str(word) for word in command]
-    result = subprocess.run(  # type: ignore[call-overload]
-        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, **options
-    )
-    if result.returncode:
-        tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-15:])
-        raise SystemExit(f"image: {' '.join(words[:6])} … failed:\n{tail}")
-    return result
-
-
-def layer(name: str, inputs: list[str], make: Callable[[Path], None], what: str) -> Path:
-    """The folder of a layer; made in a temporary folder and renamed, so that a broken run leaves none."""
-    key = hashlib.sha256("\0".join([name, *inputs]).encode()).hexdigest()[:16]
-    home = CACHE / f"{name}-{key}"
-    if home.is_dir():
-        return home
-    say(what)
-    with contextlib.ExitStack() as stack:
-        work = Path(tempfile.mkdtemp(prefix=f"new-{name}-", dir=CACHE))
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
-        make(work)
-        work.chmod(0o755)
-        work.rename(home)
-        for old in CACHE.glob(f"{name}-*"):
-            # Another run may still use what is not a day old.
-            if time.time() - old.stat().st_mtime > 24 * 3600:
-                shutil.rmtree(old, ignore_errors=True)
-    return home
-
-
-def base() -> Path:
+def base(arch: str) -> Path:
     """A minimal Debian as base.tar."""
-    if os.getuid() != 0:
-        raise SystemExit("image: building Debian's base needs root; run ./hil/run with sudo once, later runs do not")
     flags = ["--mode=root", "--variant=minbase", "--format=tar", f"--include={','.join(PACKAGES)}"]
     flags += [f"--dpkgopt=path-exclude={path}" for path in NO_DOCS] + ['--aptopt=Acquire::Retries "3"']
     flags += ["--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin"]
@@ -119,18 +85,22 @@ def base() -> Path:
     def make(work: Path) -> None:
         run("mmdebstrap", *flags, "bookworm", work / "base.tar")
 
-    return layer("base", flags, make, "Debian bookworm by mmdebstrap (some minutes, once)")
+    native = layer("base", flags, make, "Debian bookworm by mmdebstrap (some minutes, once)", as_root=True)
+    return native if arch == "amd64" else arm64.base(native)
 
 
-def python() -> Path:
+def python(arch: str) -> Path:
     """What edgeprov's device side needs at run time, from the lock file with hashes, byte-compiled."""
     lock = (ROOT / "requirements-device.lock").read_text()
     script = HERE / "runtime.py"
 
     def make(work: Path) -> None:
         site = work / "usr/lib/edgeprov/python"
-        run(PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--require-hashes", "--target", site,
-            "-r", ROOT / "requirements-device.lock")  # fmt: skip
+        if arch == "arm64":
+            arm64.install_packages(lock, site, work)
+        else:
+            run(PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--require-hashes", "--target",
+                site, "-r", ROOT / "requirements-device.lock")  # fmt: skip
         run(PYTHON, script, site, "edgeprov", ROOT / "pyproject.toml")
         for pattern in ("numpy/**/tests", "bin", "**/__pycache__"):
             for path in list(site.glob(pattern)):
@@ -140,41 +110,51 @@ def python() -> Path:
         paths.mkdir(parents=True)
         (paths / "edgeprov.pth").write_text("/usr/lib/edgeprov/python\n")
 
-    return layer("python", [lock, script.read_text()], make, "Python packages of the lock file")
+    name, inputs = "python", [lock, script.read_text()]
+    if arch == "arm64":
+        name, inputs = "arm64.python", [*inputs, Path(arm64.__file__).read_text()]
+    return layer(name, inputs, make, "Python packages of the lock file")
 
 
-def compile_all(root: Path, folder: Path) -> None:
-    """Byte-compile with the paths that the device will see; never checked again there."""
-    run(PYTHON, "-m", "compileall", "-q", "-s", root, "-p", "/", "--invalidation-mode", "unchecked-hash", folder)
-
-
-def kernel() -> Path:
+def kernel(arch: str) -> Path:
     """Debian's kernel, the modules of a virtual board, and an initrd of one busybox."""
-    depends = run("apt-cache", "show", "--no-all-versions", KERNEL_PACKAGE).stdout
-    version = next(line.split()[1] for line in depends.splitlines() if line.startswith("Depends:")).rstrip(",")
     init = (HERE / "init").read_text()
+    if arch == "arm64":
+        name, version = "arm64.kernel", arm64.tools().name
+    else:
+        depends = run("apt-cache", "show", "--no-all-versions", KERNEL_PACKAGE).stdout
+        name = "kernel"
+        version = next(line.split()[1] for line in depends.splitlines() if line.startswith("Depends:")).rstrip(",")
 
     def make(work: Path) -> None:
-        run("apt-get", "download", "-qq", version, "busybox-static", cwd=work)
         debs = work / "debs"
-        for deb in work.glob("*.deb"):
-            run("dpkg", "-x", deb, debs)
-            deb.unlink()
+        if arch == "arm64":
+            arm64.unpack_kernel(debs)
+        else:
+            run("apt-get", "download", "-qq", version, "busybox-static", cwd=work)
+            for deb in work.glob("*.deb"):
+                run("dpkg", "-x", deb, debs)
+                deb.unlink()
         release = next((debs / "lib/modules").iterdir()).name
+        modules = debs / "lib/modules" / release
         shutil.copy(debs / f"boot/vmlinuz-{release}", work / "vmlinuz")
-        found = {path.name.removesuffix(".ko"): path for path in (debs / "lib/modules").rglob("*.ko")}
+        found = {path.name.removesuffix(".ko"): path for path in modules.rglob("*.ko")}
+        built_in = {Path(line).name.removesuffix(".ko") for line in (modules / "modules.builtin").read_text().split()}
+        absent = built_in | (NOT_ON_ARM if arch == "arm64" else set())
         tree = work / "tree/lib/modules" / release
-        for name in (*INITRD_MODULES, *ROOT_MODULES):
-            target = tree / found[name].relative_to(debs / "lib/modules" / release)
+        initrd, others = ([item for item in names if item not in absent] for names in (INITRD_MODULES, ROOT_MODULES))
+        others += ["tpm_tis_core", "tpm_tis"] if arch == "arm64" else []
+        for item in (*initrd, *others):
+            target = tree / found[item].relative_to(modules)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(found[name], target)
-        for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
-            shutil.copy(debs / "lib/modules" / release / name, tree)
+            shutil.copy(found[item], target)
+        for item in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+            shutil.copy(modules / item, tree)
         run("depmod", "-b", work / "tree", release)
-        make_initrd(work, debs, [found[name] for name in INITRD_MODULES], init)
+        make_initrd(work, debs, [found[item] for item in initrd], init)
         shutil.rmtree(debs)
 
-    return layer("kernel", [version, init, *INITRD_MODULES, *ROOT_MODULES], make, f"kernel {version} and initrd")
+    return layer(name, [version, init, *INITRD_MODULES, *ROOT_MODULES], make, f"kernel {version} and initrd")
 
 
 def make_initrd(work: Path, debs: Path, modules: list[Path], init: str) -> None:
@@ -220,9 +200,9 @@ def source() -> list[Path]:
     return sorted(path for path in found if "__pycache__" not in path.parts and "fleet" not in path.parts)
 
 
-def root() -> Path:
+def root(arch: str) -> Path:
     """The root file system."""
-    parts = [base(), python(), kernel(), vendor()]
+    parts = [base(arch), python(arch), kernel(arch), vendor()]
     digests = [hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest() for path in source()]
     inputs = [str(part) for part in parts] + digests + [Path(__file__).read_text()]
 
@@ -238,7 +218,8 @@ def root() -> Path:
             "root_owner=0:0", "-d", tree, work / "root.ext4", "640M")  # fmt: skip
         shutil.rmtree(tree)
 
-    return layer("root", inputs, make, "root file system from this tree")
+    name = "root" if arch == "amd64" else "arm64.root"
+    return layer(name, inputs, make, "root file system from this tree", as_root=True)
 
 
 def install_edgeprov(tree: Path) -> None:
@@ -279,7 +260,7 @@ def install_edgeprov(tree: Path) -> None:
 def install_bench(tree: Path, vendor_home: Path) -> None:
     """What the vendor adds: users, trust, model, serial number, network; and the bench's way in."""
     run("cp", "-a", "--no-preserve=ownership", f"{HERE}/files/.", tree)
-    run("chroot", tree, "systemd-sysusers")
+    run("systemd-sysusers", f"--root={tree}")
     (tree / "etc/machine-id").write_text(hashlib.sha256(b"edgeprov hil").hexdigest()[:32] + "\n")
     (tree / "etc/hostname").write_text("edgeprov\n")
     (tree / "etc/resolv.conf").write_text("")
@@ -296,26 +277,31 @@ def install_bench(tree: Path, vendor_home: Path) -> None:
     keys.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(vendor_home / "ssh.pub", keys / "authorized_keys")
     (tree / "etc/dropbear").mkdir(exist_ok=True)
-    run("chroot", tree, "dropbearkey", "-t", "ed25519", "-f", "/etc/dropbear/hil_host_key")
+    if not (tree / "etc/dropbear/hil_host_key").exists():
+        run("chroot", tree, "dropbearkey", "-t", "ed25519", "-f", "/etc/dropbear/hil_host_key")
     units = tree / "etc/systemd/system"
     for name in MASKED:
         (units / name).unlink(missing_ok=True)
         (units / name).symlink_to("/dev/null")
     run("systemctl", f"--root={tree}", "enable", "-q", *ENABLED)
-    run("chroot", tree, "passwd", "-d", "root")
+    shadow = tree / "etc/shadow"
+    shadow.write_text(re.sub(r"^root:[^:]*:", "root::", shadow.read_text(), flags=re.MULTILINE))
 
 
 def main() -> None:
     """Build what is missing, and tell where it is."""
+    what, arch = (sys.argv[1:] + ["image", "amd64"][len(sys.argv) - 1 :])[:2]
     CACHE.mkdir(parents=True, exist_ok=True)
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for tool in ("mmdebstrap", "mke2fs", "depmod", "cpio", "ssh-keygen", "systemctl"):
-            if shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
+        for tool in ("mmdebstrap", "mke2fs", "depmod", "cpio", "ssh-keygen", "systemctl", "systemd-sysusers"):
+            if shutil.which(tool) is None:
                 raise SystemExit(f"image: {tool} is not installed; ./hil/run installs it")
-        os.environ["PATH"] += ":/usr/sbin:/sbin"
-        home, kernel_home, vendor_home = root(), kernel(), vendor()
-    print(f"KERNEL={kernel_home / 'vmlinuz'}\nINITRD={kernel_home / 'initrd.gz'}\nROOT={home / 'root.ext4'}")
+        if what == "image":
+            home, kernel_home = root(arch), kernel(arch)
+            print(f"KERNEL={kernel_home / 'vmlinuz'}\nINITRD={kernel_home / 'initrd.gz'}\nROOT={home / 'root.ext4'}")
+        vendor_home = vendor()
     print(f"VENDOR={vendor_home}\nKEY={vendor_home / 'ssh'}")
 
 

@@ -17,12 +17,14 @@ from harness.strategy import EdgeprovStrategy, State
 from labgrid import Target
 
 COUNTS = {"faults injected": 0, "records acknowledged": 0, "records lost": 0, "false claims": 0}
+NOTES: list[str] = []
+KEPT: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="session")
 def runs() -> Path:
     """Where this run keeps what it leaves behind."""
-    folder = Path(os.environ["LG_RUNS"]) / time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(os.environ["LG_RUNS"]) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     return folder
 
@@ -53,6 +55,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()
     setattr(item, f"report_{report.when}", report)
+    if report.failed and "logs" in item.funcargs:  # type: ignore[attr-defined]
+        KEPT[item.name] = item.funcargs["logs"]  # type: ignore[attr-defined]
 
 
 def _power(strategy: EdgeprovStrategy) -> HilQemuDriver | None:
@@ -61,7 +65,12 @@ def _power(strategy: EdgeprovStrategy) -> HilQemuDriver | None:
 
 @pytest.fixture(scope="session")
 def saved(target: Target, runs: Path) -> Path | None:
-    """A device right after its enrolment, memory and TPM included; None with a real board."""
+    """A device right after its enrolment, memory and TPM included; None with a real board.
+
+    LG_SAVED names one of an earlier run with the same image.
+    """
+    if "LG_SAVED" in os.environ:
+        return Path(os.environ["LG_SAVED"])
     strategy = target.get_driver("EdgeprovStrategy", activate=False)
     power = _power(strategy)
     if power is None:
@@ -77,6 +86,7 @@ def saved(target: Target, runs: Path) -> Path | None:
         try:
             strategy.transition("enrolled")
         except BaseException:
+            KEPT["the enrolment before all tests"] = logs
             strategy.cut_power()
             raise
     for driver in (strategy.ssh, strategy.shell):
@@ -119,7 +129,7 @@ def make_device(
         made[-1].keep_evidence()
     strategy.cut_power()
     if failed is not None and failed.passed:
-        for name in ("root.qcow2", "data.qcow2", "data.raw", "log.raw", "stick.raw"):
+        for name in ("root.qcow2", "data.qcow2", "data.raw", "log.raw", "before.raw", "stick.raw"):
             (logs / name).unlink(missing_ok=True)
 
 
@@ -149,7 +159,17 @@ def counts() -> dict[str, int]:
     return COUNTS
 
 
+@pytest.fixture
+def notes() -> list[str]:
+    """Lines that the run prints at its end."""
+    return NOTES
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, folder in KEPT.items():
+        terminalreporter.write_line(f"kept of {name}: {folder}")
+    for line in NOTES:
+        terminalreporter.write_line(line)
     terminalreporter.write_line(", ".join(f"{name}: {number}" for name, number in COUNTS.items()))
 
 

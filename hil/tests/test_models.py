@@ -35,7 +35,7 @@ def publish(vendor: Vendor, work: Path, version: str, *, to: str | None = None, 
 
 def install(device: Device, digest: str, accept: tuple[int, ...] = (0,)) -> str:
     """Install from the registry."""
-    return device.edgeprov("model", "install", f"10.0.2.100:5000/hospital/models/{NAME}@{digest}", accept=accept).text
+    return device.edgeprov("model", "install", f"{device.registry}/models/{NAME}@{digest}", accept=accept).text
 
 
 def active(device: Device) -> str:

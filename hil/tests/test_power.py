@@ -4,23 +4,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import blocklog
-from harness.bench import ROOT, Device
+from harness.activities import Activities, ssh_command
+from harness.bench import Device
+from harness.blocklog import Replay
+from harness.moments import Stage, Story, confirmations, judge_moment, judging
 from harness.qemu import HilQemuDriver
-from harness.strategy import State
 from test_kits import kits_at_the_vendor
+from test_models import NAME, publish
+from test_tpm_faults import boot
 
 SYNC_EVERY = '[record]\nsync = "every"\n'
 AREA = 127 * 1024 * 1024  # the first byte behind the file system of the data disk
+EVERY = 1_000_000
+COUNT = 60
+LEVEL = os.environ.get("LG_LEVEL", "smoke")
 
 
 def record_until_the_plug_is_pulled(device: Device, after_s: float) -> list[int]:
@@ -40,78 +46,111 @@ def record_until_the_plug_is_pulled(device: Device, after_s: float) -> list[int]
     return numbers
 
 
-def ssh_command(device: Device, command: str) -> list[str]:
-    """A command of its own connection: labgrid's runs one at a time and waits for its end."""
-    service = device.strategy.ssh.networkservice
-    return [
-        "ssh", "-i", os.environ["LG_KEY"], "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-        "-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2", "-p", str(service.port), "-l", "root",
-        service.address, command,
-    ]  # fmt: skip
+def proved(device: Device) -> set[int]:
+    """Records of this device that the vendor holds, after it has verified every kit."""
+    device.vendor.verify("--device", device.serial)
+    return {n for kit in kits_at_the_vendor(device) if kit["records"] for n in range(kit["first"], kit["last"] + 1)}
 
 
 @pytest.mark.smoke
 def test_a_power_cut_while_recording_loses_no_acknowledged_record(device: Device, counts: dict[str, int]) -> None:
-    chance = random.Random(os.environ.get("LG_SEED", "1"))
-    rounds = {"smoke": 1, "full": 20, "soak": 200}[os.environ.get("LG_LEVEL", "smoke")]
-    acknowledged: list[int] = []
-    for _ in range(rounds):
-        device.settings(SYNC_EVERY)
-        numbers = record_until_the_plug_is_pulled(device, chance.uniform(0.2, 3.0))
-        acknowledged += numbers
-        counts["faults injected"] += 1
-        counts["records acknowledged"] += len(numbers)
-        device.strategy.transition("booted")
-        device.set_clock()
-        device.strategy.status = State.online
+    device.settings(SYNC_EVERY)
+    numbers = record_until_the_plug_is_pulled(device, 2.0)
+    counts["faults injected"] += 1
+    counts["records acknowledged"] += len(numbers)
+    boot(device)
     device.edgeprov("seal")
     device.edgeprov("upload")
-    device.vendor.verify("--device", device.serial)
-    proved = {n for kit in kits_at_the_vendor(device) if kit["records"] for n in range(kit["first"], kit["last"] + 1)}
-    lost = set(acknowledged) - proved
+    lost = set(numbers) - proved(device)
     counts["records lost"] += len(lost)
     assert not lost
 
 
+@pytest.mark.full
+@pytest.mark.virtual
+def test_power_cuts_at_random_times_leave_the_state_before_or_after(
+    device: Device, virtual: HilQemuDriver, counts: dict[str, int], notes: list[str], tmp_path: Path
+) -> None:
+    """In the manner of OSTree's tests: an activity is measured once, then cut at any time up to 1.1 times that."""
+    cuts = {"smoke": 5, "full": 20, "soak": 200}[LEVEL]
+    chance = random.Random(os.environ.get("LG_SEED", "1"))
+    seen: Counter[tuple[str, str]] = Counter()
+    with judging(tmp_path) as judge:
+        activities = Activities(device, virtual, lambda version: publish(device.vendor, tmp_path, version), NAME, judge)
+        device.settings(SYNC_EVERY)
+        activities.measure()
+        for number in range(cuts):
+            activity = activities.names[number % len(activities.names)]
+            device.settings(SYNC_EVERY)
+            verdict, outcome = activities.cut(activity, chance)
+            seen[activity, outcome] += 1
+            counts["faults injected"] += 1
+            counts["records lost"] += verdict.lost
+            assert not verdict.problems, f"cut {number + 1}, {activity} ({outcome}): {verdict.problems}"
+            boot(device)
+    notes += [
+        f"power cuts while {activity}: {number} {outcome}" for (activity, outcome), number in sorted(seen.items())
+    ]
+    counts["records acknowledged"] += len(activities.acknowledged)
+    device.edgeprov("seal")
+    device.edgeprov("upload")
+    lost = activities.acknowledged - proved(device)
+    counts["records lost"] += len(lost)
+    assert not lost
+    assert '"forks": 0' in device.vendor.audit().text
+
+
 @pytest.mark.smoke
 @pytest.mark.virtual
-def test_every_moment_of_recording_survives_a_power_cut(
-    make_device: Callable[..., Device], saved: Path, counts: dict[str, int], tmp_path: Path
+def test_every_moment_of_recording_sealing_uploading_installing_and_switching_survives_a_power_cut(
+    make_device: Callable[..., Device], saved: Path, counts: dict[str, int], notes: list[str], tmp_path: Path
 ) -> None:
+    flushes, others = {"smoke": (60, 30), "full": (EVERY, 400), "soak": (EVERY, 4000)}[LEVEL]
     device = make_device(like=saved, resume=False)
     power = device.strategy.power
     assert isinstance(power, HilQemuDriver)
     before, log = power.log_writes()
-    device.strategy.transition("booted")
-    device.set_clock()
+    boot(device)
     device.settings(SYNC_EVERY)
-    numbers = device.workload(60, "/dev/vdb", str(AREA))
-    assert len(numbers) == 60
-    device.edgeprov("seal")
+    power.set_fault("ok", log=str(log), note=str(tmp_path / "confirmed"))
+    model = publish(device.vendor, tmp_path, "1.1.0")
+    numbers = device.workload(COUNT, "/dev/vdb", str(AREA))
+    assert len(numbers) == COUNT
+    for stage, command in {
+        Stage.SEALED: "seal",
+        Stage.UPLOADED: "upload",
+        Stage.INSTALLED: f"model install --no-activate {device.registry}/models/{NAME}@{model}",
+        Stage.SWITCHED: f"model activate {model}",
+    }.items():
+        device.run(f"runuser -u edgeprov -- edgeprov {command} && /usr/lib/edgeprov/hil-mark /dev/vdb {AREA} {stage}")
     device.strategy.cut_power()
+    assert set(numbers) <= proved(device)
 
-    most = {"smoke": 24, "full": 200, "soak": 1000}[os.environ.get("LG_LEVEL", "smoke")]
-    with subprocess.Popen(
-        [str(ROOT / ".venv/device/bin/python"), str(ROOT / "hil/harness/judge.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as judge:  # fmt: skip
-        assert judge.stdin is not None
-        assert judge.stdout is not None
-        for number, point in enumerate(blocklog.points(before, log, tmp_path, most=most, seed=1)):
-            folder = tmp_path / f"state-{number}"
-            blocklog.unpack(point.image, folder)
-            judge.stdin.write(f"{folder}\n")
-            judge.stdin.flush()
-            answer = json.loads(judge.stdout.readline())
+    kits = {kit["digest"]: kit for kit in kits_at_the_vendor(device)}
+    story = Story(last=numbers[-1], before=device.vendor.model, after=model)
+    story.ranges = {digest: (kit["first"], kit["last"]) for digest, kit in kits.items()}
+    signatures = {digest: device.vendor.signatures(kit) for digest, kit in kits.items()}
+    assert all(signatures.values())
+    tags = {digest: kit["tag"] for digest, kit in kits.items()}
+    story.confirmed = confirmations(tmp_path / "confirmed", signatures, tags)
+    seen: Counter[tuple[Stage, str]] = Counter()
+    replay = Replay(before, log)
+    with judging(tmp_path) as judge:
+        for point in replay.points(tmp_path, flushes=flushes, others=others, seed=int(os.environ.get("LG_SEED", "1"))):
+            done = {stage for stage in Stage if stage <= point.stage}
+            verdict = judge_moment(
+                judge.ask(point.image), story, acknowledged=set(range(numbers[0], point.acknowledged + 1)), done=done,
+                at=point.at,
+            )  # fmt: skip
+            seen[Stage(point.stage), point.kind] += 1
             counts["faults injected"] += 1
-            where = f"{point.image.name}, {point.acknowledged} acknowledged: {answer}"
-            assert "error" not in answer, where
-            assert answer["whole"], where
-            sealed = max((int(kit["last"]) for kit in answer["kits"] if kit["last"]), default=0)
-            found = max(answer["last"], sealed)
-            counts["records lost"] += max(0, point.acknowledged - found)
-            counts["false claims"] += max(0, found - numbers[-1])
-            assert found >= point.acknowledged, where
-            assert found <= numbers[-1], f"a record that never was: {where}"
-        judge.stdin.close()
+            counts["records lost"] += verdict.lost
+            counts["false claims"] += verdict.false_claims
+            where = f"{point.kind} at {point.at}, {point.acknowledged} acknowledged, after {Stage(point.stage).name}"
+            assert not verdict.problems, f"{where}: {verdict.problems}"
     counts["records acknowledged"] += len(numbers)
+    notes.append(f"replayed {seen.total()} moments of {replay.flushes} flushes and {replay.writes} writes:")
+    for stage in Stage:
+        kinds = ", ".join(f"{seen[stage, kind]} {kind}" for kind in ("flush", "torn", "cache"))
+        notes.append(f"  {'last' if stage is Stage.SWITCHED else 'next'} after {stage.name.lower()}: {kinds}")
+    assert all(seen[stage, "flush"] for stage in Stage), "each of the five activities has a flush"
