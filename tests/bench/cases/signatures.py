@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Verification beside other people's verifiers, whole processes each: cosign on the same kits and model, model-signing on the same weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from edgeprov.fleet.trust_export import export_trust
+from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+from tests.bench.cases.boot import boot_check
+from tests.bench.cases.record import make_site
+from tests.bench.fleetgen.device import Artifact
+from tests.bench.fleetgen.fleet import push_fleet, write_trust
+from tests.bench.fleetgen.plan import Settings
+from tests.bench.fleetgen.sink import RegistrySink
+from tests.bench.harness import FLEET_PYTHON, Figure, alternate, figure, main, milli, missing, ratios, run_process, tool
+from tests.support.peers import referrers_registry
+from tests.support.site import MODELS, Site
+from tests.support.world import World
+
+GROUP = "verification"
+DAYS = 60
+FLEET = FLEET_PYTHON.with_name("edgeprov-fleet")
+NO_LOG = ["--insecure-ignore-sct", "--insecure-ignore-tlog", "--certificate-oidc-issuer-regexp", ".*"]
+KITS = "CPU for one more kit in a registry, cosign verify to ours"
+MODEL = "CPU for a model of 4 MB, cosign verify to ours"
+WEIGHTS = "CPU for a model of 100 MB, model-signing verify to ours"
+
+
+def cosign_words(cosign: str, trust: Path, role: str, identity: str) -> list[str]:
+    roots = trust / "cosign" / f"{role}.trusted_root.json"
+    return [cosign, "verify", "--trusted-root", str(roots), "--certificate-identity-regexp", identity, *NO_LOG]
+
+
+def exported_trust(folder: Path, world: World) -> Path:
+    for name, data in export_trust(world.policy_files).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o600)
+    return folder
+
+
+def offline(folder: Path) -> dict[str, str]:
+    """cosign must not look for a public service: nothing here needs one."""
+    return {"HOME": str(folder), "TUF_ROOT": str(folder / "tuf"), "HTTPS_PROXY": "http://127.0.0.1:9"}
+
+
+class Shelf:
+    """A registry with the kits of one device, and both verifiers on it."""
+
+    def __init__(self, work: Path, host: str, days: int, cosign: str) -> None:
+        self._host, self._index, self._policy = host, work / f"index-{days}", work / "trust.d"
+        self._env = offline(work)
+        registry = OrasRegistry(host, settings=RegistrySettings(plain_http=True))
+        push_fleet(registry, "", Settings(devices=1, days=days, records=40, models=1, seed=1, faults=False))
+        self.ours("--evidence-only")
+        rows = run_process([FLEET, "query", "--fleet", self._index, "--limit", "1000", "--json"]).out.splitlines()
+        self.kits = [f"{host}/{item['repo']}@{item['digest']}" for item in map(json.loads, rows) if "digest" in item]
+        self._words = cosign_words(cosign, work / "exported", "devices", "^urn:edgeprov:device:")
+
+    def ours(self, *level: str) -> float:
+        """CPU seconds of sync into an empty index, and of verify."""
+        shutil.rmtree(self._index, ignore_errors=True)
+        first = run_process([FLEET, "sync", self._host, "--plain-http", "--fleet", self._index])
+        words = ["verify", "--fleet", self._index, "--trust", self._policy, "--workers", "1", *level]
+        return first.cpu_s + run_process([FLEET, *words]).cpu_s
+
+    def cosign(self) -> float:
+        """CPU seconds of one cosign that is given all kits."""
+        used = run_process([*self._words, *self.kits], env=self._env)
+        assert used.out.count("Verification for ") == len(self.kits)
+        return used.cpu_s
+
+
+def kits(args: argparse.Namespace, cosign: str) -> list[Figure]:
+    world = World()
+    exported_trust(args.work / "exported", world)
+    write_trust(args.work, world)
+    with referrers_registry() as one, referrers_registry() as many:
+        few, all_ = Shelf(args.work, one.host, 1, cosign), Shelf(args.work, many.host, DAYS, cosign)
+        samples = alternate(
+            3,
+            {
+                "ours, few": lambda: few.ours("--evidence-only"),
+                "cosign, few": few.cosign,
+                "ours": lambda: all_.ours("--evidence-only"),
+                "cosign": all_.cosign,
+                "every byte": all_.ours,
+            },
+        )
+    more = len(all_.kits) - len(few.kits)
+    each = {
+        who: [(a - b) / more for a, b in zip(samples[who], samples[f"{who}, few"], strict=True)]
+        for who in ("ours", "cosign")
+    }
+    return [
+        figure(
+            GROUP, KITS, ratios(each["cosign"], each["ours"]), "x",
+            ours=f"from the {len(few.kits)}st to the {len(all_.kits)}th: cosign {milli(each['cosign'])}, ours {milli(each['ours'])}",
+            note="Both fetch manifests and signatures over HTTP and judge chain and signature of each; cosign (Go) does no more, ours judges quote, "
+            "counter, event log and series too, and fills an index. Ours is bound by HTTP in Python (sync), then by four ECDSA verifications.",
+        ),
+        figure(
+            GROUP, f"CPU for {len(all_.kits)} kits, start of the programs included, cosign verify to ours", ratios(samples["cosign"], samples["ours"]), "x",
+            ours=f"cosign {milli(samples['cosign'])}, ours {milli(samples['ours'])}, every byte read as well {milli(samples['every byte'])}",
+            note="Two programs of ours (sync, verify) start Python and its libraries, which a compiled cosign has not to do. An audit starts once for "
+            "a whole fleet, so the line above is the one that grows.",
+        ),
+    ]  # fmt: skip
+
+
+def model(args: argparse.Namespace, cosign: str) -> Figure:
+    env = offline(args.work)
+    site = make_site(args.work, "model", "", (MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes())
+    trust = exported_trust(args.work / "exported-model", site.world)
+    with referrers_registry() as server:
+        reference = push_model(site, server.host)
+        words = cosign_words(cosign, trust, "publishers", "^https://acme.example/models")
+        samples = alternate(
+            5,
+            {
+                "ours": lambda: boot_check(site.root).cpu_s,
+                "cosign": lambda: run_process([*words, reference], env=env).cpu_s,
+            },
+        )
+    return figure(
+        GROUP, MODEL, ratios(samples["cosign"], samples["ours"]), "x",
+        ours=f"cosign {milli(samples['cosign'])}, ours {milli(samples['ours'])}",
+        note="cosign judges the signature on the manifest that it fetches from loopback; our boot check judges the same signature, the floor and every "
+        "byte of the weights, from the disk. Ours is bound by the start of Python and its imports (the boot check's own line), cosign by its registry.",
+    )  # fmt: skip
+
+
+def push_model(site: Site, host: str) -> str:
+    """The site's model and its signature, in a registry."""
+    active = site.context.state().active("default")
+    assert active is not None
+    manifest = site.layout.load_manifest(active.model)
+    blobs = {item.digest: site.layout.load_blob(item, max_bytes=2**30) for item in manifest.blobs}
+    artifact = Artifact(
+        day=0,
+        repo="models/model",
+        tag="x",
+        manifest=manifest,
+        blobs=blobs,
+        signatures=(site.world.sign_model(manifest),),
+    )
+    RegistrySink(OrasRegistry(host, settings=RegistrySettings(plain_http=True))).put(artifact)
+    return f"{host}/models/model@{manifest.digest}"
+
+
+def weights(args: argparse.Namespace, model_signing: str) -> Figure:
+    """The same bytes, once in a model kit that is installed, once as a signed file."""
+    # Bytes behind the flatbuffer belong to no tensor: the interpreter takes the file, whatever its size.
+    data = (MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes() + os.urandom(96_000_000)
+    site = make_site(args.work, "weights", "", data)
+    folder = args.work / "signed"
+    folder.mkdir()
+    (folder / "model.tflite").write_bytes(data)
+    publisher = site.world.publisher
+    raw = publisher.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (args.work / "key.pem").write_bytes(raw)
+    (args.work / "leaf.pem").write_bytes(publisher.pem)
+    (args.work / "root.pem").write_bytes(site.world.publisher_root.pem)
+    shared = ["--signature", args.work / "model.sig", "--certificate_chain", args.work / "root.pem", folder]
+    keys = ["--private_key", args.work / "key.pem", "--signing_certificate", args.work / "leaf.pem"]
+    signed = run_process([model_signing, "sign", "certificate", *keys, *shared], check=False)
+    if signed.code:
+        return missing(GROUP, WEIGHTS, "x", ">=", 1.0, f"model-signing cannot sign: {signed.out.strip()[-120:]}")
+    samples = alternate(
+        5,
+        {
+            "ours": lambda: boot_check(site.root).cpu_s,
+            "peer": lambda: run_process([model_signing, "verify", "certificate", *shared]).cpu_s,
+        },
+    )
+    return figure(
+        GROUP, WEIGHTS, ratios(samples["peer"], samples["ours"]), "x", ">=", 1.0,
+        ours=f"model-signing {milli(samples['peer'])}, ours {milli(samples['ours'])}",
+        note="Both hash every byte and judge one chain and one signature in Python; ours is the boot check. Bound by SHA-256 and by imports; "
+        "pieces of 64 KiB and few modules are what was done, and the digest itself is what is left.",
+    )  # fmt: skip
+
+
+def measure(args: argparse.Namespace) -> list[Figure]:
+    figures: list[Figure] = []
+    cosign, model_signing = tool("cosign"), tool("model_signing")
+    if cosign and tool("referrers-registry"):
+        figures += [*kits(args, cosign), model(args, cosign)]
+    else:
+        why = "cosign or referrers-registry is not installed: run tests/peers/install"
+        figures += [missing(GROUP, name, "x", "info", None, why) for name in (KITS, MODEL)]
+    if model_signing:
+        figures.append(weights(args, model_signing))
+    else:
+        why = "model_signing is not installed: pip install model-signing pyopenssl, in an environment of its own"
+        figures.append(missing(GROUP, WEIGHTS, "x", ">=", 1.0, why))
+    return figures
+
+
+if __name__ == "__main__":
+    main(measure)
