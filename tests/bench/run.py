@@ -30,6 +30,7 @@ CASES = {
     "record": DEVICE_PYTHON,
     "logs": DEVICE_PYTHON,
     "wear": DEVICE_PYTHON,
+    "signatures": DEVICE_PYTHON,
     "seal": DEVICE_PYTHON,
     "memory": DEVICE_PYTHON,
     "compact": FLEET_PYTHON,
