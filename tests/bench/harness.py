@@ -24,6 +24,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE_PYTHON = ROOT / ".venv" / "device" / "bin" / "python"
 FLEET_PYTHON = ROOT / ".venv" / "fleet" / "bin" / "python"
+READERS_PYTHON = ROOT / ".venv" / "readers" / "bin" / "python"  # DuckDB; there after `hil/setup readers`
 
 Sense = Literal["<=", ">=", "info"]
 

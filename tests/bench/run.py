@@ -36,6 +36,7 @@ CASES = {
     "compact": FLEET_PYTHON,
     "transfer": DEVICE_PYTHON,
     "download": DEVICE_PYTHON,
+    "install": DEVICE_PYTHON,
     "imports": DEVICE_PYTHON,
     "size": DEVICE_PYTHON,
     "fleet": FLEET_PYTHON,

@@ -37,7 +37,9 @@ def split(dataset: Path, raw: Path) -> None:
 
 def collect(form: str, raw: Path, model: str, target: Path) -> None:
     rows = f"SELECT * EXCLUDE (filename) FROM {files(form, raw)} WHERE model = ?"
-    found = connect().execute(f"COPY ({rows} ORDER BY device, slot, n) TO '{target}' (FORMAT parquet, COMPRESSION zstd)", [model])
+    found = connect().execute(
+        f"COPY ({rows} ORDER BY device, slot, n) TO '{target}' (FORMAT parquet, COMPRESSION zstd)", [model]
+    )
     (count,) = found.fetchone() or (0,)
     print(count)
 
@@ -46,7 +48,9 @@ def query(form: str, raw: Path, model: str) -> None:
     db = connect()
     for _ in range(10):
         start = time.perf_counter()
-        found = db.execute(f"SELECT filename, count(*) FROM {files(form, raw)} WHERE model = ? GROUP BY ALL", [model]).fetchall()
+        found = db.execute(
+            f"SELECT filename, count(*) FROM {files(form, raw)} WHERE model = ? GROUP BY ALL", [model]
+        ).fetchall()
         assert found
         print(time.perf_counter() - start)
 
