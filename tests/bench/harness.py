@@ -45,7 +45,8 @@ class Figure:
     low: float | None = None
     high: float | None = None
     ours: str = ""  # absolute values behind a ratio
-    note: str = ""  # what bounds it, what was done, what is left
+    note: str = ""  # what bounds it, what was done, what is left; why it is not measured
+    headline: str = ""  # its words in the project's README, for the few that stand there
 
     @property
     def verdict(self) -> str:
@@ -184,4 +185,4 @@ def main(measure: Callable[[argparse.Namespace], list[Figure]]) -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     figures: list[dict[str, Any]] = [asdict(item) for item in measure(args)]
-    sys.stdout.write("FIGURES " + json.dumps(figures) + "\n")
+    sys.stdout.write("FIGURES " + json.dumps(figures, allow_nan=False) + "\n")

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The figures as a table for people, as JSON, and as one picture: each figure against its limit."""
+"""The figures as a table for people, as JSON, as one picture (each figure against its limit), and as Markdown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from html import escape
 from typing import Any
 
@@ -34,13 +34,22 @@ def as_table(figures: Sequence[Figure]) -> str:
         f"  SHORT  {item.group}: {item.name}: {number(item.value)} {item.unit}, wanted {item.sense} {number(item.limit)}"
         for item in short
     ]
-    lines += [f"  not measured  {item.group}: {item.name}: {item.note}" for item in absent]
+    lines += [f"  not measured  {item.group}: {item.name}, because {item.note}" for item in absent]
     return "\n".join(lines)
 
 
 def as_json(figures: Iterable[Figure], conditions: Mapping[str, Any]) -> str:
     rows = [{**asdict(item), "verdict": item.verdict} for item in figures]
-    return json.dumps({"conditions": dict(conditions), "figures": rows}, indent=1) + "\n"
+    return json.dumps({"conditions": dict(conditions), "figures": rows}, indent=1, allow_nan=False) + "\n"
+
+
+def parse_json(text: str) -> tuple[list[Figure], dict[str, Any]]:
+    """Figures and conditions of an earlier run."""
+    document = json.loads(text)
+    names = {item.name for item in fields(Figure)}
+    return [Figure(**{k: v for k, v in row.items() if k in names}) for row in document["figures"]], document[
+        "conditions"
+    ]
 
 
 def as_svg(figures: Iterable[Figure]) -> str:
@@ -89,3 +98,56 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.4g}" if 1 <= abs(value) < 10 else f"{value:.3g}"
+
+
+MARKS = "<!-- figures: {} -->", "<!-- end of figures -->"
+
+
+def as_markdown(figures: Sequence[Figure], conditions: Mapping[str, Any], kind: str) -> str:
+    """The table of a document: ``headlines`` without notes, or ``all`` that have a limit or were not measured, with them."""
+    if kind == "headlines":
+        lines = ["| what | measured | budget | |", "|---|---|---|---|"]
+        for item in figures:
+            if item.headline:
+                lines.append(f"| {item.headline} | {measured(item)} | {budget(item)} | {mark(item)} |")
+    else:
+        lines = [
+            "| figure | measured | budget | | what bounds it, what was done, what is left |",
+            "|---|---|---|---|---|",
+        ]
+        for item in figures:
+            name = cell(f"{item.group}: {item.name}")
+            behind = f"{measured(item)}<br>{cell(item.ours)}" if item.ours else measured(item)
+            lines.append(f"| {name} | {behind} | {budget(item)} | {mark(item)} | {cell(item.note)} |")
+    met, short = (sum(item.verdict == word for item in figures) for word in ("ok", "SHORT"))
+    words = f"{met} of {met + short} budgets met; as of {conditions['date']} on {conditions['machine']}, Python {conditions['python']}, "
+    return "\n".join([*lines, "", words + f"beside other work (load {conditions['load']:.0f})."]) + "\n"
+
+
+def write_between(document: str, kind: str, table: str) -> str:
+    """``document`` with ``table`` between its two marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    first, last = MARKS[0].format(kind), MARKS[1]
+    if document.count(first) != 1 or document.count(last) != 1:
+        raise ValueError(f"the document needs one {first} and one {last}")
+    before, rest = document.split(first)
+    return f"{before}{first}\n\n{table}\n{last}{rest.split(last)[1]}"
+
+
+def measured(item: Figure) -> str:
+    return "not measured" if item.value is None else f"{number(item.value)} {item.unit}".strip()
+
+
+def budget(item: Figure) -> str:
+    return "" if item.limit is None else f"{'≤' if item.sense == '<=' else '≥'} {number(item.limit)}"
+
+
+def mark(item: Figure) -> str:
+    return {"SHORT": "**short**", "not measured": ""}.get(item.verdict, item.verdict)
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tests/run bench`: every budget of the design, measured against its limit or a peer in the same run.
 
-    tests/run bench [CASE ...] [--full] [--json FILE] [--plot FILE]
+    tests/run bench [CASE ...] [--full] [--json FILE] [--plot FILE] [--markdown] [--from FILE ...]
 
 Each case runs in a process of its own, in the environment of the device or of the fleet. `--full`
-takes the large sizes (1 GB, 90,000 kits). Exit code 1 when a figure falls short.
+takes the large sizes (1 GB, 90,000 kits). `--markdown` writes the tables of README.md and
+tests/bench/README.md, from a run of all cases or `--from` the JSON of earlier ones (of a figure
+that is in several files, the last counts). Exit code 1 when a figure falls short.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.harness import DEVICE_PYTHON, FLEET_PYTHON, ROOT, Figure, environment
-from tests.bench.report import as_json, as_svg, as_table
+from tests.bench.report import as_json, as_markdown, as_svg, as_table, parse_json, write_between
 
 CASES = {
     "boot": DEVICE_PYTHON,
@@ -42,12 +48,16 @@ CASES = {
     "fleet": FLEET_PYTHON,
 }
 
+MODULES = "tests.bench.cases"
+BROKEN = "the case itself"
+DOCUMENTS = {ROOT / "README.md": "headlines", ROOT / "tests" / "bench" / "README.md": "all"}
+
 
 def run_case(name: str, work: Path, *, full: bool) -> list[Figure]:
     argv = [
         str(CASES[name]),
         "-m",
-        f"tests.bench.cases.{name}",
+        f"{MODULES}.{name}",
         "--work",
         str(work / name),
         *(["--full"] if full else []),
@@ -56,11 +66,12 @@ def run_case(name: str, work: Path, *, full: bool) -> list[Figure]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
     if done.returncode or not lines:
         sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])
-        return [Figure(name, "the case itself", None, "", note=f"ended with exit code {done.returncode}")]
+        said = (done.stderr.strip().splitlines() or [""])[-1]
+        return [Figure(name, BROKEN, None, "", note=f"it ended with exit code {done.returncode}: {said}")]
     return [Figure(**item) for item in json.loads(lines[-1].removeprefix("FIGURES "))]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tests/run bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,35 +80,70 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--work", type=Path, help="scratch folder (default: a temporary one)")
-    args = parser.parse_args()
+    parser.add_argument("--markdown", action="store_true", help="write the tables of the documents")
+    parser.add_argument(
+        "--from", dest="earlier", type=Path, action="append", metavar="FILE", help="JSON of an earlier run"
+    )
+    args = parser.parse_args(argv)
     if unknown := set(args.cases) - set(CASES):
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    work = args.work or Path(tempfile.mkdtemp(prefix="edgeprov-bench-"))
-    figures: list[Figure] = []
-    broken = False
-    try:
-        for name in args.cases or CASES:
-            start = time.monotonic()
-            print(f"{name} ...", end="", flush=True, file=sys.stderr)
-            found = run_case(name, work, full=args.full)
-            broken |= any(item.name == "the case itself" for item in found)
-            figures += found
-            print(f" {time.monotonic() - start:.0f} s", file=sys.stderr)
-    finally:
-        if args.work is None:
-            shutil.rmtree(work, ignore_errors=True)
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
+    if args.earlier and (args.cases or args.full):
+        parser.error("--from takes figures of earlier runs: name no case, and no --full")
+    if args.markdown and args.cases:
+        parser.error("--markdown needs a run of all cases, or --from their JSON")
+    figures, conditions = earlier(args.earlier) if args.earlier else run_cases(args)
     print(as_table(figures))
-    conditions = {
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": sys.version.split()[0],
-        "full": args.full,
-    }
     if args.json:
         args.json.write_text(as_json(figures, conditions))
     if args.plot:
         args.plot.write_text(as_svg(figures))
+    if args.markdown:
+        for path, kind in DOCUMENTS.items():
+            path.write_text(write_between(path.read_text(), kind, as_markdown(figures, conditions, kind)))
+    broken = any(item.name == BROKEN for item in figures)
     return 1 if broken or any(item.verdict == "SHORT" for item in figures) else 0
+
+
+def run_cases(args: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
+    work = args.work or Path(tempfile.mkdtemp(prefix="edgeprov-bench-"))
+    figures: list[Figure] = []
+    loads = []
+    try:
+        for name in args.cases or CASES:
+            start = time.monotonic()
+            print(f"{name} ...", end="", flush=True, file=sys.stderr)
+            figures += run_case(name, work, full=args.full)
+            loads.append(os.getloadavg()[0])
+            print(f" {time.monotonic() - start:.0f} s", file=sys.stderr)
+    finally:
+        if args.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    return figures, {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine(),
+        "load": sum(loads) / len(loads),
+        "python": sys.version.split()[0],
+        "full": args.full,
+    }
+
+
+def earlier(paths: Sequence[Path]) -> tuple[list[Figure], dict[str, Any]]:
+    """Figures of earlier runs in the order of the first, each as it was measured last."""
+    found: dict[tuple[str, str], Figure] = {}
+    conditions: dict[str, Any] = {}
+    for path in paths:
+        figures, conditions = parse_json(path.read_text())
+        found |= {(item.group, item.name): item for item in figures}
+    return list(found.values()), conditions
+
+
+def machine() -> str:
+    """The processor, in words."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{os.cpu_count()} cores of {line.split(':')[1].strip()}"
+    return f"{os.cpu_count()} cores of {platform.machine()}"
 
 
 if __name__ == "__main__":
