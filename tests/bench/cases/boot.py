@@ -47,7 +47,9 @@ def hashing(args: argparse.Namespace) -> list[Figure]:
         figure(
             GROUP, "hash 100 MB, to openssl dgst", ratios(samples["ours"], samples["openssl"]), "x", "<=", 0.85,
             ours=f"ours {milli(samples['ours'])}, openssl {milli(samples['openssl'])}",
-            note="Bound by SHA-256 and by the copy out of the page cache; 64 KiB pieces stay in the processor's cache.",
+            headline="boot check: hash 100 MB, CPU to openssl dgst",
+            note="Both run at the speed of the processor's SHA instructions; pieces of 64 KiB stay in its cache, and the start of our interpreter is "
+            "taken off, openssl's own is not. What is left is the copy out of the page cache, which mmap would save at the price of SIGBUS.",
         ),
         figure(GROUP, "hash 100 MB, to sha256sum", ratios(samples["ours"], samples["sha256sum"]), "x", ours=f"sha256sum {milli(samples['sha256sum'])}"),
     ]  # fmt: skip
@@ -80,9 +82,14 @@ def process(args: argparse.Namespace) -> list[Figure]:
         figure(
             GROUP, "whole process, 4 MB model, one signature, to a bare interpreter", ratios(samples["ours"], samples["bare"]), "x CPU", "<=", 6,
             ours=f"ours {milli(samples['ours'])}, bare {milli(samples['bare'])}",
-            note="Bound by imports: cryptography's ECDSA, and typing, re, pathlib, tomllib, argparse. The TPM library is not in it.",
+            headline="boot check: whole process, CPU to a bare Python",
+            note="Bound by imports: cryptography's ECDSA, and typing, re, pathlib, tomllib, argparse. It was 17 x with x509 and dataclasses; the TPM "
+            "library is not in it, and the standard library is what is left.",
         ),
-        figure(GROUP, "whole process, memory", [item.rss_mb for item in used], "MB", "<=", 28),
+        figure(
+            GROUP, "whole process, memory", [item.rss_mb for item in used], "MB", "<=", 28,
+            note="Half of it is Python, most of the rest cryptography's library. It was 34 MB with x509 and dataclasses; nothing grows with the model.",
+        ),
     ]  # fmt: skip
 
 
@@ -116,7 +123,12 @@ def verity(args: argparse.Namespace) -> list[Figure]:
     name = "fs-verity: time for 1 GB to that for 1 MB"
     if not times:
         return [missing(GROUP, name, "x", "<=", 1.5, "the file system of the scratch folder has no fs-verity")]
-    return [Figure(GROUP, name, times["large"] / times["small"], "x", "<=", 1.5, ours=f"{times['large'] * 1e6:.0f} us")]
+    return [
+        Figure(
+            GROUP, name, times["large"] / times["small"], "x", "<=", 1.5, ours=f"{times['large'] * 1e6:.0f} us",
+            note="One ioctl gives the digest that the kernel holds, whatever the size. Nothing is left to do.",
+        )
+    ]  # fmt: skip
 
 
 def measure(args: argparse.Namespace) -> list[Figure]:

@@ -91,6 +91,7 @@ def same_promise(args: argparse.Namespace, promise: str, logs: dict[str, Log]) -
     figures = [
         figure(
             GROUP, f"{words}: {label} to ours", ratios(samples[who], samples["ours"]), "x", ">=", limits[who],
+            headline=f"one record, {label} to ours, {words}" if promise == "group" else "",
             ours=f"{label} {micro(samples[who])}, ours {micro(samples['ours'])}; at the floor {micro(samples['floor'])} it would be "
             f"{spread(ratios(samples[who], samples['floor']))[0]:.1f} x",
             note=note,

@@ -183,7 +183,7 @@ def weights(args: argparse.Namespace, model_signing: str) -> Figure:
         },
     )
     return figure(
-        GROUP, WEIGHTS, ratios(samples["peer"], samples["ours"]), "x", ">=", 1.0,
+        GROUP, WEIGHTS, ratios(samples["peer"], samples["ours"]), "x", ">=", 1.0, headline=WEIGHTS,
         ours=f"model-signing {milli(samples['peer'])}, ours {milli(samples['ours'])}",
         note="Both hash every byte and judge one chain and one signature in Python; ours is the boot check. Bound by SHA-256 and by imports; "
         "pieces of 64 KiB and few modules are what was done, and the digest itself is what is left.",

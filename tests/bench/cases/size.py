@@ -29,7 +29,7 @@ def own(args: argparse.Namespace) -> list[Figure]:
     code = sum(path.stat().st_size for path in target.rglob("*.pyc"))
     return [
         Figure(
-            GROUP, "edgeprov on the device, byte code without docstrings", code / 1e3, "kB", "<=", 600,
+            GROUP, "edgeprov on the device, byte code without docstrings", code / 1e3, "kB", "<=", 600, headline="edgeprov on the device, installed",
             ours=f"{source / 1e3:.0f} kB as source, most of it docstrings and comments",
             note="Without the fleet's packages, which are another OS package. An image that ships byte code needs no source.",
         )
@@ -82,7 +82,7 @@ def dependencies(args: argparse.Namespace) -> list[Figure]:
     largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:8])
     return [
         Figure(
-            GROUP, "dependencies from wheels, stripped, without tests", stripped / 1e6, "MB", "<=", 105,
+            GROUP, "dependencies from wheels, stripped, without tests", stripped / 1e6, "MB", "<=", 105, headline="its dependencies, stripped wheels",
             ours=f"plain {plain / 1e6:.0f} MB; " + json.dumps(largest).strip("{}").replace('"', ""),
             note="numpy and its BLAS are three quarters of it; the recipes build numpy without BLAS.",
         )
