@@ -81,7 +81,11 @@ def soft_tpm_s(site: Site) -> float:
         site.tpm.sign_digest(bytes(32))
         site.tpm.sign_digest(bytes(32))
 
-    return cpu_s(lambda: [work() for _ in range(20)]) / 20
+    counter = site.tpm.counter
+    try:
+        return cpu_s(lambda: [work() for _ in range(20)]) / 20
+    finally:
+        site.tpm.counter = counter  # or the next seal owes a tombstone for these numbers
 
 
 def small(args: argparse.Namespace) -> list[Figure]:

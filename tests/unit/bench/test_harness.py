@@ -70,9 +70,9 @@ def test_a_case_that_breaks_is_said_and_ends_with_one(bench) -> None:
 
 def test_an_unknown_case_is_a_usage_error_that_lists_the_known_ones(bench, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
-        run.main(["recrod"])
+        run.main(["recording"])
     assert ended.value.code == 2
-    assert "no such case: recrod; choose from planted_case" in capsys.readouterr().err
+    assert "no such case: recording; choose from planted_case" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--markdown", "planted_case"], ["--from", "x.json", "planted_case"]])
