@@ -38,6 +38,16 @@ class EdgeprovError(Exception):
         # An application's own traceback ends with it, as the command line's message does.
         self.add_note(self.advice)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """An error comes back from a worker process as it was, whatever its constructor takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[EdgeprovError], args: tuple[object, ...], state: dict[str, object]) -> EdgeprovError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(EdgeprovError):
     """The command line or a call's arguments make no sense."""
@@ -346,3 +356,12 @@ class ModelNotReady(ModelRuntimeError):
     exit_code = 55
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0055"
     default_advice = "Run `edgeprov model install REF@sha256:...`, then `edgeprov boot-check`."
+
+
+class EngineError(EdgeprovError):
+    """The machines or processes that run the fleet's work failed, or are not those of this version."""
+
+    exit_code = 60
+    retryable = True
+    message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0060"
+    default_advice = "Repeat the command: what is done stays done."

@@ -26,7 +26,7 @@ class Made:
         self.root = root
         self.made = make_fleet(root / "made", Settings(devices=8, days=21, seed=1))
         self.truth = {device["serial"]: device for device in self.made.truth["devices"]}
-        assert fleet("sync", *(f"oci:{folder}" for folder in self.made.registries), "--fleet", root / "fleet").code == 0
+        assert fleet("sync", *self.made.registries, "--fleet", root / "fleet").code == 0
 
     def run(self, *argv: object) -> Run:
         return fleet("audit", "--fleet", self.root / "fleet", "--trust", self.made.trust, "--workers", "1", *argv)
@@ -39,7 +39,7 @@ def made(tmp_path_factory) -> Made:
 
 @pytest.fixture(scope="module")
 def report(made: Made) -> dict:
-    run = made.run("--from", "2026-01", "--to", "2026-01", "--json")
+    run = made.run("--from", "2026-01", "--to", "2026-01", "--json", *made.made.head_options)
     assert run.code == 0, run.err
     return run.last("audit")
 
@@ -55,6 +55,7 @@ def test_planted_faults_are_found_and_nothing_else(made, report):
         series = found["series"]
         missing = [n for first, last in series["missing"] for n in range(first, last + 1)]
         assert missing == truth["lost"], serial
+        assert series["head"] == truth["last_seq"], serial
         assert series["voided"] == truth["voided"], serial
         assert series["forks"] == truth["forks"], serial
         assert {item["kit"] for item in found["refused"]} == set(truth["refused"]), serial

@@ -38,6 +38,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return make_fleet(tmp_path_factory.mktemp("fleet"), SETTINGS)
 
 
+def folder_of(fleet: Fleet) -> Path:
+    return Path(fleet.registries[0].removeprefix("oci:"))
+
+
 class Judge:
     """Reads kits as the fleet side does, without its index."""
 
@@ -100,7 +104,7 @@ class Judge:
 @pytest.fixture(scope="module")
 def judge(fleet: Fleet) -> Judge:
     policy = parse_policy({path.name: path.read_bytes() for path in fleet.trust.iterdir()})
-    judge = Judge(fleet.registries[0], policy)
+    judge = Judge(folder_of(fleet), policy)
     judge.load_devices()
     return judge
 
@@ -154,7 +158,7 @@ def judge_seq(judge: Judge, digest: str) -> int:
 def test_the_same_arguments_give_the_same_bytes(fleet: Fleet, tmp_path: Path) -> None:
     again = make_fleet(tmp_path / "again", SETTINGS, workers=2)
     assert again.truth == fleet.truth
-    assert (again.registries[0] / "index.json").read_bytes() == (fleet.registries[0] / "index.json").read_bytes()
+    assert (folder_of(again) / "index.json").read_bytes() == (folder_of(fleet) / "index.json").read_bytes()
     other: dict[str, Any] = make_fleet(tmp_path / "other", Settings(devices=2, days=4, seed=4, records=5)).truth
     assert other["devices"][0] != fleet.truth["devices"][0]
 
@@ -162,4 +166,4 @@ def test_the_same_arguments_give_the_same_bytes(fleet: Fleet, tmp_path: Path) ->
 def test_a_large_fleet_is_split_by_month_of_arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.bench.fleetgen.fleet.SPLIT_ABOVE", 10)
     made = make_fleet(tmp_path, Settings(devices=1, days=40, records=3))
-    assert [path.name for path in made.registries] == ["registry-2026-01", "registry-2026-02"]
+    assert [Path(name).name for name in made.registries] == ["registry-2026-01", "registry-2026-02"]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def test_codes_lie_in_the_ranges_of_the_table() -> None:
         errors.StoreError: range(30, 40),
         errors.RegistryError: range(40, 50),
         errors.ModelRuntimeError: range(50, 60),
+        errors.EngineError: range(60, 70),
     }
     for family, allowed in ranges.items():
         for item in CLASSES:
@@ -43,6 +45,13 @@ def test_every_error_gives_advice_in_one_line() -> None:
         assert error.advice.endswith(".")
         assert "\n" not in error.advice
         assert item.__doc__
+
+
+def test_errors_travel_between_processes() -> None:
+    for item in CLASSES:
+        error = EvidenceInvalid("x", step=3) if item is EvidenceInvalid else item("x", advice="Do y.")
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (item, str(error), vars(error))
 
 
 def test_verification_failures_are_permanent() -> None:

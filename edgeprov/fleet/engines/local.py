@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Final, TypeVar
 
-from edgeprov.errors import EdgeprovError
+from edgeprov.errors import EngineError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class LocalEngine:
                 except BrokenProcessPool as error:
                     attempts += 1
                     if attempts >= _ATTEMPTS:
-                        raise EdgeprovError(
+                        raise EngineError(
                             "worker processes keep dying", advice="Most likely memory: try --workers 1."
                         ) from error
                     pool.shutdown(wait=False, cancel_futures=True)

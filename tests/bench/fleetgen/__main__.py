@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.fleetgen.fleet import make_fleet
+from tests.bench.fleetgen.fleet import HEADS, make_fleet
 from tests.bench.fleetgen.plan import Settings
 
 
@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--no-faults", action="store_true")
     parser.add_argument("--full", action="store_true", help="500 devices, 180 days: about 90,000 kits")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--to", default="", metavar="REGISTRY", help="push there instead of writing folders")
     args = parser.parse_args()
     settings = Settings(
         devices=500 if args.full else args.devices,
@@ -39,11 +40,11 @@ def main() -> int:
         if sys.stderr.isatty() or done == total:
             print(f"\r{done}/{total} devices, {time.monotonic() - start:.0f} s", end="", file=sys.stderr)
 
-    fleet = make_fleet(args.folder, settings, workers=args.workers, progress=progress)
+    fleet = make_fleet(args.folder, settings, workers=args.workers, to=args.to, progress=progress)
     print(file=sys.stderr)
     for registry in fleet.registries:
-        print(f"oci:{registry}")
-    print(f"trust folder: {fleet.trust}")
+        print(registry)
+    print(f"trust folder: {fleet.trust}; heads of the devices: {fleet.folder / HEADS}, nonce {fleet.truth['nonce']}")
     good = sum(device["good"] for device in fleet.truth["devices"])
     refused = sum(len(device["refused"]) for device in fleet.truth["devices"])
     print(f"{good} kits that verify, {refused} that must be refused; truth: {fleet.folder / 'truth.json'}")

@@ -35,6 +35,7 @@ from edgeprov.formats.datakit import (
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
+from edgeprov.formats.head import Head, encode_head, head_qualifying
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, SLSA_PROVENANCE, TOMBSTONE_PREDICATE
@@ -79,6 +80,9 @@ class Truth:
     serial: str
     enrolled: bool
     counter_base: int
+    updates: tuple[int, ...] = ()  # day of each model version
+    offline: tuple[tuple[int, int], ...] = ()
+    last_seq: int = 0  # of the TPM's counter at the end: what a head tells
     good: int = 0
     records: dict[str, int] = field(default_factory=dict)  # accepted records by model digest
     labelled: int = 0  # labels in good kits for records in good kits
@@ -102,7 +106,13 @@ class FleetDevice:
         enrolled_at = format_time(settings.start_ns - ENROLLED_BEFORE_S * NS).replace(".000Z", "Z")
         self.unit = world.enrol(plan.serial, boot=False, enrolled_at=enrolled_at)
         self.tpm: SoftTpm = self.unit.tpm
-        self.truth = Truth(serial=plan.serial, enrolled=plan.enrolled, counter_base=self.tpm.counter)
+        self.truth = Truth(
+            serial=plan.serial,
+            enrolled=plan.enrolled,
+            counter_base=self.tpm.counter,
+            updates=plan.updates,
+            offline=plan.offline,
+        )
         self._rogue = SoftTpm(f"rogue {plan.serial}")
         self._rogue.certificate_chain = pki.device_certificate(
             pki.root("Somebody Else"), plan.serial, self._rogue.sk
@@ -133,6 +143,15 @@ class FleetDevice:
         self._measure()
         for day in range(self.settings.days):
             yield from self._day(day)
+        self.truth.last_seq = self.tpm.counter
+
+    def head(self, nonce: bytes) -> bytes:
+        """The device's answer to an auditor after its last day: only this shows that the newest kit is lost."""
+        qualifying = head_qualifying(nonce, self._prev)
+        quote, counter = self.tpm.quote(qualifying), self.tpm.certify_counter(qualifying)
+        return encode_head(
+            Head(device=self.unit.urn, nonce=nonce, newest=self._prev, quote=quote, counter=counter, log=self._log)
+        )
 
     def _day(self, day: int) -> Iterator[Artifact]:
         wanted = self.plan.model_on(day)

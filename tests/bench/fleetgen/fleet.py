@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from edgeprov.fleet.remotes import open_registry, parse_source
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.kitfile import kitfile_entries
@@ -20,23 +22,32 @@ from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type
 from edgeprov.formats.tarball import encode_tar
 from tests.bench.fleetgen.device import Artifact, FleetDevice
-from tests.bench.fleetgen.plan import DevicePlan, Settings, plan_fleet
+from tests.bench.fleetgen.plan import UNPUSHABLE, DevicePlan, Settings, plan_fleet
 from tests.bench.fleetgen.sink import LayoutSink, RegistrySink, write_index
 from tests.support.world import World
 
 MODEL_NAME = "wdbc"
+HEADS = "heads"
 SPLIT_ABOVE = 15_000
 """Kits in one layout folder; above it there is a folder per month of arrival (index.json has a bound)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What was made. ``truth`` is the content of truth.json."""
+    """What was made: ``registries`` are names that `sync` takes, ``truth`` is the content of truth.json."""
 
     folder: Path
-    registries: tuple[Path, ...]
+    registries: tuple[str, ...]
     trust: Path
     truth: dict[str, Any]
+
+    @property
+    def head_options(self) -> list[str]:
+        """For `audit`: what each enrolled device answered to the auditor's nonce."""
+        options = ["--nonce", self.truth["nonce"]]
+        for path in sorted((self.folder / HEADS).iterdir()):
+            options += ["--head", str(path)]
+        return options
 
 
 def make_models(settings: Settings, world: World) -> list[Artifact]:
@@ -76,18 +87,46 @@ def make_fleet(
     settings: Settings,
     *,
     workers: int = 1,
+    to: str = "",
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Fleet:
-    """Write the fleet below ``folder`` as OCI layouts."""
+    """Write the fleet below ``folder`` as OCI layouts, or push it to the registry ``to`` in the order of arrival."""
     world = World()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HEADS).mkdir(exist_ok=True)
+    make = _push_fleet if to else _write_fleet
+    names, truths = make(folder, settings, world, workers, to, progress)
+    truth = {
+        "settings": settings.as_json(),
+        "nonce": nonce_of(settings).hex(),
+        "models": [
+            {"digest": str(a.manifest.digest), "repo": a.repo, "tag": a.tag} for a in make_models(settings, world)
+        ],
+        "devices": truths,
+    }
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1))
+    return Fleet(folder=folder, registries=names, trust=write_trust(folder, world), truth=truth)
+
+
+def nonce_of(settings: Settings) -> bytes:
+    """What the auditor asks each device with after the last day."""
+    return hashlib.sha256(f"nonce {settings.seed}".encode()).digest()[:16]
+
+
+def _write_fleet(
+    folder: Path,
+    settings: Settings,
+    world: World,
+    workers: int,
+    _to: str,
+    progress: Callable[[int, int], None],
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     plans = plan_fleet(settings)
     split = settings.devices * settings.days > SPLIT_ABOVE
-    folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, list[dict[str, Any]]] = {}
-    models = make_models(settings, world)
     first = _place(settings, split, 0)
     sink = LayoutSink(folder / first)
-    for artifact in models:
+    for artifact in make_models(settings, world):
         sink.put(artifact)
     entries[first] = sink.entries
     truths = []
@@ -98,28 +137,39 @@ def make_fleet(
         progress(done, len(plans))
     for name, items in entries.items():
         write_index(folder / name, items)
-    trust = write_trust(folder, world)
-    truth = {
-        "settings": settings.as_json(),
-        "models": [{"digest": str(a.manifest.digest), "repo": a.repo, "tag": a.tag} for a in models],
-        "devices": truths,
-    }
-    (folder / "truth.json").write_text(json.dumps(truth, indent=1))
-    return Fleet(folder=folder, registries=tuple(folder / name for name in sorted(entries)), trust=trust, truth=truth)
+    return tuple(f"oci:{folder / name}" for name in sorted(entries)), truths
 
 
-def push_fleet(registry: Any, prefix: str, settings: Settings) -> dict[str, Any]:
-    """Push a (small) fleet to a registry, in order of arrival; returns the truth about its devices."""
-    world = World()
-    sink = RegistrySink(registry, prefix)
+def _push_fleet(
+    folder: Path,
+    settings: Settings,
+    world: World,
+    _workers: int,
+    to: str,
+    progress: Callable[[int, int], None],
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    source = parse_source(to)
+    sink = RegistrySink(open_registry(source, create=True), source.prefix)
     models = make_models(settings, world)
     for artifact in models:
         sink.put(artifact)
-    devices = [FleetDevice(settings, plan, world, [a.manifest for a in models]) for plan in plan_fleet(settings)]
-    made = sorted((a for device in devices for a in device.artifacts()), key=lambda artifact: artifact.day)
-    for artifact in made:
-        sink.put(artifact)
-    return {"devices": [asdict(device.truth) for device in devices]}
+    devices = [
+        FleetDevice(settings, plan, world, [a.manifest for a in models])
+        for plan in plan_fleet(settings, without=UNPUSHABLE)
+    ]
+    made = [sorted(device.artifacts(), key=lambda artifact: artifact.day) for device in devices]
+    for device in devices:
+        _save_head(folder, settings, device)
+    # Each device is the only writer of its series: several at once, as in a fleet.
+    with ThreadPoolExecutor(4) as pool:
+        for done, _ in enumerate(pool.map(lambda artifacts: [sink.put(a) for a in artifacts], made), 1):
+            progress(done, len(devices))
+    return (source.name,), [asdict(device.truth) for device in devices]
+
+
+def _save_head(folder: Path, settings: Settings, device: FleetDevice) -> None:
+    if device.plan.enrolled:
+        (folder / HEADS / f"{device.plan.serial}.json").write_bytes(device.head(nonce_of(settings)))
 
 
 def write_trust(folder: Path, world: World) -> Path:
@@ -157,6 +207,7 @@ def _make_device(
     for artifact in device.artifacts():
         name = _place(settings, split, artifact.day)
         sinks.setdefault(name, LayoutSink(folder / name)).put(artifact)
+    _save_head(folder, settings, device)
     return asdict(device.truth), {name: sink.entries for name, sink in sinks.items()}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 DAY_S = 86_400
@@ -28,6 +28,9 @@ FAULTS: Mapping[str, float] = {
     "rotten": 0.0004,  # a layer's bytes changed in the registry
     "lying-list": 0.0004,  # the list entry contradicts the manifest that it names
 }
+UNPUSHABLE = ("rotten", "lying-list")
+"""No honest registry takes these: they are planted in folders only."""
+
 REFUSED = ("rogue-key", "foreign-key", "replayed-quote", "unmeasured", "altered", "unsigned", "rotten")
 
 
@@ -83,13 +86,17 @@ class DevicePlan:
         return sum(day >= update for update in self.updates) - 1
 
 
-def plan_fleet(settings: Settings) -> list[DevicePlan]:
-    """The fates of all devices, the unknown one last."""
+def plan_fleet(settings: Settings, *, without: tuple[str, ...] = ()) -> list[DevicePlan]:
+    """The fates of all devices, the unknown one last; ``without`` are kinds of faults to leave out."""
     rng = random.Random(f"fleet {settings.seed}")
     plans = [_plan_device(settings, number, rng) for number in range(settings.devices)]
     if settings.faults:
         _plant_each_kind(settings, plans, rng)
+        plans = _plant_fates(settings, plans)
         plans.append(_plan_device(settings, settings.devices, rng, enrolled=False))
+    for plan in plans:
+        for day in [day for day, kind in plan.faults.items() if kind in without]:
+            del plan.faults[day]  # type: ignore[attr-defined]
     return plans
 
 
@@ -138,6 +145,31 @@ def _plant_each_kind(settings: Settings, plans: list[DevicePlan], rng: random.Ra
             return
         device, day = rng.choice(free)
         plans[device].faults[day] = kind  # type: ignore[index]
+
+
+def _plant_fates(settings: Settings, plans: list[DevicePlan]) -> list[DevicePlan]:
+    """Weeks without a link, a dead and a fast clock, and a newest kit that is lost: once each at least."""
+    days, last = settings.days, settings.days - 1
+    third = max(1, days // 3)
+    if days > 3 and not any(to - first >= min(13, third) for plan in plans for first, to in plan.offline):
+        plans[0] = replace(plans[0], offline=((third, min(last, third + max(13, third))),))
+    calm = [
+        (number, day)
+        for number, plan in enumerate(plans)
+        for day in range(1, last)
+        if plan.dead_clock[0] == plan.fast_clock[0] == NEVER and not {day, day + 1} & plan.faults.keys()
+    ]
+    if all(plan.dead_clock[0] == NEVER for plan in plans) and calm:
+        number, day = calm[-1]
+        plans[number] = replace(plans[number], dead_clock=(day, day + 1))
+    if all(plan.fast_clock[0] == NEVER for plan in plans) and calm:
+        number, day = calm[0]
+        plans[number] = replace(plans[number], fast_clock=(day, day + 1))
+    if not any(plan.faults.get(last) == "lost" for plan in plans):
+        free = next((plan for plan in plans if last not in plan.faults), None)
+        if free is not None:
+            free.faults[last] = "lost"  # type: ignore[index]
+    return plans
 
 
 def _span(rng: random.Random, days: int, share: float) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from edgeprov.formats.descriptor import Descriptor, encode_descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, OCI_INDEX
+from edgeprov.registry.base import Registry, attach
 from tests.bench.fleetgen.device import Artifact
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -58,21 +59,18 @@ def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 
 class RegistrySink:
-    """Any registry that has the Protocol; a lying list cannot be planted in a real one."""
+    """Any registry that has the Protocol, as a device writes to it: signatures are found without a referrers API too."""
 
-    def __init__(self, registry: Any, prefix: str = "") -> None:
+    def __init__(self, registry: Registry, prefix: str = "") -> None:
         self._registry = registry
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._prefix = prefix
 
     def put(self, artifact: Artifact) -> None:
         repo = self._prefix + artifact.repo
-        self._push(repo, artifact.manifest, artifact.blobs, artifact.tag)
+        for descriptor in artifact.manifest.blobs:
+            self._registry.push_blob(repo, descriptor, artifact.blobs[descriptor.digest])
+        self._registry.push_manifest(repo, artifact.manifest, tag=artifact.tag)
         for signature in artifact.signatures:
             manifest = signature.manifest
             blobs = {manifest.layers[0].digest: signature.blob, manifest.config.digest: EMPTY_BLOB}
-            self._push(repo, manifest, blobs, None)
-
-    def _push(self, repo: str, manifest: Manifest, blobs: dict[Digest, bytes], tag: str | None) -> None:
-        for descriptor in manifest.blobs:
-            self._registry.push_blob(repo, descriptor, blobs[descriptor.digest])
-        self._registry.push_manifest(repo, manifest, tag=tag)
+            attach(self._registry, repo, manifest, blobs)
