@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -50,7 +52,6 @@ class RayEngine:
         if address in ("", "auto"):
             address = _newest_cluster()
         _verify_listener(address)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own lines would stand around our one
         try:
             import ray
         except ImportError as error:
@@ -58,8 +59,11 @@ class RayEngine:
                 "the package `ray` is not installed", advice="pip install edgeprov[cluster], or use --engine local."
             ) from error
         self._ray: Any = ray
+        # Of several batches that fail, the first one is told, by us.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with _silence():
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # ray raises many kinds: RuntimeError, ConnectionError, its own
             raise _not_connected(address, error) from error
 
@@ -75,21 +79,28 @@ class RayEngine:
         width = max(2, int(ray.cluster_resources().get("CPU", 1)) * _AHEAD)
         waiting: deque[Any] = deque()
         source = iter(arguments)
-        while True:
-            waiting.extend(
-                remote.remote(__version__, task, argument) for argument in islice(source, width - len(waiting))
-            )
-            if not waiting:
-                return
-            try:
-                result: R = ray.get(waiting.popleft())
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, EdgeprovError):
-                    raise error.cause from None
-                raise EngineError(f"a task failed: {_last_line(error)}") from error
-            except ray.exceptions.RayError as error:
-                raise EngineError(f"the Ray cluster failed: {_last_line(error)}") from error
-            yield result
+        try:
+            while True:
+                waiting.extend(
+                    remote.remote(__version__, task, argument) for argument in islice(source, width - len(waiting))
+                )
+                if not waiting:
+                    return
+                yield self._result(waiting.popleft())
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+
+    def _result(self, reference: Any) -> Any:
+        ray = self._ray
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, EdgeprovError):
+                raise error.cause from None
+            raise EngineError(f"a task failed: {_last_line(error)}") from error
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"the Ray cluster failed: {_last_line(error)}") from error
 
 
 def _call(version: str, task: Callable[[T], R], argument: T) -> R:
@@ -99,6 +110,20 @@ def _call(version: str, task: Callable[[T], R], argument: T) -> R:
             advice="Install the same edgeprov[fleet] on each machine of the cluster.",
         )
     return task(argument)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Ray's core writes a line a second past Python while it tries to connect; what it raises says all."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _newest_cluster() -> str:
