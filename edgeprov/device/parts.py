@@ -158,7 +158,8 @@ class _PartWriter:
         self._plain_bytes = 0  # not compressed yet
         self._part_bytes = 0  # of the whole part, plain
         self._compressor: Compressor | None = None
-        self._compressed = bytearray()
+        self._compressed: list[bytes] = []  # joined once, in the layer
+        self._compressed_bytes = 0
 
     def write_block(self, rows: list[bytes], header: SegmentHeader) -> None:
         """Add a column block; its part gets the segment's header."""
@@ -181,7 +182,7 @@ class _PartWriter:
         self._part_bytes += len(item)
         if self._plain_bytes >= _PIECE_BYTES:
             self._compress()
-        if len(self._compressed) >= self._limit or self._part_bytes >= LIMITS.part_plain_bytes // 2:
+        if self._compressed_bytes >= self._limit or self._part_bytes >= LIMITS.part_plain_bytes // 2:
             self._flush()
 
     def finish(self) -> list[Part]:
@@ -194,7 +195,7 @@ class _PartWriter:
         if self._compressor is None:
             plain = encode_part_header(self._kind, self._headers) + plain
             self._compressor = Compressor(level=choose_level(plain))
-        self._compressed += self._compressor.write(plain)
+        self._keep(self._compressor.write(plain))
         self._plain = []
         self._plain_bytes = 0
 
@@ -203,14 +204,19 @@ class _PartWriter:
             self._compress()
         if self._compressor is None:
             return
-        self._compressed += self._compressor.finish()
+        self._keep(self._compressor.finish())
         number = len(self._done) + 1
         name, path = part_name(self._kind, number), part_path(self._kind, number)
-        self._done.append(_save_part(self._layout, self._kind, name, path, bytes(self._compressed)))
+        self._done.append(_save_part(self._layout, self._kind, name, path, *self._compressed))
         self._compressor = None
-        self._compressed = bytearray()
+        self._compressed = []
+        self._compressed_bytes = 0
         self._headers = []
         self._part_bytes = 0
+
+    def _keep(self, compressed: bytes) -> None:
+        self._compressed.append(compressed)
+        self._compressed_bytes += len(compressed)
 
 
 def _salvaged(segment: Segment) -> Iterator[tuple[int, bytes]]:
@@ -220,8 +226,9 @@ def _salvaged(segment: Segment) -> Iterator[tuple[int, bytes]]:
 
 
 def _save_part(
-    layout: Layout, kind: Literal["records", "labels", "inputs", "evidence"], name: str, path: str, compressed: bytes
+    layout: Layout, kind: Literal["records", "labels", "inputs", "evidence"], name: str, path: str, *compressed: bytes
 ) -> Part:
-    data = b"".join((tar_prefix(path, len(compressed)), compressed, tar_suffix(len(compressed))))
+    size = sum(map(len, compressed))
+    data = b"".join((tar_prefix(path, size), *compressed, tar_suffix(size)))
     layer = layout.save_blob(data, PART_LAYER)
     return Part(kind=kind, name=name, path=path, layer=layer)
