@@ -12,7 +12,6 @@ must not be silently without effect.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,15 +20,13 @@ from types import UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from edgeprov.errors import ConfigError
+from edgeprov.formats.names import is_serial, is_slot
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.values import dataclass, field, field_names, replace
 
 SEARCH_PATH: Final = (Path("/etc/edgeprov"), Path("/run/edgeprov"), Path("/usr/lib/edgeprov"))
 FILE_NAME: Final = "edgeprov.toml"
 ENVIRONMENT: Final = "EDGEPROV_CONFIG"
-
-_SERIAL = re.compile(r"[A-Za-z0-9_-]{1,48}")
-_SLOT = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,11 +262,11 @@ def _verify_value(name: str, value: object, path: Path) -> None:
         low, high = _RANGES[name]
         if not low <= value <= high:
             raise ConfigError(f"{path}: {name} = {value} is outside {low:g} to {high:g}")
-    if name == "device.serial" and not _SERIAL.fullmatch(str(value)):
+    if name == "device.serial" and not is_serial(str(value)):
         raise ConfigError(f"{path}: {name} must be 1 to 48 letters, digits, - or _")
     if name == "device.slots":
         slots = value if isinstance(value, tuple) else ()
-        if not slots or len(set(slots)) != len(slots) or not all(_SLOT.fullmatch(slot) for slot in slots):
+        if not slots or len(set(slots)) != len(slots) or not all(is_slot(slot) for slot in slots):
             raise ConfigError(f"{path}: {name} must hold different names of 1 to 32 lower-case letters, digits or -")
     if name == "seal.signatures" and not value:
         raise ConfigError(f"{path}: {name} is empty; an unsigned kit proves nothing")

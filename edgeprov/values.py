@@ -4,8 +4,8 @@
 
 A boot check and a recorder start an interpreter for a few milliseconds of work. ``dataclasses`` brings
 ``inspect`` and its kin, and compiles six functions for each class, whether an object is ever made of it
-or not: together a third of a boot check. Here only ``__init__`` is compiled, and only when the first
-object is made; comparing, hashing and showing work on the fields directly. The classes are still data
+or not: together a third of a boot check. Here only ``__init__`` is compiled, and only for a class that
+has many objects; comparing, hashing and showing work on the fields directly. The classes are still data
 classes for everybody else (``dataclasses.asdict``, ``replace``, type checkers).
 """
 
@@ -13,22 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any, Final, Literal, NamedTuple, NoReturn, TypeVar, dataclass_transform
+from typing import Any, Final, Literal, NoReturn, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
 _MISSING: Final = object()
+_COMPILE_AFTER: Final = 8
+_set: Final = object.__setattr__
 
 
-class _Field(NamedTuple):
-    default: Any = _MISSING
-    factory: Any = _MISSING
-    shown: bool = True
+class _Field:
+    __slots__ = ("default", "factory", "shown")
+
+    def __init__(self, default: Any = _MISSING, factory: Any = _MISSING, *, shown: bool = True) -> None:
+        self.default, self.factory, self.shown = default, factory, shown
 
 
 def field(*, default: Any = _MISSING, default_factory: Any = _MISSING, repr: bool = True) -> Any:  # noqa: A002
     """As dataclasses.field: a default, or a function that makes one, and whether ``repr`` shows the field."""
-    return _Field(default, default_factory, repr)
+    return _Field(default, default_factory, shown=repr)
 
 
 @dataclass_transform(field_specifiers=(field,))
@@ -92,10 +95,23 @@ def _single(name: str) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _first_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> Callable[..., None]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        cls.__init__ = _compile_init(cls, fields, kw_only=kw_only)
-        cls.__init__(self, *args, **kwargs)
+    # Compiling costs as much as twenty objects made this way, and few classes have so many.
+    made = 0
 
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        nonlocal made
+        made += 1
+        if args or made > _COMPILE_AFTER or not fields.keys() >= kwargs.keys() >= required:
+            cls.__init__ = _compile_init(cls, fields, kw_only=kw_only)
+            cls.__init__(self, *args, **kwargs)
+            return
+        for name, item in fields.items():
+            value = kwargs[name] if name in kwargs else item.default if item.factory is _MISSING else item.factory()
+            _set(self, name, value)
+        if hasattr(cls, "__post_init__"):
+            self.__post_init__()
+
+    required = {name for name, item in fields.items() if item.default is _MISSING and item.factory is _MISSING}
     return __init__
 
 
@@ -148,7 +164,7 @@ def _refuse(_self: Any, name: str, *_: object) -> NoReturn:
 
 def _restore(self: Any, state: list[Any]) -> None:
     for name, value in zip(field_names(type(self)), state, strict=True):
-        object.__setattr__(self, name, value)
+        _set(self, name, value)
 
 
 class _DataclassFields:

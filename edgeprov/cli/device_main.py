@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
-
-from edgeprov.cli.output import run_program
 
 VERBS = {
     "identity": "the device's TPM keys and certificate: create, csr, activate, install, show",
@@ -27,14 +26,26 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    return run_program(
+    """Run one command; returns the exit status. Without ``argv`` this is the process's whole life.
+
+    A boot check is over after some tens of milliseconds, of which the garbage collector would take a
+    tenth: it walks what was imported, again and again, and once more at the end. Here it sleeps until
+    the verb's module is loaded, and a process that ends leaves its memory to the kernel.
+    """
+    if argv is None:
+        gc.disable()
+    from edgeprov.cli.output import run_program
+
+    code = run_program(
         "edgeprov",
         "Prove on the device which model version produced which data.",
         "edgeprov.cli.device",
         VERBS,
         argv,
     )
+    if argv is None:
+        gc.freeze()
+    return code
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both programs share: verbs, text or JSON output, and the one place where errors end.
 
-A verb module has ``arguments(parser)`` and ``run(args, out) -> int | None``. Only the module of the
-verb that was asked for is imported, so `edgeprov boot-check` never pays for `edgeprov upload`.
+A verb module has ``run(args, out) -> int | None``, and ``arguments(parser)`` unless it takes none. Only
+the module of the verb that was asked for is imported, so `edgeprov boot-check` never pays for `edgeprov
+upload`; nor for argparse (cli.parsing), which is loaded where there is something to parse or to explain.
 With ``--json`` each line of stdout is one object with a ``type``; fields are only ever added. No
 traceback reaches a user: a bug is reported in one line (``EDGEPROV_DEBUG=1`` shows where).
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import importlib
 import json
 import os
@@ -18,12 +19,12 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-from edgeprov import __version__
 from edgeprov.errors import EXIT_DONE, EdgeprovError, StoreError, StoreFull, UsageError
 
 _FULL = (28, 122)  # ENOSPC, EDQUOT on Linux
+_OPTIONS = frozenset(("--json",))  # what every verb takes, before or after its name
 
 
 class Output:
@@ -115,22 +116,6 @@ class Progress:
             sys.stderr.flush()
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """As its base; that one asks shutil for the width, which loads every compressor, even where no help is shown."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            width = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
-        except (OSError, ValueError):
-            width = 80
-        super().__init__(prog, width=width - 2)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, advice=f"See {self.prog} --help.")
-
-
 def run_program(
     prog: str, description: str, package: str, verbs: Mapping[str, str], argv: Sequence[str] | None = None
 ) -> int:
@@ -166,42 +151,29 @@ def run_program(
 def _dispatch(
     prog: str, description: str, package: str, verbs: Mapping[str, str], arguments: list[str], out: Output
 ) -> int:
-    width = max(map(len, verbs)) + 2
-    listing = "verbs:\n" + "\n".join(f"  {name:<{width}}{summary}" for name, summary in verbs.items())
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        epilog=f"{listing}\n\n{prog} VERB --help tells more; exit codes are listed in README.md.",
-        formatter_class=_Formatter,
-        usage=f"{prog} [--json] VERB ...",
-    )
-    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
     position = next((i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
-    top = parser.parse_args(arguments[: position + 1])
-    if top.verb is None:
-        parser.print_help()
+    before, verb, after = arguments[:position], "".join(arguments[position : position + 1]), arguments[position + 1 :]
+    if verb not in verbs or not _OPTIONS.issuperset(before):
+        from edgeprov.cli.parsing import parse_program
+
+        parse_program(prog, description, verbs, arguments[: position + 1])
         return EXIT_DONE
-    if top.verb not in verbs:
-        raise UsageError(f"unknown verb {top.verb!r}", advice=f"Known: {', '.join(verbs)}.")
-    module = importlib.import_module(f"{package}.{top.verb.replace('-', '_')}")
-    sub = _Parser(prog=f"{prog} {top.verb}", description=module.__doc__, formatter_class=_Formatter)
-    sub.add_argument("--json", action="store_true", help="one JSON object per line")
-    module.arguments(sub)
-    code = module.run(sub.parse_args(arguments[position + 1 :]), out)
+    module = importlib.import_module(f"{package}.{verb.replace('-', '_')}")
+    _collect_garbage()
+    args = None
+    if hasattr(module, "arguments") or not _OPTIONS.issuperset(after):
+        from edgeprov.cli.parsing import parse_verb
+
+        args = parse_verb(f"{prog} {verb}", module, after)
+    code = module.run(args, out)
     return EXIT_DONE if code is None else int(code)
 
 
-def subcommands(parser: argparse.ArgumentParser, actions: Mapping[str, str]) -> dict[str, argparse.ArgumentParser]:
-    """Add required sub-verbs (``identity create`` ...), each with ``--json``; the choice is ``args.action``."""
-    group = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    result = {}
-    for name, summary in actions.items():
-        result[name] = group.add_parser(name, help=summary, description=summary)
-        # SUPPRESS: the parent's value stays when the option is not repeated after the sub-verb.
-        result[name].add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return result
+def _collect_garbage() -> None:
+    """From here on: a program starts with the collector off (device_main), for imports leave no garbage."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _fail(prog: str, error: Exception, out: Output) -> int:

@@ -40,12 +40,7 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
     TOMBSTONE_PREDICATE,
 )
-from edgeprov.formats.statement import (
-    SealedKit,
-    SealEvidence,
-    encode_kit_statement,
-    encode_tombstone_statement,
-)
+from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
 from edgeprov.formats.tpmt import parse_attest
 from edgeprov.values import dataclass
 

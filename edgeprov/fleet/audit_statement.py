@@ -16,9 +16,9 @@ from edgeprov.fleet.signers import sign_statement
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer, pae
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import AUDIT_PREDICATE, STATEMENT_TYPE
-from edgeprov.formats.statement import parse_statement
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.keys import verify_message
 from edgeprov.verify.policy import TrustPolicy

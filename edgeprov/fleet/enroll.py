@@ -37,7 +37,6 @@ from edgeprov.fleet.remotes import Source, open_registry
 from edgeprov.fleet.signers import PemSigner, signature_artifact
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.devicerecord import (
-    Assurance,
     DeviceRecord,
     FactoryKey,
     build_device_record,
@@ -49,7 +48,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import JsonObject, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
-from edgeprov.formats.mediatypes import DEVICE_PREDICATE, EMPTY_BLOB
+from edgeprov.formats.mediatypes import DEVICE_PREDICATE, EMPTY_BLOB, Assurance
 from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public

@@ -28,6 +28,7 @@ from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import Signer
+from edgeprov.formats.in_toto import encode_model_statement, parse_statement
 from edgeprov.formats.jsonx import JsonObject
 from edgeprov.formats.kitfile import EntrySpec, get_package, kitfile_entries
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
@@ -44,7 +45,6 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
 )
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type, parse_modelkit
-from edgeprov.formats.statement import encode_model_statement, parse_statement
 from edgeprov.formats.tarball import END, tar_header, tar_padding
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, translate

@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE
-from edgeprov.formats.tpmt import encode_ecdsa_der
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
 from edgeprov.verify.certificates import parse_pem_certificates

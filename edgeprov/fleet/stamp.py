@@ -20,10 +20,10 @@ from edgeprov.fleet.remotes import Reader
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE
-from edgeprov.formats.statement import parse_statement
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
 from edgeprov.registry.base import Registry
 from edgeprov.verify.signature import SignatureArtifact, signature_kind

@@ -17,14 +17,11 @@ from typing import Final, NamedTuple
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.der import Der
+from edgeprov.formats.ecdsa import P256_PREFIX, P384_PREFIX
 
 _SEQUENCE, _SET, _INTEGER, _BOOLEAN, _BITS, _OCTETS, _OID = 0x30, 0x31, 0x02, 0x01, 0x03, 0x04, 0x06
 _UTF8, _PRINTABLE, _UTC_TIME, _GENERALIZED_TIME = 0x0C, 0x13, 0x17, 0x18
 _VERSION, _EXTENSIONS, _KEY_ID, _EMAIL, _URI = 0xA0, 0xA3, 0x80, 0x81, 0x86
-
-P256_PREFIX: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
-P384_PREFIX: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
-"""SubjectPublicKeyInfo up to the coordinates of an uncompressed point."""
 
 _SIGNATURES: Final = {  # ecdsa-with-SHA2
     bytes.fromhex("300a06082a8648ce3d040302"): "sha256",

@@ -11,20 +11,18 @@ Spec: FORMAT.md "Device record".
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
-from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, DEVICE_RECORD
+from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, ASSURANCES, DEVICE_RECORD, Assurance
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 
-Assurance = Literal["dev", "firmware", "hardware"]
-ASSURANCES: Final[tuple[Assurance, ...]] = ("dev", "firmware", "hardware")
 PROOFS: Final = ("activated", "vouched", "none")
 
 

@@ -18,6 +18,7 @@ from typing import Final
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.b64 import b64, b64url, parse_b64, parse_b64url
 from edgeprov.formats.descriptor import Descriptor, describe, encode_descriptor, parse_descriptor
+from edgeprov.formats.ecdsa import encode_ecdsa_raw
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_list, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
@@ -27,7 +28,6 @@ from edgeprov.formats.mediatypes import (
     NOTATION_SIGNATURE,
     NOTATION_THUMBPRINT,
 )
-from edgeprov.formats.tpmt import encode_ecdsa_raw
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names that are compared byte for byte: media types, artifact types, annotation keys, type URIs."""
+"""Names that are compared byte for byte: media types, artifact types, annotation keys, type URIs, levels."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 # -- OCI image-spec 1.1 ---------------------------------------------------------------------------
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -87,3 +87,6 @@ A_SUBJECT: Final = PREFIX + "subject"  # in index.json of a layout: the subject 
 
 DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"
 ENROLLER_URN_PREFIX: Final = "urn:edgeprov:enroller:"
+
+Assurance = Literal["dev", "firmware", "hardware"]
+ASSURANCES: Final[tuple[Assurance, ...]] = ("dev", "firmware", "hardware")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -169,7 +168,7 @@ def build_modelkit(
     entries = kitfile_entries(kitfile)
     if [(entry.kind, entry.path) for entry, _, _ in layers] != [(entry.kind, entry.path) for entry in entries]:
         raise FormatError("layers and entries of the Kitfile do not fit each other")
-    config: JsonObject = copy.deepcopy(dict(kitfile))
+    config = parse_kitfile(encode_json(dict(kitfile)))  # a copy, to write digests into
     for entry, layer, diff_id in layers:
         _item(config, entry).update(digest=str(layer.digest), diffId=str(diff_id))
     raw = encode_json(config)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.in_toto import Statement
 from edgeprov.formats.jsonx import encode_json, get_str
 from edgeprov.formats.mediatypes import RECEIPT_PREDICATE, STATEMENT_TYPE
 from edgeprov.formats.segment import device_serial
-from edgeprov.formats.statement import Statement
 from edgeprov.values import dataclass
 
 MAX_KITS = 1_000

@@ -11,7 +11,6 @@ Spec: FORMAT.md section "Segment header".
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
@@ -19,6 +18,7 @@ from typing import Any, Final
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
+from edgeprov.formats.names import is_serial, is_slot
 from edgeprov.formats.packing import Buffer, pack, unpack
 from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
@@ -31,8 +31,6 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Tensor element types and their size in bytes; all little-endian."""
 
-_SERIAL = re.compile(r"[A-Za-z0-9_-]{1,48}")
-_SLOT = re.compile(r"[a-z0-9-]{1,32}")
 _KEYS: Final = frozenset((
     "v", "model", "slot", "device", "boot_id", "first", "prev", "skipped", "opened_at_ns", "opened_mono_ns",
     "reset_count", "restart_count", "tpm_clock_ms", "inputs", "outputs", "runtime", "params", "input_key",
@@ -213,7 +211,7 @@ def device_urn(serial: str) -> str:
     Raises:
         FormatError: Not 1 to 48 of ``A-Za-z0-9_-`` (a dot separates the parts of a tag).
     """
-    if not _SERIAL.fullmatch(serial):
+    if not is_serial(serial):
         raise FormatError(f"{serial[:60]!r} is not a device serial: 1 to 48 letters, digits, '_' or '-'")
     return DEVICE_URN_PREFIX + serial
 
@@ -225,7 +223,7 @@ def device_serial(urn: str) -> str:
         FormatError: Not a device URN.
     """
     serial = urn.removeprefix(DEVICE_URN_PREFIX)
-    if serial == urn or not _SERIAL.fullmatch(serial):
+    if serial == urn or not is_serial(serial):
         raise FormatError(f"{urn[:80]!r} is not a device URN")
     return serial
 
@@ -236,7 +234,7 @@ def check_slot(slot: str) -> str:
     Raises:
         FormatError: Not 1 to 32 of ``a-z0-9-``.
     """
-    if not _SLOT.fullmatch(slot):
+    if not is_slot(slot):
         raise FormatError(f"{slot[:60]!r} is not a slot: 1 to 32 lower-case letters, digits or '-'")
     return slot
 

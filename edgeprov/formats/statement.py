@@ -1,31 +1,30 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""In-toto statements: what a signature over a kit, a tombstone, a device record or a model says.
+"""What the signature over a kit, a tombstone or a device record says: the predicate of its in-toto statement.
 
 A subject match is an endorsement, so a device names only its own kits as subjects; the model is a
-resolved dependency. Unknown members are ignored but stay in the raw bytes.
+resolved dependency.
 
 Spec: in-toto Attestation Framework, Statement v1; SLSA Provenance v1; FORMAT.md "Statement".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from edgeprov.errors import FormatError
 from edgeprov.formats import packing
 from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.jsonx import JsonObject, encode_json, get_list, get_object, get_str, parse_json_object
+from edgeprov.formats.in_toto import SUBJECTS_MAX, Statement, encode_statement, sha256_of
+from edgeprov.formats.jsonx import JsonObject, get_list, get_object, get_str
 from edgeprov.formats.mediatypes import (
     BUILD_TYPE,
-    COSIGN_SIGN_PREDICATE,
     DEVICE_PREDICATE,
     EVENT_LOG,
     PREFIX,
     SLSA_PROVENANCE,
-    STATEMENT_TYPE,
     TOMBSTONE_PREDICATE,
     TPM_COUNTER,
     TPM_QUOTE,
@@ -40,7 +39,6 @@ KIT_ANNOTATION: Final = PREFIX + "kit"
 _QUOTE_NAME = "tpm-quote"
 _COUNTER_NAME = "tpm-counter"
 _LOG_NAME = "event-log"
-_BATCH_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +67,6 @@ class SealedKit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """A parsed in-toto statement beside its bytes."""
-
-    raw: bytes = field(repr=False)
-    subjects: tuple[Digest, ...]
-    predicate_type: str
-    predicate: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KitProvenance:
     """What a kit's or tombstone's statement claims, read from its predicate."""
 
@@ -89,30 +77,6 @@ class KitProvenance:
     invocation: str
     started_on: str | None
     finished_on: str | None
-
-
-def parse_statement(raw: bytes) -> Statement:
-    """Read a statement.
-
-    Raises:
-        FormatError: Not an in-toto statement, or a subject without SHA-256 digest.
-        LimitError: Too long, or too many subjects.
-    """
-    obj = parse_json_object(raw, "statement", max_bytes=LIMITS.statement_bytes)
-    if get_str(obj, "_type", "statement") != STATEMENT_TYPE:
-        raise FormatError("not an in-toto statement v1")
-    subjects = get_list(obj, "subject", "statement", maximum=_BATCH_MAX)
-    if not subjects:
-        raise FormatError("statement has no subject")
-    predicate = obj.get("predicate")
-    if predicate is not None and not isinstance(predicate, dict):
-        raise FormatError("statement: 'predicate' is not an object")
-    return Statement(
-        raw=raw,
-        subjects=tuple(_sha256(item, "statement subject") for item in subjects),
-        predicate_type=get_str(obj, "predicateType", "statement"),
-        predicate=predicate or {},
-    )
 
 
 def encode_kit_statement(
@@ -158,11 +122,6 @@ def encode_tombstone_statement(
     )
 
 
-def encode_model_statement(model: Digest) -> bytes:
-    """What ``cosign sign`` of v3 states of an artifact: the subject and an empty predicate."""
-    return _encode([model], COSIGN_SIGN_PREDICATE, {})
-
-
 def encode_device_statement(record: Digest, *, device: str, enroller: str, enrolled_at: str) -> bytes:
     """The enroller's statement over a device record.
 
@@ -172,7 +131,9 @@ def encode_device_statement(record: Digest, *, device: str, enroller: str, enrol
         enroller: URN of the enroller.
         enrolled_at: RFC 3339.
     """
-    return _encode([record], DEVICE_PREDICATE, {"device": device, "enroller": enroller, "enrolledAt": enrolled_at})
+    return encode_statement(
+        [record], DEVICE_PREDICATE, {"device": device, "enroller": enroller, "enrolledAt": enrolled_at}
+    )
 
 
 def parse_provenance(statement: Statement) -> KitProvenance:
@@ -191,7 +152,7 @@ def parse_provenance(statement: Statement) -> KitProvenance:
     model = parse_digest(get_str(parameters, "model", what))
     dependencies = get_list(definition, "resolvedDependencies", what, maximum=16)
     models = [item for item in dependencies if isinstance(item, dict) and item.get("name") == "model"]
-    if len(models) != 1 or _sha256(models[0], "statement dependency") != model:
+    if len(models) != 1 or sha256_of(models[0], "statement dependency") != model:
         raise FormatError("statement does not name exactly one model, the same in both places")
     run = get_object(statement.predicate, "runDetails", what)
     metadata = get_object(run, "metadata", what)
@@ -213,7 +174,7 @@ def parse_seal_evidence(statement: Statement, kit: Digest) -> SealEvidence:
         FormatError: A byproduct is missing, double, or of another media type.
     """
     run = get_object(statement.predicate, "runDetails", "statement")
-    byproducts = get_list(run, "byproducts", "statement", maximum=3 * _BATCH_MAX)
+    byproducts = get_list(run, "byproducts", "statement", maximum=3 * SUBJECTS_MAX)
     batch = len(statement.subjects) > 1
     return SealEvidence(
         quote=_attestation(_find(byproducts, _QUOTE_NAME, TPM_QUOTE, kit, batch=batch, shared=False), _QUOTE_NAME),
@@ -240,8 +201,8 @@ def _encode_provenance(
     started_on: str,
     finished_on: str,
 ) -> bytes:
-    if not 0 < len(kits) <= _BATCH_MAX:
-        raise FormatError(f"a statement has 1 to {_BATCH_MAX} subjects")
+    if not 0 < len(kits) <= SUBJECTS_MAX:
+        raise FormatError(f"a statement has 1 to {SUBJECTS_MAX} subjects")
     last = kits[-1]
     predicate = {
         "buildDefinition": {
@@ -260,18 +221,7 @@ def _encode_provenance(
             "byproducts": _byproducts(kits),
         },
     }
-    return _encode([kit.digest for kit in kits], predicate_type, predicate)
-
-
-def _encode(subjects: Sequence[Digest], predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
-    return encode_json(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [{"digest": {"sha256": subject.hex}} for subject in subjects],
-            "predicateType": predicate_type,
-            "predicate": predicate,
-        }
-    )
+    return encode_statement([kit.digest for kit in kits], predicate_type, predicate)
 
 
 def _byproducts(kits: Sequence[SealedKit]) -> list[JsonObject]:
@@ -314,11 +264,3 @@ def _attestation(packed: bytes, name: str) -> Attestation:
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, bytes) for item in value)):
         raise FormatError(f"byproduct {name} is not an attestation and its signature")
     return Attestation(attest=value[0], signature=value[1])
-
-
-def _sha256(item: object, what: str) -> Digest:
-    digest = item.get("digest") if isinstance(item, dict) else None
-    value = digest.get("sha256") if isinstance(digest, dict) else None
-    if not isinstance(value, str):
-        raise FormatError(f"{what} has no sha256 digest")
-    return Digest(value)

@@ -22,7 +22,6 @@ rebuilt, never deleted.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from edgeprov.errors import FormatError, NotStored, StateNewer, StoreCorrupt, StoreError, UsageError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, parse_json_object
+from edgeprov.formats.names import is_slot
 from edgeprov.store.atomic import load_bytes, make_dirs, remove, rename, save_bytes, sweep, sync_dir, translated
 from edgeprov.store.documents import (
     MAX_BYTES,
@@ -52,8 +52,7 @@ __all__ = ["Active", "OutboxEntry", "State", "Usage"]
 
 VERSION: Final = 1
 _FOLDERS: Final = ("active", "spool", "outbox", "documents", "tpm", "quarantine", "lock")
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_SLOT: Final = re.compile(r"[a-z0-9-]{1,32}")
+_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 T = TypeVar("T")
 
@@ -138,7 +137,7 @@ class State:
         with translated(self.root):
             active = {path.stem for path in (self.root / "active").glob("*.json")}
             spools = {path.name for path in (self.root / "spool").iterdir() if path.is_dir()}
-        return tuple(sorted(name for name in active | spools if _SLOT.fullmatch(name)))
+        return tuple(sorted(name for name in active | spools if is_slot(name)))
 
     def active(self, slot: str) -> Active | None:
         """The slot's model; None when there is none (or its pointer was damaged and quarantined)."""
@@ -335,12 +334,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not 0 < len(name) <= 64 or name[0] in "_-" or not _NAME.issuperset(name):
         raise UsageError(f"{name[:80]!r} is not a name of the state folder")
     return name
 
 
 def _slot(slot: str) -> str:
-    if not _SLOT.fullmatch(slot):
+    if not is_slot(slot):
         raise UsageError(f"{slot[:80]!r} is not a slot", advice="Slots have 1 to 32 characters of a-z, 0-9 and '-'.")
     return slot

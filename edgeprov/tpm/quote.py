@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from edgeprov.errors import TpmError
-from edgeprov.formats.tpmt import ALG_SHA256, Attestation, encode_ecdsa_der, parse_signature
+from edgeprov.formats.ecdsa import encode_ecdsa_der
+from edgeprov.formats.tpmt import ALG_SHA256, Attestation, parse_signature
 from edgeprov.tpm.esys import Connection, tss
 from edgeprov.values import dataclass
 

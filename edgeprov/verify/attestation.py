@@ -15,6 +15,7 @@ from typing import Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.formats import tpmt
+from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.eventlog import Event, parse_event_log, replay
 from edgeprov.formats.tpmt import Attest, Attestation, NvCertify, PublicArea, Quote
 from edgeprov.verify.keys import verify_ecdsa
@@ -72,7 +73,7 @@ def verify_attestation(
     try:
         r, s = tpmt.parse_signature(attestation.signature)
         digest = hashlib.sha256(attestation.attest).digest()
-        verify_ecdsa(ak.x + ak.y, tpmt.encode_ecdsa_der(r, s), digest, f"{what}'s signature")
+        verify_ecdsa(ak.x + ak.y, encode_ecdsa_der(r, s), digest, f"{what}'s signature")
     except EdgeprovError as error:
         raise EvidenceInvalid(error.message, step=step) from error
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 import binascii
 import datetime as dt
 import hashlib
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 from edgeprov.errors import FormatError, SignatureInvalid, SignerUntrusted
-from edgeprov.formats.certificate import P256_PREFIX, Certificate, parse_certificate
+from edgeprov.formats.certificate import Certificate, parse_certificate
+from edgeprov.formats.ecdsa import P256_PREFIX
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.verify.identity import Identity, Purpose
@@ -39,7 +39,7 @@ _SUBJECT_KEYS: Final = {
     "2.5.4.6": "C", "2.5.4.8": "ST", "2.5.4.7": "L", "2.5.4.10": "O", "2.5.4.11": "OU",
     _SERIAL_NUMBER: "SERIALNUMBER", "2.5.4.3": "CN",
 }  # fmt: skip
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\n?")
+_PEM: Final = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----"
 
 
 def parse_pem_certificates(pem: bytes, what: str) -> tuple[bytes, ...]:
@@ -204,11 +204,12 @@ def _plain(der: bytes) -> Certificate | None:
 
 def _plain_pem(pem: bytes) -> bytes | None:
     """DER of the one plain certificate in plain PEM, else None."""
-    match = _PEM.fullmatch(pem)
-    if match is None:
+    begin, end = _PEM
+    body = pem.removesuffix(b"\n")
+    if not body.startswith(begin) or not body.endswith(end):
         return None
     try:
-        der = binascii.a2b_base64(match[1].replace(b"\n", b""), strict_mode=True)
+        der = binascii.a2b_base64(body[len(begin) : -len(end)].replace(b"\n", b""), strict_mode=True)
     except binascii.Error:
         return None
     return None if _plain(der) is None else der

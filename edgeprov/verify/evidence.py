@@ -21,17 +21,11 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.datakit import DataKit, SegmentEvidence, Tombstone
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, active_model
+from edgeprov.formats.in_toto import Statement
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
-from edgeprov.formats.statement import (
-    KitProvenance,
-    SealEvidence,
-    Statement,
-    invocation_id,
-    parse_provenance,
-    parse_seal_evidence,
-)
+from edgeprov.formats.statement import KitProvenance, SealEvidence, invocation_id, parse_provenance, parse_seal_evidence
 from edgeprov.formats.tpmt import Attest
 from edgeprov.values import dataclass, field
 from edgeprov.verify.attestation import (

@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
 from edgeprov.errors import FormatError, SignatureInvalid
-from edgeprov.formats.certificate import P256_PREFIX, P384_PREFIX
-from edgeprov.formats.tpmt import encode_ecdsa_der, encode_p256_spki
+from edgeprov.formats.ecdsa import P256_PREFIX, P384_PREFIX, encode_ecdsa_der, encode_p256_spki
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
-from edgeprov.formats.devicerecord import ASSURANCES
+from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor

@@ -12,8 +12,8 @@ import datetime as dt
 from edgeprov.errors import SignerUntrusted
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.envelope import pae
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.receipt import Receipt, parse_receipt
-from edgeprov.formats.statement import parse_statement
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.keys import verify_message
 from edgeprov.verify.policy import TrustPolicy

@@ -22,6 +22,7 @@ from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.bundle import Bundle, parse_bundle
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.envelope import pae
+from edgeprov.formats.in_toto import Statement, parse_statement
 from edgeprov.formats.jsonx import get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
@@ -34,7 +35,6 @@ from edgeprov.formats.mediatypes import (
     NOTATION_SIGNATURE,
     SIGSTORE_BUNDLE,
 )
-from edgeprov.formats.statement import Statement, parse_statement
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_chain

@@ -22,8 +22,8 @@ from edgeprov.device.upload import upload
 from edgeprov.errors import ConfigError, StoreError
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.mediatypes import SIGSTORE_BUNDLE
-from edgeprov.formats.statement import parse_statement
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout
 from tests.support.site import CASES, Site

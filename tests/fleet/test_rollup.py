@@ -13,8 +13,8 @@ import pytest
 from edgeprov.fleet import rollup as module
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.mediatypes import ROLLUP_PREDICATE
-from edgeprov.formats.statement import parse_statement
 from edgeprov.registry.base import Registry, fallback_tag
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from edgeprov.store.layout_registry import LayoutRegistry

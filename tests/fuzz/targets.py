@@ -25,8 +25,10 @@ from edgeprov.formats import (
     certificate,
     datakit,
     devicerecord,
+    ecdsa,
     eventlog,
     head,
+    in_toto,
     jws,
     kitfile,
     manifest,
@@ -176,7 +178,7 @@ def _part(data: bytes) -> None:
 
 
 def _statement(data: bytes) -> None:
-    parsed = statement.parse_statement(data)
+    parsed = in_toto.parse_statement(data)
     statement.parse_provenance(parsed)
     statement.parse_seal_evidence(parsed, parse_digest("sha256:" + "0" * 64))
 
@@ -325,7 +327,7 @@ TARGETS = (
     Fuzz("attest", tpmt.parse_attest, _seeds("attest")),
     Fuzz("tpm-signature", tpmt.parse_signature, _seeds("signature")),
     Fuzz("tpm-public", tpmt.parse_public, _seeds("public")),
-    Fuzz("ecdsa-der", tpmt.parse_ecdsa_der, lambda: [world()[0].enrol("x").tpm.sign_digest(bytes(32))]),
+    Fuzz("ecdsa-der", ecdsa.parse_ecdsa_der, lambda: [world()[0].enrol("x").tpm.sign_digest(bytes(32))]),
     Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
     Fuzz("certificates", _certificates, _seeds("certificates")),
     Fuzz("certificate", _plain_certificate, _certificate_seeds),

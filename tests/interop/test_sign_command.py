@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from edgeprov.errors import ConfigError
 from edgeprov.fleet.signers import load_command_signer, signature_artifact
+from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE
-from edgeprov.formats.statement import encode_model_statement
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from tests.support import pki
 from tests.support.peers import peer

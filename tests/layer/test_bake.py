@@ -21,8 +21,8 @@ from edgeprov.device.weights import load_weights
 from edgeprov.fleet.publish import attach
 from edgeprov.fleet.signers import signature_artifact
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE, KIT_ARTIFACT
-from edgeprov.formats.statement import encode_model_statement
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.support import pki

@@ -35,6 +35,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
 from edgeprov.formats.head import Head, head_qualifying
+from edgeprov.formats.in_toto import encode_model_statement, parse_statement
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.jws import (
     build_notation_manifest,
@@ -62,10 +63,8 @@ from edgeprov.formats.statement import (
     SealEvidence,
     encode_device_statement,
     encode_kit_statement,
-    encode_model_statement,
     encode_tombstone_statement,
     parse_seal_evidence,
-    parse_statement,
 )
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public

@@ -13,15 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgeprov.errors import SignatureInvalid, TpmError
 from edgeprov.formats import tpmt
-from edgeprov.formats.tpmt import (
-    NvCertify,
-    Quote,
-    encode_ecdsa_der,
-    nv_name,
-    parse_attest,
-    parse_public,
-    parse_signature,
-)
+from edgeprov.formats.ecdsa import encode_ecdsa_der
+from edgeprov.formats.tpmt import NvCertify, Quote, nv_name, parse_attest, parse_public, parse_signature
 from edgeprov.tpm.csr import TpmPrivateKey, create_csr
 from edgeprov.tpm.device import Tpm
 from edgeprov.verify.keys import verify_ecdsa

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from edgeprov.formats.bundle import build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.envelope import pae
+from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
     COSIGN_CERTIFICATE,
@@ -29,7 +30,6 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
 )
 from edgeprov.formats.record import encode_record
-from edgeprov.formats.statement import encode_model_statement
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.softtpm import soft_key

@@ -4,19 +4,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from edgeprov.cli.output import Output, one_line
 from edgeprov.device.boot import boot_check
 from edgeprov.device.context import load_context
 from edgeprov.errors import EXIT_DONE, ModelNotReady
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    del parser  # no options: everything comes from the configuration
-
-
-def run(_args: argparse.Namespace, out: Output) -> int:
+def run(_args: object, out: Output) -> int:
     verdicts = boot_check(load_context())
     if not verdicts:
         raise ModelNotReady("no slot has a model", advice="Run `edgeprov model install REF@sha256:...`.")

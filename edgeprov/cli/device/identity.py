@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 
 from edgeprov.cli.device.files import read_input, write_output
-from edgeprov.cli.output import Output, subcommands
+from edgeprov.cli.output import Output
+from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import load_context
 from edgeprov.errors import IdentityError, UsageError
 from edgeprov.limits import LIMITS

@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from edgeprov.cli.output import Output, one_line, short, size, subcommands
+from edgeprov.cli.output import Output, one_line, short, size
+from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import Context, load_context
 
 if TYPE_CHECKING:

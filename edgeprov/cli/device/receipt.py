@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeprov.cli.output import Output, size, subcommands
+from edgeprov.cli.output import Output, size
+from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import load_context
 from edgeprov.limits import LIMITS
 

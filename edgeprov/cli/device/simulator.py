@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import argparse
 
-from edgeprov.cli.output import Output, subcommands
+from edgeprov.cli.output import Output
+from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import load_context
 
 

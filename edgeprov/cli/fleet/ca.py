@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from edgeprov.cli.fleet import common
-from edgeprov.cli.output import Output, subcommands
+from edgeprov.cli.output import Output
+from edgeprov.cli.parsing import subcommands
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,9 +30,10 @@ def opened(_context):
     yield NoTpm()
 
 
-os.environ["EDGEPROV_CONFIG"] = sys.argv[1]
+os.environ["EDGEPROV_CONFIG"] = sys.argv.pop()
 from edgeprov.cli.device_main import main  # noqa: E402
 from edgeprov.device.context import Context  # noqa: E402
 
 Context.tpm = opened
-sys.exit(main(["boot-check"]))
+sys.argv.append("boot-check")
+sys.exit(main())

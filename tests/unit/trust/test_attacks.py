@@ -31,9 +31,10 @@ from edgeprov.formats.descriptor import describe
 from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event
+from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.manifest import parse_index, parse_manifest
 from edgeprov.formats.mediatypes import SIGSTORE_BUNDLE, SLSA_PROVENANCE
-from edgeprov.formats.statement import parse_seal_evidence, parse_statement
+from edgeprov.formats.statement import parse_seal_evidence
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.verify.chain import SeriesItem, verify_series
 from edgeprov.verify.evidence import verify_kit

@@ -18,9 +18,11 @@ from edgeprov.formats import packing, tpmt
 from edgeprov.formats.b64 import parse_b64, parse_b64url
 from edgeprov.formats.bundle import build_bundle, parse_bundle
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.ecdsa import encode_ecdsa_der, encode_ecdsa_raw, parse_ecdsa_der
 from edgeprov.formats.envelope import Signer, pae
 from edgeprov.formats.eventlog import Event, active_model, encode_event, event_data, parse_event_log, replay
 from edgeprov.formats.head import parse_head
+from edgeprov.formats.in_toto import encode_model_statement, parse_statement
 from edgeprov.formats.jsonx import parse_json
 from edgeprov.formats.jws import parse_jws
 from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD
@@ -28,12 +30,10 @@ from edgeprov.formats.statement import (
     SealedKit,
     SealEvidence,
     encode_kit_statement,
-    encode_model_statement,
     parse_provenance,
     parse_seal_evidence,
-    parse_statement,
 )
-from edgeprov.formats.tpmt import Attestation, parse_attest, parse_ecdsa_der, parse_public, parse_signature
+from edgeprov.formats.tpmt import Attestation, parse_attest, parse_public, parse_signature
 from tests.support.softtpm import SoftTpm, public_area, soft_key, spki
 from tests.support.world import sign_notation
 
@@ -268,9 +268,9 @@ def test_base64url_has_one_spelling(text):
 
 @given(st.integers(1, 2**256 - 1), st.integers(1, 2**256 - 1))
 def test_ecdsa_der_round_trip(r, s):
-    der = tpmt.encode_ecdsa_der(r, s)
+    der = encode_ecdsa_der(r, s)
     assert parse_ecdsa_der(der) == (r, s)
-    assert tpmt.encode_ecdsa_raw(der) == r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    assert encode_ecdsa_raw(der) == r.to_bytes(32, "big") + s.to_bytes(32, "big")
     assert parse_signature(tpmt.encode_signature(r, s)) == (r, s)
 
 

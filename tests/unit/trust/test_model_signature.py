@@ -21,6 +21,7 @@ from edgeprov.errors import PolicyDenied, SignatureInvalid, SignerUntrusted, Sub
 from edgeprov.formats.bundle import build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.envelope import pae
+from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import (
     COSIGN_CERTIFICATE,
@@ -34,7 +35,6 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
     SLSA_PROVENANCE,
 )
-from edgeprov.formats.statement import encode_model_statement
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature, verify_notation_signature
 from tests.support import pki

@@ -23,12 +23,12 @@ from edgeprov.formats.devicerecord import (
     parse_device_record,
     parse_device_record_artifact,
 )
+from edgeprov.formats.ecdsa import encode_ecdsa_raw
 from edgeprov.formats.head import encode_head, parse_head
 from edgeprov.formats.jws import encode_notation_payload, parse_jws, signing_input
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import DEVICE_RECORD, JOSE, NOTATION_SIGNATURE
 from edgeprov.formats.statement import encode_kit_statement
-from edgeprov.formats.tpmt import encode_ecdsa_raw
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.head import verify_head
 from edgeprov.verify.keys import load_key, load_pem_key, verify_cms, verify_ecdsa, verify_jws, verify_message
