@@ -139,7 +139,7 @@ def test_a_foreign_image_that_cannot_boot_is_refused_in_one_line(
 
 @pytest.mark.full
 @pytest.mark.virtual
-def test_an_image_that_was_built_elsewhere_takes_the_place_of_ours(tmp_path: Path) -> None:
+def test_an_image_that_was_built_elsewhere_takes_the_place_of_ours(tmp_path: Path, saved: Path) -> None:
     given = {"--image": "LG_ROOT", "--kernel": "LG_KERNEL", "--initrd": "LG_INITRD"}
     words = []
     for option, name in given.items():
@@ -147,6 +147,7 @@ def test_an_image_that_was_built_elsewhere_takes_the_place_of_ours(tmp_path: Pat
         run_tool("cp", "--sparse=always", os.environ[name], copy)
         words += [option, str(copy)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LG_")}
+    environment["LG_SAVED"] = str(saved)  # a first boot does not use it
     result = subprocess.run(
         [str(HIL / "run"), "smoke", *words, "-k", "test_first_boot"], capture_output=True, text=True, check=False,
         env=environment,
