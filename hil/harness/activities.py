@@ -31,7 +31,7 @@ def ssh_command(device: Device, command: str) -> list[str]:
     service = device.strategy.ssh.networkservice
     return [
         "ssh", "-i", os.environ["LG_KEY"], "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-        "-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2", "-p", str(service.port), "-l", "root",
+        "-o", "ServerAliveInterval=60", "-p", str(service.port), "-l", "root",
         service.address, command,
     ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.qemu import BenchError, free_port, run
+from harness.qemu import PATIENCE_S, BenchError, free_port, run
 from harness.strategy import EdgeprovStrategy, State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,7 @@ class Vendor:
                 ["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(config)], stdout=log, stderr=log
             )
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE_S
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                     break
@@ -145,7 +145,7 @@ class Vendor:
             headers={"Accept": "application/vnd.oci.image.index.v1+json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return [item["digest"] for item in json.load(answer)["manifests"]]
         except urllib.error.HTTPError as error:
             if error.code != 404:
@@ -252,7 +252,7 @@ class Device:
             return
         with contextlib.suppress(Exception):
             (self.logs / "journal.txt").write_text(
-                self.run("journalctl --no-pager -o short-monotonic", timeout=60).text
+                self.run("journalctl --no-pager -o short-monotonic", timeout=PATIENCE_S).text
             )
         with contextlib.suppress(Exception):
             self.strategy.cut_power()

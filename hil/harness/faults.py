@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.qemu import BenchError, HilQemuDriver, free_port, run
+from harness.qemu import PATIENCE_S, BenchError, HilQemuDriver, free_port, run
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def tpm_on_the_bench(state: Path) -> Iterator[Callable[..., str]]:
         return result.stdout
 
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             with contextlib.suppress(BenchError):
                 tool("tpm2_getcap", "properties-fixed")
@@ -84,17 +84,17 @@ def debugfs(image: Path, command: str, *, write: bool = False) -> str:
     return run("debugfs", *(["-w"] if write else []), "-R", command, image)
 
 
-def overwrite_page(image: Path, path: str, page: int = 0, offset: int = 100) -> None:
-    """Change one byte of a file on the medium itself: the file system and the kernel do not notice."""
+def overwrite_page(image: Path, path: str, page: int = 0, *, wholly: bool = False) -> None:
+    """Change one byte of a file on the medium itself, or a whole page: the file system and the kernel do not notice."""
     blocks = [int(word) for word in re.findall(r"\b\d+\b", debugfs(image, f"blocks {path}"))]
     if not blocks:
         raise BenchError(f"{path} has no blocks")
-    place = blocks[page] * 4096 + offset
+    offset = blocks[page] * 4096 + (0 if wholly else 100)
     with image.open("r+b") as disk:
-        disk.seek(place)
+        disk.seek(offset)
         old = disk.read(1)
-        disk.seek(place)
-        disk.write(bytes([old[0] ^ 0x55]))
+        disk.seek(offset)
+        disk.write(b"\xff" * 4096 if wholly else bytes([old[0] ^ 0x55]))
 
 
 def keep_tpm(power: HilQemuDriver, name: str) -> Path:

@@ -37,6 +37,7 @@ def judge(folder: Path) -> dict[str, object]:
         manifest = state.layout.load_manifest(entry.digest)
         first, last = (manifest.annotations.get(f"dev.edgeprov.{name}") for name in ("first", "last"))
         kits.append({"digest": str(entry.digest), "kind": entry.kind, "first": int(first or 0), "last": int(last or 0),
+                     "records": int(manifest.annotations.get("dev.edgeprov.records", "0")),
                      "signatures": len(state.layout.referrers(entry.digest))})  # fmt: skip
     active = state.active("default")
     return {"numbers": numbers, "kits": kits, "listed": listed, "active": str(active.model) if active else None,

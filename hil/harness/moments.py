@@ -91,6 +91,7 @@ def judge_moment(answer: dict[str, Any], story: Story, *, acknowledged: set[int]
     expect(not invented, "records that never were")
     for kit in kits:
         expect(kit["signatures"] >= 1, f"{kit['digest']} waits without a signature")
+        expect(kit["records"] == (kit["last"] - kit["first"] + 1 if kit["last"] else 0), f"{kit['digest']} has a hole")
 
     if Stage.SEALED in done:
         expect(not numbers, "sealed, and still in the spool")

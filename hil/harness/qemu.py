@@ -37,6 +37,7 @@ RELAY = Path(__file__).with_name("relay.py")
 KERNEL_LINE = "net.ifnames=0 selinux=0 apparmor=0 quiet systemd.show_status=0"
 TIMERS_OFF = "systemd.mask=edgeprov-upload.timer systemd.mask=edgeprov-seal.timer"
 SNAPSHOT = "enrolled"
+PATIENCE_S = 600  # for what must happen; only a failure takes so long, however loaded the machine is
 
 
 class QmpError(Exception):
@@ -48,7 +49,7 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self._socket.connect(str(path))
@@ -57,7 +58,7 @@ class Qmp:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
-        self._socket.settimeout(60)
+        self._socket.settimeout(PATIENCE_S)
         self._file = self._socket.makefile("rb")
         json.loads(self._file.readline())
         self.run("qmp_capabilities")
@@ -294,7 +295,7 @@ class HilQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol):
             )
 
     def _wait_for(self, path: Path, process: subprocess.Popen[bytes], name: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not path.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 assert self.folder is not None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from harness.bench import Device
+from harness.qemu import PATIENCE_S
 
 
 @pytest.mark.smoke
@@ -40,14 +41,14 @@ def test_first_boot_measures_the_baked_in_model_and_enrolment_proves_the_tpm(
 def test_a_technician_at_the_serial_console(device: Device) -> None:
     console = device.strategy.shell.console
     console.sendline("")
-    console.expect(r"# ", timeout=60)
+    console.expect(r"# ", timeout=PATIENCE_S)
     console.sendline("edgeprov status")
-    console.expect(r"urn:edgeprov:device:ward-7", timeout=120)
-    console.expect(r"slot\s+default: .*verified", timeout=60)
-    console.expect(r"# ", timeout=60)
+    console.expect(r"urn:edgeprov:device:ward-7", timeout=PATIENCE_S)
+    console.expect(r"slot\s+default: .*verified", timeout=PATIENCE_S)
+    console.expect(r"# ", timeout=PATIENCE_S)
     console.sendline("edgeprov statsu")
-    console.expect(r"status", timeout=120)
-    console.expect(r"# ", timeout=60)
+    console.expect(r"status", timeout=PATIENCE_S)
+    console.expect(r"# ", timeout=PATIENCE_S)
     console.sendline("runuser -u edgeprov -- edgeprov doctor")
-    _, before, _, _ = console.expect(r"# ", timeout=180)
+    _, before, _, _ = console.expect(r"# ", timeout=PATIENCE_S)
     assert b"Traceback" not in before

@@ -80,7 +80,7 @@ def test_a_model_comes_on_a_stick(
     )
     virtual.qmp.run("device_add", driver="usb-storage", id="stick", drive="stick", bus="usb.0")
     device.run(
-        "mkdir -p /run/stick; for i in $(seq 60); do test -b /dev/sda && break; sleep 1; done; "
+        "mkdir -p /run/stick; for i in $(seq 600); do test -b /dev/sda && break; sleep 1; done; "
         "mount -r /dev/sda /run/stick"
     )
     device.edgeprov("model", "install", f"oci:/run/stick//models/{NAME}@{digest}")

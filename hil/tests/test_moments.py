@@ -11,7 +11,7 @@ from harness.moments import Stage, Story, judge_moment
 
 OLD, NEW, KIT, OTHER = ("sha256:" + digit * 64 for digit in "1234")
 STORY = Story(last=3, before=OLD, after=NEW, confirmed={KIT: 500}, ranges={KIT: (1, 3)})
-WAITING = {"digest": KIT, "kind": "kit", "first": 1, "last": 3, "signatures": 2}
+WAITING = {"digest": KIT, "kind": "kit", "first": 1, "last": 3, "records": 3, "signatures": 2}
 EMPTY: dict[str, Any] = {"numbers": [], "kits": [], "listed": [], "active": None, "quarantined": []}
 
 
@@ -54,6 +54,7 @@ def test_a_state_before_or_after_is_accepted(answer: dict[str, Any], given: dict
         pytest.param({"numbers": [1, 2, 2, 3]}, {}, "used twice", id="twice"),
         pytest.param({"numbers": [1, 2, 3], "quarantined": ["torn"]}, {}, "torn", id="put away"),
         pytest.param({"kits": [WAITING | {"signatures": 0}]}, {}, "without a signature", id="unsigned"),
+        pytest.param({"kits": [WAITING | {"records": 2}]}, {}, "has a hole", id="hole"),
         pytest.param(
             {"numbers": [1, 2, 3], "kits": [WAITING]}, {"stage": Stage.SEALED}, "still in the spool", id="kept"
         ),

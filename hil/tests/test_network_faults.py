@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from harness.bench import Device
-from harness.qemu import HilQemuDriver
+from harness.qemu import PATIENCE_S, HilQemuDriver
 from test_kits import COUNT, infer, seal, upload_and_verify
 
 WAITING = (40, 44, 100)
@@ -69,15 +69,18 @@ def test_a_cable_that_is_pulled_while_uploading(device: Device, virtual: HilQemu
     infer(device, counts)
     seal(device)
     virtual.set_fault("slow", delay=0.5)
+    before = virtual.connections()
     device.run(
         "(runuser -u edgeprov -- edgeprov upload --for 60s; echo $? >/run/edgeprov/upload.code) >/dev/null 2>&1 &"
     )
-    time.sleep(10)
+    deadline = time.monotonic() + PATIENCE_S
+    while virtual.connections() == before and time.monotonic() < deadline:
+        time.sleep(0.1)
     device.strategy.transition("offline")
     counts["faults injected"] += 1
     time.sleep(5)
     virtual.set_fault("ok")
     device.strategy.transition("online")
-    device.run("for i in $(seq 90); do test -s /run/edgeprov/upload.code && break; sleep 1; done")
+    device.run("for i in $(seq 900); do test -s /run/edgeprov/upload.code && break; sleep 1; done")
     assert int(device.run("cat /run/edgeprov/upload.code").text) in (0, *WAITING)
     assert upload_and_verify(device) == COUNT

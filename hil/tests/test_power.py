@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ AREA = 127 * 1024 * 1024  # the first byte behind the file system of the data di
 EVERY = 1_000_000
 COUNT = 60
 LEVEL = os.environ.get("LG_LEVEL", "smoke")
+MOST_S = 60 * float(os.environ.get("LG_MINUTES", "inf"))  # a short soak
 
 
 def record_until_the_plug_is_pulled(device: Device, after_s: float) -> list[int]:
@@ -49,7 +51,9 @@ def record_until_the_plug_is_pulled(device: Device, after_s: float) -> list[int]
 def proved(device: Device) -> set[int]:
     """Records of this device that the vendor holds, after it has verified every kit."""
     device.vendor.verify("--device", device.serial)
-    return {n for kit in kits_at_the_vendor(device) if kit["records"] for n in range(kit["first"], kit["last"] + 1)}
+    kits = [kit for kit in kits_at_the_vendor(device) if kit["records"]]
+    assert all(kit["records"] == kit["last"] - kit["first"] + 1 for kit in kits), "a kit with a hole"
+    return {n for kit in kits for n in range(kit["first"], kit["last"] + 1)}
 
 
 @pytest.mark.smoke
@@ -68,6 +72,7 @@ def test_a_power_cut_while_recording_loses_no_acknowledged_record(device: Device
 
 @pytest.mark.full
 @pytest.mark.virtual
+@pytest.mark.timeout(24 * 3600)
 def test_power_cuts_at_random_times_leave_the_state_before_or_after(
     device: Device, virtual: HilQemuDriver, counts: dict[str, int], notes: list[str], tmp_path: Path
 ) -> None:
@@ -79,7 +84,10 @@ def test_power_cuts_at_random_times_leave_the_state_before_or_after(
         activities = Activities(device, virtual, lambda version: publish(device.vendor, tmp_path, version), NAME, judge)
         device.settings(SYNC_EVERY)
         activities.measure()
+        began = time.monotonic()
         for number in range(cuts):
+            if time.monotonic() - began > MOST_S:
+                break
             activity = activities.names[number % len(activities.names)]
             device.settings(SYNC_EVERY)
             verdict, outcome = activities.cut(activity, chance)
@@ -102,6 +110,7 @@ def test_power_cuts_at_random_times_leave_the_state_before_or_after(
 
 @pytest.mark.smoke
 @pytest.mark.virtual
+@pytest.mark.timeout(24 * 3600)
 def test_every_moment_of_recording_sealing_uploading_installing_and_switching_survives_a_power_cut(
     make_device: Callable[..., Device], saved: Path, counts: dict[str, int], notes: list[str], tmp_path: Path
 ) -> None:
@@ -134,7 +143,7 @@ def test_every_moment_of_recording_sealing_uploading_installing_and_switching_su
     tags = {digest: kit["tag"] for digest, kit in kits.items()}
     story.confirmed = confirmations(tmp_path / "confirmed", signatures, tags)
     seen: Counter[tuple[Stage, str]] = Counter()
-    replay = Replay(before, log)
+    replay, began = Replay(before, log), time.monotonic()
     with judging(tmp_path) as judge:
         for point in replay.points(tmp_path, flushes=flushes, others=others, seed=int(os.environ.get("LG_SEED", "1"))):
             done = {stage for stage in Stage if stage <= point.stage}
@@ -148,9 +157,12 @@ def test_every_moment_of_recording_sealing_uploading_installing_and_switching_su
             counts["false claims"] += verdict.false_claims
             where = f"{point.kind} at {point.at}, {point.acknowledged} acknowledged, after {Stage(point.stage).name}"
             assert not verdict.problems, f"{where}: {verdict.problems}"
+            if time.monotonic() - began > MOST_S:
+                break
     counts["records acknowledged"] += len(numbers)
     notes.append(f"replayed {seen.total()} moments of {replay.flushes} flushes and {replay.writes} writes:")
     for stage in Stage:
         kinds = ", ".join(f"{seen[stage, kind]} {kind}" for kind in ("flush", "torn", "cache"))
         notes.append(f"  {'last' if stage is Stage.SWITCHED else 'next'} after {stage.name.lower()}: {kinds}")
-    assert all(seen[stage, "flush"] for stage in Stage), "each of the five activities has a flush"
+    cut_short = time.monotonic() - began > MOST_S
+    assert cut_short or all(seen[stage, "flush"] for stage in Stage), "each of the five activities has a flush"
