@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -12,6 +13,8 @@ LabelType = Literal["null", "bool", "int", "float", "str", "json"]
 
 def column_kind(values: Sequence[object]) -> LabelType:
     """The narrowest type that holds all of these label values."""
+    if isinstance(values, array) and len(values):
+        return "float" if values.typecode == "d" else "int"  # of 64 bits
     known: Mapping[type, LabelType] = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
     kinds = {known.get(kind, "json") for kind in set(map(type, values))}
     if "int" in kinds and any(type(value) is int and not -(2**63) <= value < 2**63 for value in values):

@@ -16,8 +16,10 @@ import json
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,9 @@ from edgeprov.fleet.label_types import LabelType
 from edgeprov.formats.columns import Block
 from edgeprov.formats.record import LabelColumns
 from edgeprov.formats.segment import Tensor
+
+# Arrow's own pools keep what they once had: half as much memory again, and no faster for columns of this size.
+pa.set_memory_pool(pa.system_memory_pool())
 
 ROW_GROUP_ROWS: Final = 128 * 1024
 ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
@@ -59,6 +64,9 @@ _LABELS: Final[Mapping[LabelType, Any]] = {
     "str": pa.string(),
     "json": pa.string(),
 }
+# pc.cumulative_sum looks these up and makes options for each call, which costs more than a thousand sums.
+_CUMULATIVE_SUM: Final = pc.get_function("cumulative_sum")
+_FROM_ZERO: Final = pc.CumulativeOptions()
 _TIME: Final = pa.timestamp("ns", tz="UTC")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
@@ -110,52 +118,46 @@ class LabelSet:
     """Labels of one slot, by record number; the newest of several wins. 40 bytes a label, not objects."""
 
     label_type: LabelType
-    _n: array[int] = field(default_factory=lambda: array("q"))
-    _at: array[int] = field(default_factory=lambda: array("q"))
-    _order: array[int] = field(default_factory=lambda: array("q"))
-    _source: array[int] = field(default_factory=lambda: array("l"))
-    _values: Any = None
+    _parts: list[Any] = field(default_factory=list)
     _sources: dict[str, int] = field(default_factory=dict)
     _table: Any = None
     _numbers: Any = None
 
     def add(self, labels: LabelColumns, seq: int) -> None:
         """Take the labels of a part of kit number ``seq``."""
-        if self._values is None:
-            self._values = array("q") if self.label_type == "int" else array("d") if self.label_type == "float" else []
-        rows: Iterable[tuple[int, Any, str, int]] = zip(
-            labels.numbers, labels.values, labels.sources, labels.labelled_at_ns, strict=True
+        count = len(labels)
+        places = {name: self._sources.setdefault(name, len(self._sources)) for name in dict.fromkeys(labels.sources)}
+        if len(places) == 1:
+            source = pa.repeat(pa.scalar(next(iter(places.values())), pa.int32()), count)
+        else:
+            source = pa.array([places[name] for name in labels.sources], pa.int32())
+        part = pa.table(
+            {
+                "n": _numbers(labels.numbers),
+                "at": _numbers(labels.labelled_at_ns),
+                "order": pa.repeat(pa.scalar(seq, pa.int64()), count),
+                "source": source,
+                "value": _label_values(labels.values, self.label_type),
+            }
         )
-        if self.label_type in ("int", "float") and None in labels.values:
-            rows = [row for row in rows if row[1] is not None]  # withdrawn or unknown: the row stays unlabelled
-        numbers, values, sources, times = list(zip(*rows, strict=True)) or ((), (), (), ())
-        self._n.extend(numbers)
-        self._at.extend(times)
-        self._order.extend([seq] * len(numbers))
-        for source in set(sources):
-            self._sources.setdefault(source, len(self._sources))
-        self._source.extend([self._sources[source] for source in sources])
-        self._values.extend([_label_value(value) for value in values] if self.label_type == "json" else values)
+        if self.label_type in ("int", "float") and part["value"].null_count:
+            part = part.filter(part["value"].is_valid())  # withdrawn or unknown: the row stays unlabelled
+        self._parts.append(part)
 
     def finish(self) -> None:
         """Sort, and keep the newest label of each record."""
-        if not len(self._n):
+        if not any(len(part) for part in self._parts):
             return
-        table = pa.table(
-            {
-                "n": _borrow(self._n, pa.int64()),
-                "at": _borrow(self._at, pa.int64()),
-                "order": _borrow(self._order, pa.int64()),
-                "source": pa.array(self._source, pa.int32()),
-                "value": pa.array(self._values, _LABELS[self.label_type]),
-            }
-        )
-        table = table.sort_by([("n", "ascending"), ("at", "ascending"), ("order", "ascending")])
+        table = pa.concat_tables(self._parts).combine_chunks()
+        self._parts = []
         n = table["n"].combine_chunks()
-        newest = pa.concat_arrays([pc.not_equal(n[1:], n[:-1]), pa.array([True])])
-        self._table = table.filter(newest).combine_chunks()
-        self._numbers = memoryview(self._table["n"].chunk(0).buffers()[1]).cast("q")[: len(self._table)]
-        self._n = self._at = self._order = array("q")
+        if not pc.all(pc.greater(n[1:], n[:-1])).as_py() and len(n) > 1:
+            table = table.sort_by([("n", "ascending"), ("at", "ascending"), ("order", "ascending")])
+            n = table["n"].combine_chunks()
+            newest = pa.concat_arrays([pc.not_equal(n[1:], n[:-1]), pa.array([True])])
+            table = table.filter(newest).combine_chunks()
+        self._table = table
+        self._numbers = memoryview(table["n"].chunk(0).buffers()[1]).cast("q")[: len(table)]
 
     def join(self, numbers: Any, first: int, last: int) -> tuple[Any, Any, Any]:
         """Label, source and time of each record number (int64, rising from first to last), null where there is none."""
@@ -291,7 +293,7 @@ class PartitionWriter:
                     columns.append(pa.chunked_array([_dequantise(chunk, tensor) for chunk in values]))
         columns += [
             pa.chunked_array([_digests(block) for block in blocks], pa.binary(32)),
-            pa.chunked_array([_params(block) for block in blocks], pa.string()),
+            pa.chunked_array(_params(blocks), pa.string()),
             *self._labels(pending, numbers),
             _names([(rows.kit, rows.block.count) for rows in pending]),
             _repeated([(rows.seq, rows.block.count) for rows in pending], pa.int64()),
@@ -443,14 +445,14 @@ def _dequantise(values: Any, tensor: Tensor) -> Any:
     return pa.FixedSizeListArray.from_arrays(real, type=pa.list_(item, elements), mask=mask)
 
 
-def _params(block: Block) -> Any:
-    if not block.params:
-        return pa.nulls(block.count, pa.string())
-    own = dict(block.params)
-    return pa.array(
-        [json.dumps(own[row], sort_keys=True, default=_jsonable) if row in own else None for row in range(block.count)],
-        pa.string(),
-    )
+def _params(blocks: Sequence[Block]) -> list[Any]:
+    if not any(block.params for block in blocks):
+        return [pa.nulls(sum(block.count for block in blocks), pa.string())]
+    result = []
+    for block in blocks:
+        own = {row: json.dumps(params, sort_keys=True, default=_jsonable) for row, params in block.params}
+        result.append(pa.array([own.get(row) for row in range(block.count)], pa.string()))
+    return result
 
 
 def _label_value(value: Any) -> str:
@@ -463,7 +465,8 @@ def _jsonable(value: object) -> str:
 
 def _repeated(pairs: Sequence[tuple[Any, int]], kind: Any) -> Any:
     """A column of values that repeat; each value with its number of rows."""
-    return pa.concat_arrays([pa.repeat(pa.scalar(value, kind), count) for value, count in pairs])
+    runs = [(value, sum(count for _, count in run)) for value, run in groupby(pairs, itemgetter(0))]
+    return pa.concat_arrays([pa.repeat(pa.scalar(value, kind), count) for value, count in runs])
 
 
 def _names(pairs: Sequence[tuple[str, int]]) -> Any:
@@ -478,7 +481,7 @@ def _int64(view: memoryview, count: int) -> Any:
 
 
 def _deltas(block: Block, name: str) -> Any:
-    return pc.cumulative_sum(_int64(block.columns[name], block.count))
+    return _CUMULATIVE_SUM.call([_int64(block.columns[name], block.count)], _FROM_ZERO)
 
 
 def _digests(block: Block) -> Any:
@@ -490,5 +493,18 @@ def _digests(block: Block) -> Any:
     return pa.Array.from_buffers(pa.binary(32), block.count, [None, pa.py_buffer(view)])
 
 
-def _borrow(values: array[int], kind: Any) -> Any:
+def _numbers(values: Sequence[int]) -> Any:
+    return _borrow(values, pa.int64()) if isinstance(values, array) else pa.array(values, pa.int64())
+
+
+def _label_values(values: Sequence[Any], label_type: LabelType) -> Any:
+    kind = _LABELS[label_type]
+    if label_type == "json":
+        return pa.array(map(_label_value, values), kind)
+    if isinstance(values, array):
+        return _borrow(values, pa.float64() if values.typecode == "d" else pa.int64()).cast(kind, safe=False)
+    return pa.array(values, kind)
+
+
+def _borrow(values: array[Any], kind: Any) -> Any:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

@@ -208,6 +208,14 @@ class Cursor:
         self._pos += size
         return unpack(window[:size], max_bytes=max_bytes, what=self._what)
 
+    def rest(self) -> memoryview:
+        """All that follows, still unread."""
+        return self._view[self._pos :]
+
+    def skip_rest(self) -> None:
+        """Go to the end: what follows was read by other means."""
+        self._pos = len(self._view)
+
     def rows(self, width: int, max_bytes: int) -> list[tuple[Any, ...]]:
         """All that follows, as arrays of ``width`` and at most ``max_bytes`` each; inner arrays come as tuples."""
         rest = self._view[self._pos :]

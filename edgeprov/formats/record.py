@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.label_runs import read_runs
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass
@@ -202,9 +203,11 @@ def label_of(row: Any) -> Label:
 
 def read_labels(cursor: Cursor) -> LabelColumns:
     """Read all label rows that follow in a part."""
+    runs = read_runs(bytes(cursor.rest()))
+    if runs is not None:
+        cursor.skip_rest()
+        return LabelColumns(numbers=runs.numbers, values=runs.values, sources=runs.sources, labelled_at_ns=runs.times)
     rows = cursor.rows(4, LIMITS.label_bytes)
-    if not rows:
-        return LabelColumns()
     numbers, values, sources, times = zip(*rows, strict=True)
     for column in (numbers, times):
         if set(map(type, column)) != {int} or min(column) < 0 or max(column) > INT_MAX:
