@@ -22,10 +22,11 @@ from typing import Any, Final
 from edgeprov import __version__
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.audit_kits import Inside, KitReader
-from edgeprov.fleet.check import Trust, verified_devices
+from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.clock import TPM_CLOCK_ERROR, ClockReport, judge_clock
 from edgeprov.fleet.index import Artifact, Index, Query
 from edgeprov.fleet.series import missing_days, model_runs, series_item, series_json
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.chain import SeriesReport, check_series
 from edgeprov.verify.enrolment import VerifiedDevice

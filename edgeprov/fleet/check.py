@@ -15,13 +15,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
-from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError, NotStored
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query, chunked
 from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.datakit import (
     DataKit,
@@ -37,35 +37,16 @@ from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.tarball import iter_tar, plain_member
 from edgeprov.formats.tpmt import parse_attest
 from edgeprov.limits import LIMITS
-from edgeprov.store.atomic import load_bytes
 from edgeprov.store.compress import decompress
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
-from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact
 
 EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
 
 BATCH: Final = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """A trust folder as bytes: what travels to workers. ``digest`` names it in the index."""
-
-    files: tuple[tuple[str, bytes], ...] = field(repr=False)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over names and contents (cached)."""
-        return _digest(self.files)
-
-    @property
-    def policy(self) -> TrustPolicy:
-        """The parsed policy (cached)."""
-        return _policy(self.files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,25 +103,6 @@ class CheckReport:
     unreachable: int = 0
     cached: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-
-
-def load_trust(folder: Path) -> Trust:
-    """Read a trust folder.
-
-    Raises:
-        NotStored: No such folder.
-        ConfigError: It holds a malformed file.
-    """
-    if not folder.is_dir():
-        raise NotStored(
-            f"{folder} is not a trust folder",
-            advice="Name the folder with publisher*.pem, device*.pem and policy.toml.",
-        )
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in (".pem", ".toml"))
-    files = tuple((name, load_bytes(folder / name, max_bytes=LIMITS.trust_file_bytes, what=name)) for name in names)
-    trust = Trust(files=files)
-    parse_policy(dict(files))
-    return trust
 
 
 def check(
@@ -443,19 +405,6 @@ def _reader(source: Source) -> Reader:
     return Reader(source)
 
 
-@lru_cache(maxsize=4)
-def _digest(files: tuple[tuple[str, bytes], ...]) -> str:
-    state = hashlib.sha256()
-    for name, data in files:
-        state.update(len(name).to_bytes(4, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
-    return state.hexdigest()
-
-
-@lru_cache(maxsize=4)
-def _policy(files: tuple[tuple[str, bytes], ...]) -> TrustPolicy:
-    return parse_policy(dict(files))
-
-
 @lru_cache(maxsize=4_096)
 def _device(
     manifest_raw: bytes, layer: bytes, signatures: bytes, files: tuple[tuple[str, bytes], ...], at: dt.datetime
@@ -465,7 +414,7 @@ def _device(
         for raw, blob in json.loads(signatures)
     ]
     try:
-        return verify_device_record(parse_manifest(manifest_raw), layer, artifacts, _policy(files), at)
+        return verify_device_record(parse_manifest(manifest_raw), layer, artifacts, Trust(files=files).policy, at)
     except EdgeprovError as error:
         return error
 

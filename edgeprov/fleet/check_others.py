@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.check import BLOBS, Judged, Trust, known_signatures, save_verdict
+from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdict
 from edgeprov.fleet.index import Index
 from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS

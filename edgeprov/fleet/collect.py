@@ -23,12 +23,11 @@ from typing import Any, Final
 from edgeprov import __version__
 from edgeprov.errors import UsageError
 from edgeprov.fleet import tables
-from edgeprov.fleet.check import Trust
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query, chunked
 from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.partition import KitInput, Partition, Written, label_types, write_partitions
-from edgeprov.fleet.signers import sign_statement
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
@@ -295,6 +294,8 @@ def _finish(
     )
     report.statement, report.signed = str(digest_of(statement)), signer is not None
     if signer is not None:
+        from edgeprov.fleet.signers import sign_statement
+
         save_bytes(folder / OWN / "statement.sigstore.json", sign_statement(signer, statement), mode=0o644)
     save_bytes(folder / OWN / "statement.json", statement, mode=0o644)
     index.put(

@@ -8,8 +8,9 @@ import datetime as dt
 from collections.abc import Iterable
 
 from edgeprov.errors import EvidenceInvalid, UsageError
-from edgeprov.fleet.check import Trust, verified_devices
+from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index import Index
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.head import parse_head
 from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead, verify_head

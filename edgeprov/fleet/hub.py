@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import NotStored, UsageError
-from edgeprov.fleet.check import Trust
 from edgeprov.fleet.index import VERDICTS, Artifact, Index, Query, device_name, parse_moment
 from edgeprov.fleet.lineage import lineage
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import parse_digest
 
 PAGE_MAX: Final = 500

@@ -3,7 +3,8 @@
 """From a registry's name to a back end and a repository prefix; the fleet's side of device/remotes.py.
 
 A name is ``host[:port]/prefix`` or ``oci:DIR``. store and registry do not know each other: here they
-are joined. oras is imported only when a name really means a network host.
+are joined. oras is imported only when a name really means a network host, and what reads artifacts only
+when a Reader is made: a query over the index reads none.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.errors import FormatError, LimitError, UsageError
-from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.digest import Digest
-from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import COSIGN_SIMPLE_SIGNING, JOSE, OCI_INDEX, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
 from edgeprov.registry.reference import LAYOUT_PREFIX
-from edgeprov.store.layout import Layout
-from edgeprov.store.layout_registry import LayoutRegistry
-from edgeprov.verify.signature import SignatureArtifact
+from edgeprov.values import dataclass, field_names
 
 if TYPE_CHECKING:
+    from edgeprov.formats.descriptor import Descriptor
+    from edgeprov.formats.digest import Digest
+    from edgeprov.formats.manifest import Manifest
     from edgeprov.registry.base import Registry
+    from edgeprov.store.layout import Layout
+    from edgeprov.verify.signature import SignatureArtifact
 
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
 _SIGNATURE_LAYERS: Final = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
@@ -60,7 +60,7 @@ class Source:
 
     def as_json(self) -> dict[str, Any]:
         """For the index."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in field_names(type(self))}
 
 
 def parse_source(name: str, *, plain_http: bool = False, credentials_file: str = "", ca_file: str = "") -> Source:
@@ -106,6 +106,8 @@ def open_registry(source: Source, *, create: bool = False, read_only: bool = Fal
         ConfigError: A certificate or credentials file is wrong.
     """
     if source.is_layout:
+        from edgeprov.store.layout_registry import LayoutRegistry
+
         return LayoutRegistry(Path(source.name.removeprefix(LAYOUT_PREFIX)), create=create, read_only=read_only)
     from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 
@@ -123,8 +125,12 @@ class Reader:
 
     def __init__(self, source: Source) -> None:
         """Open the source for reading."""
+        from edgeprov.store.layout_registry import LayoutRegistry
+        from edgeprov.verify.signature import SignatureArtifact
+
         self.source = source
         self.registry = open_registry(source, read_only=True)
+        self._signature = SignatureArtifact
         self._clean: set[Digest] = set()
         self.layout: Layout | None = self.registry.layout if isinstance(self.registry, LayoutRegistry) else None
 
@@ -182,7 +188,7 @@ class Reader:
         manifest = self.manifest(repo, digest)
         for layer in manifest.layers:
             if layer.media_type in _SIGNATURE_LAYERS:
-                yield SignatureArtifact(
+                yield self._signature(
                     manifest=manifest, blob=self.blob(repo, layer, max_bytes=LIMITS.signature_blob_bytes)
                 )
             else:

@@ -22,13 +22,14 @@ from itertools import groupby
 from typing import Final
 
 from edgeprov.errors import FormatError, RegistryNotFound
-from edgeprov.fleet.check import Trust, verified_devices
+from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index import Artifact, Index, Query, digest_of_text
 from edgeprov.fleet.publish import attach
 from edgeprov.fleet.remotes import Reader, Source, open_registry
 from edgeprov.fleet.series import series_item
 from edgeprov.fleet.signers import signature_artifact
 from edgeprov.fleet.sync import ROLLUP_TAG
+from edgeprov.fleet.trust import Trust
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer

@@ -71,7 +71,7 @@ CREATE TABLE artifacts (
   bytes INTEGER NOT NULL,             -- layers and config
   found_at TEXT NOT NULL              -- our clock when sync first saw it: it existed before
 ) WITHOUT ROWID;
-CREATE INDEX artifacts_by_model ON artifacts(model, device, seq);
+CREATE INDEX artifacts_by_model ON artifacts(model, device, seq, records, labels);  -- covers find and count
 CREATE INDEX artifacts_by_device ON artifacts(device, seq);
 CREATE INDEX artifacts_by_time ON artifacts(recorded_first, recorded_last);
 
@@ -96,6 +96,7 @@ CREATE TABLE verdicts (
   judged_at TEXT NOT NULL,
   PRIMARY KEY (digest, policy)
 ) WITHOUT ROWID;
+CREATE INDEX verdicts_by_time ON verdicts(judged_at, policy);  -- which trust folder judged last
 
 -- Training sets that `collect` wrote: the middle of the lineage model -> kits -> training set -> next model.
 CREATE TABLE collections (

@@ -70,6 +70,20 @@ def verify_anchor(der: bytes, what: str) -> None:
         x509path.verify_anchor(der, what)
 
 
+def certificate_spki(der: bytes) -> bytes:
+    """The SubjectPublicKeyInfo (DER) of a certificate.
+
+    Raises:
+        FormatError: Not a certificate.
+    """
+    certificate = _plain(der)
+    if certificate is not None:
+        return certificate.spki
+    from edgeprov.verify import x509path
+
+    return x509path.certificate_spki(der)
+
+
 def verify_chain(
     leaf: bytes, intermediates: Sequence[bytes], anchors: Sequence[bytes], at: dt.datetime, purpose: Purpose
 ) -> Identity:

@@ -32,11 +32,10 @@ from edgeprov.verify.attestation import (
     verify_attestation,
     verify_extra_data,
 )
-from edgeprov.verify.certificates import verify_chain
+from edgeprov.verify.certificates import certificate_spki, verify_chain
 from edgeprov.verify.identity import Identity
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
-from edgeprov.verify.x509path import certificate_spki
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

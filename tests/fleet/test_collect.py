@@ -237,10 +237,10 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from datetime import UTC, datetime
 
     from edgeprov.errors import UsageError
-    from edgeprov.fleet.check import load_trust
     from edgeprov.fleet.collect import collect
     from edgeprov.fleet.engines.local import LocalEngine
     from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.trust import load_trust
 
     trust = load_trust(full.trust)
     with Index.open(full.fleet, write=True) as index, pytest.raises(UsageError, match="no verdict"):

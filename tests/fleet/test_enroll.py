@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import EnrolmentRefused
-from edgeprov.fleet import check, enroll
+from edgeprov.fleet import enroll
 from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.fleet.trust import load_trust
 from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
 from edgeprov.verify.enrolment import verify_device_record
 from tests.support import pki
@@ -99,7 +100,7 @@ def test_the_record_verifies_from_the_registry_alone(site: Site):
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     assert str(manifest.digest) == item["record"]
     layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
-    policy = check.load_trust(site.root / "ca" / "trust.d").policy
+    policy = load_trust(site.root / "ca" / "trust.d").policy
     device = verify_device_record(
         manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC)
     )
@@ -204,7 +205,7 @@ def test_a_factory_key_vouches_in_one_round(site: Site, level: str):
     reader = Reader(parse_source(f"oci:{site.root}/registry"))
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
-    policy = check.load_trust(site.root / "ca" / "trust.d").policy
+    policy = load_trust(site.root / "ca" / "trust.d").policy
     device = verify_device_record(
         manifest, layer, reader.signatures("devices", manifest.digest), policy, dt.datetime.now(dt.UTC)
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet import check
 from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
 from edgeprov.fleet.publish import pack
 from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.fleet.trust import load_trust
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.store.layout_registry import LayoutRegistry
@@ -67,7 +67,7 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
     reader = Reader(parse_source(to))
     digest = parse_digest(item["digest"])
     manifest = reader.manifest(item["repo"], digest)
-    policy = check.load_trust(ca / "device-trust.d").policy
+    policy = load_trust(ca / "device-trust.d").policy
     identity = verify_model_signature(
         manifest, reader.signatures(item["repo"], digest), policy, dt.datetime.now(dt.UTC)
     )
@@ -180,7 +180,7 @@ def test_the_two_roots_do_not_vouch_for_each_other(ca: Path, tmp_path: Path):
     enroller = ("--key", ca / "device/enroller.key", "--certificate", ca / "device/enroller.pem")
     item = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", *enroller, "--json").last("published")
     reader, digest = Reader(parse_source(f"oci:{tmp_path}/r")), parse_digest(item["digest"])
-    policy = check.load_trust(ca / "device-trust.d").policy
+    policy = load_trust(ca / "device-trust.d").policy
     with pytest.raises(Exception, match="leads to no publisher trust anchor"):
         verify_model_signature(
             reader.manifest(item["repo"], digest),

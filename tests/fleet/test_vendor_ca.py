@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.fleet import check
 from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.fleet.trust import load_trust
 from edgeprov.verify.enrolment import verify_device_record
 from tests.fleet.test_enroll import request
 from tests.support.fleet import fleet
@@ -126,7 +126,7 @@ def test_certificate_of_the_vendors_own_ca(vendor):
     reader = Reader(parse_source(f"oci:{vendor.folder}/registry"))
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     raw = reader.blob("devices", manifest.layers[0], max_bytes=1 << 20)
-    trust = check.load_trust(vendor.folder / "trust.d")
+    trust = load_trust(vendor.folder / "trust.d")
     from edgeprov.cli.fleet.common import now
 
     verified = verify_device_record(manifest, raw, reader.signatures("devices", manifest.digest), trust.policy, now())

@@ -21,8 +21,8 @@ from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.audit_commands import Commands
-    from edgeprov.fleet.check import Trust
     from edgeprov.fleet.index import Index
+    from edgeprov.fleet.trust import Trust
     from edgeprov.verify.head import VerifiedHead
 
 

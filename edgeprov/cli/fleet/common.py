@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.check import Trust
     from edgeprov.fleet.engines import Engine
     from edgeprov.fleet.index import Index, Query
     from edgeprov.fleet.remotes import Source
+    from edgeprov.fleet.trust import Trust
     from edgeprov.formats.envelope import Signer
 
 
@@ -68,12 +68,12 @@ def trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_trust(args: argparse.Namespace) -> Trust:
-    """The trust folder of the options."""
-    from edgeprov.fleet.check import load_trust as load
+def load_trust(args: argparse.Namespace, *, parse: bool = True) -> Trust:
+    """The trust folder of the options; see fleet.trust.load_trust."""
+    from edgeprov.fleet.trust import load_trust as load
 
     given: Path | None = args.trust
-    return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"))
+    return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"), parse=parse)
 
 
 def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True) -> None:

@@ -34,8 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int | None:
-    from edgeprov.fleet import ca, check, enroll
+    from edgeprov.fleet import ca, enroll
     from edgeprov.fleet.signers import load_signer
+    from edgeprov.fleet.trust import load_trust
     from edgeprov.formats.jsonx import encode_json
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes, remove, save_bytes
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
             "nobody to vouch for the device",
             advice="Give --ca DIR; or --issued, --enroller-certificate, --enroller-key and --trust.",
         )
-    policy = check.load_trust(args.trust or args.ca / "trust.d").policy
+    policy = load_trust(args.trust or args.ca / "trust.d").policy
     request = enroll.parse_request(
         load_bytes(args.request, max_bytes=LIMITS.device_record_bytes, what=str(args.request))
     )

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.check import load_trust
+    from edgeprov.fleet.trust import load_trust
     from edgeprov.fleet.trust_export import COMMANDS_FILE, export_trust
     from edgeprov.store.atomic import make_dirs, save_bytes
 

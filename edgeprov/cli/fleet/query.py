@@ -8,13 +8,12 @@ What is shown comes from each kit's own manifest; only the verdict column says w
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from dataclasses import replace
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.errors import NotStored, UsageError
+from edgeprov.values import replace
 
 _SHOWN = 50
 _CSV = (
@@ -52,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> None:
     try:
-        trust = common.load_trust(args)
+        trust = common.load_trust(args, parse=False)
     except NotStored:
         if args.trust:
             raise
@@ -72,6 +71,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
         found = index.iterate(query, limit=limit)
         if args.csv:
+            import csv
+
             writer = csv.writer(sys.stdout)
             writer.writerow(_CSV)
             writer.writerows([_cell(getattr(item, name)) for name in _CSV] for item in found)

@@ -15,8 +15,8 @@ from edgeprov.cli.output import Output, short
 from edgeprov.errors import RegistryError, VerificationError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.check import Trust
     from edgeprov.fleet.index import Index
+    from edgeprov.fleet.trust import Trust
 
 _SHOWN = 20
 
