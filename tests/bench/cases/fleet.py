@@ -88,7 +88,7 @@ def query_s(run: Run) -> list[float]:
 
 
 def seconds(run: Run, step: str, start: Run) -> float:
-    """CPU of a step without what a fleet of ten kits costs already; of a query its time in an open index."""
+    """CPU of a step without what a fleet of ten kits costs already; of a query that in an open index."""
     return spread(query_s(run))[0] if step == "query" else max(run.used[step].cpu_s - start.used[step].cpu_s, 1e-3)
 
 
@@ -163,7 +163,7 @@ def figures_of(start: Run, runs: list[Run]) -> list[Figure]:
 
     figures = [
         figure(
-            GROUP, f"query by model digest, {kits:,} kits indexed", query_ms, "ms", "<=", 50, headline=f"query by model digest, {kits:,} kits",
+            GROUP, f"query by model digest, {kits:,} kits indexed", query_ms, "ms CPU", "<=", 50, headline=f"query by model digest, {kits:,} kits",
             note="Bound by one indexed SELECT of the newest 50, with counts; the start of Python apart. What is left is counting, which visits each kit found.",
         ),
         one(
