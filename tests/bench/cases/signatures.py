@@ -17,8 +17,6 @@ from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from tests.bench.cases.boot import boot_check
 from tests.bench.cases.record import make_site
 from tests.bench.fleetgen.device import Artifact
-from tests.bench.fleetgen.fleet import push_fleet, write_trust
-from tests.bench.fleetgen.plan import Settings
 from tests.bench.fleetgen.sink import RegistrySink
 from tests.bench.harness import FLEET_PYTHON, Figure, alternate, figure, main, milli, missing, ratios, run_process, tool
 from tests.support.peers import referrers_registry
@@ -57,10 +55,11 @@ class Shelf:
     """A registry with the kits of one device, and both verifiers on it."""
 
     def __init__(self, work: Path, host: str, days: int, cosign: str) -> None:
-        self._host, self._index, self._policy = host, work / f"index-{days}", work / "trust.d"
+        made = work / f"fleet-{days}"
+        self._host, self._index, self._policy = host, work / f"index-{days}", made / "trust.d"
         self._env = offline(work)
-        registry = OrasRegistry(host, settings=RegistrySettings(plain_http=True))
-        push_fleet(registry, "", Settings(devices=1, days=days, records=40, models=1, seed=1, faults=False))
+        sizes = ["--devices", "1", "--models", "1", "--no-faults", "--days", str(days), "--to", host]
+        run_process([FLEET_PYTHON, "-m", "tests.bench.fleetgen", made, *sizes])
         self.ours("--evidence-only")
         rows = run_process([FLEET, "query", "--fleet", self._index, "--limit", "1000", "--json"]).out.splitlines()
         self.kits = [f"{host}/{item['repo']}@{item['digest']}" for item in map(json.loads, rows) if "digest" in item]
@@ -83,7 +82,6 @@ class Shelf:
 def kits(args: argparse.Namespace, cosign: str) -> list[Figure]:
     world = World()
     exported_trust(args.work / "exported", world)
-    write_trust(args.work, world)
     with referrers_registry() as one, referrers_registry() as many:
         few, all_ = Shelf(args.work, one.host, 1, cosign), Shelf(args.work, many.host, DAYS, cosign)
         samples = alternate(

@@ -201,6 +201,16 @@ def test_every_case_is_a_module_and_is_named_in_the_readme() -> None:
     assert all((ROOT / "tests" / "bench" / "cases" / f"{name}.py").exists() for name in run.CASES)
 
 
+@pytest.mark.parametrize("python", sorted(set(run.CASES.values())), ids=lambda path: path.parents[1].name)
+def test_every_case_can_be_imported_in_its_environment(python: Path) -> None:
+    names = [name for name, where in run.CASES.items() if where == python]
+    body = "".join(f"import tests.bench.cases.{name}\n" for name in names)
+    done = subprocess.run(
+        [python, "-c", body], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # -- real cases without their peers -------------------------------------------------------------
 
 
