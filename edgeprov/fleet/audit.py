@@ -25,6 +25,8 @@ from edgeprov.fleet.audit_kits import Inside, KitReader
 from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.clock import TPM_CLOCK_ERROR, ClockReport, judge_clock
 from edgeprov.fleet.index import Artifact, Index, Query
+from edgeprov.fleet.rollup_read import as_json as gone_json
+from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.series import missing_days, model_runs, series_item, series_json
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.segment import device_serial
@@ -44,6 +46,7 @@ _DOUBTS: Final = (
     "identity_doubts",
     "unknown_devices",
     "refused_models",
+    "gone",
 )
 
 
@@ -60,6 +63,7 @@ class Audit:
     totals: Counter[str] = field(default_factory=Counter)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     devices: list[dict[str, Any]] = field(default_factory=list)
+    gone: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, Any] | None = None
 
     @property
@@ -93,6 +97,7 @@ class Audit:
             "totals": dict(self.totals),
             "models": sorted(self.models.values(), key=lambda m: (-m["results"], m["digest"])),
             "devices": self.devices,
+            "gone": self.gone,
             "drift": self.drift,
         }
 
@@ -156,6 +161,8 @@ def audit(
         if not late and not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
             result.devices.append(_silent(device, record))
             result.totals["silent_devices"] += 1
+    result.gone = [gone_json(kit) for kit in gone_kits(index, query)]
+    result.totals["gone"] = len(result.gone)
     result.devices.sort(key=lambda entry: entry["serial"])
     result.totals["devices"] = len(result.devices)
     _name_models(result, index, names, trust.digest)

@@ -48,6 +48,7 @@ class Commands:
             ("label_kits", "of them with labels only"),
             ("devices", "devices"),
             ("missing", "missing numbers"),
+            ("gone", "kits gone from a registry"),
             ("forks", "forked numbers"),
             ("voided", "numbers voided by a signed tombstone"),
             ("unknown_devices", "unknown devices"),

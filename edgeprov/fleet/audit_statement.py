@@ -13,14 +13,11 @@ from typing import Any, Final
 
 from edgeprov.errors import SubjectMismatch
 from edgeprov.fleet.signers import sign_statement
-from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import digest_of
-from edgeprov.formats.envelope import Signer, pae
-from edgeprov.formats.in_toto import parse_statement
+from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import AUDIT_PREDICATE, STATEMENT_TYPE
-from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.keys import verify_message
+from edgeprov.verify.collector import verify_collector
 from edgeprov.verify.policy import TrustPolicy
 
 MAX_REPORT_BYTES: Final = 64 * 1024 * 1024
@@ -60,28 +57,7 @@ def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.dat
         SignatureInvalid: The signature does not fit.
         SignerUntrusted: Nobody whom the policy knows.
     """
-    bundle = parse_bundle(bundle_raw)
-    message = pae(bundle.payload_type, bundle.payload)
-    if bundle.kind == "key":
-        from edgeprov.errors import EdgeprovError, SignerUntrusted
-
-        for spki in policy.publisher_keys:
-            try:
-                verify_message(spki, bundle.signature, message, "the report's signature")
-            except EdgeprovError:
-                continue
-            name = "a listed key"
-            break
-        else:
-            raise SignerUntrusted("no key of the trust folder made the report's signature")
-    else:
-        identity = verify_chain(
-            bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher"
-        )
-        policy.verify_not_denied(identity)
-        verify_message(identity.spki, bundle.signature, message, "the report's signature")
-        name = identity.san
-    statement = parse_statement(bundle.payload)
+    statement, name = verify_collector(bundle_raw, policy, at, "the report")
     if statement.predicate_type != AUDIT_PREDICATE or digest_of(raw) not in statement.subjects:
         raise SubjectMismatch(
             "the signed statement is not about this report: the report was changed, or belongs to another"

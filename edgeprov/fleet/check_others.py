@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Verify what kits lean on: device records and model kits, byte for byte, from the registries themselves.
+"""Verify what kits lean on: device records, model kits and roll-ups, byte for byte, from the registries themselves.
 
 A model is judged by its publisher's signature and by the digest of its config and every layer; a device
-record by its enroller's (step 1). Verdicts are cached as those of kits are.
+record by its enroller's (step 1), a roll-up by its collector's. Verdicts are cached as those of kits are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdict
 from edgeprov.fleet.index import Index
 from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit
@@ -48,9 +49,9 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
     sources = {number: _Lazy(source) for number, source in index.sources().items()}
     known = {
         row["digest"]: row
-        for table in ("devices", "models")
+        for column in ("devices.digest", "models.digest", "rollups.key")
         for row in index.rows(
-            f"SELECT v.* FROM {table} JOIN verdicts v USING (digest) WHERE v.policy = ?",  # noqa: S608
+            f"SELECT v.* FROM {column.partition('.')[0]} JOIN verdicts v ON v.digest = {column} WHERE v.policy = ?",  # noqa: S608
             (trust.digest,),
         )
         if not again and row["depth"] >= BLOBS
@@ -63,8 +64,16 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         ("model", row["digest"], f"{row['name']}:{row['version']}", row["source"], row["repo"])
         for row in index.rows("SELECT digest, name, version, source, repo FROM models ORDER BY name, version, digest")
     ]
-    for kind, digest, name, number, repo in rows:
-        row = known.get(digest)
+    rows += [
+        ("rollup", row["key"], f"{row['repo']}:{row['tag']}", row["source"], row["repo"])
+        for row in index.rows("SELECT key, source, repo, tag FROM rollups ORDER BY repo, tag")
+    ]
+    for kind, key, name, number, repo in rows:
+        rollup = (
+            index.rows("SELECT digest, signatures FROM rollups WHERE key = ?", (key,))[0] if kind == "rollup" else None
+        )
+        digest = rollup["digest"] if rollup is not None else key
+        row = known.get(key)
         if row is not None:
             judged = Judged(
                 digest=digest,
@@ -76,12 +85,28 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
             yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
             continue
         source = sources[number]
-        signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
-        judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
+        if rollup is not None:
+            judged = _rollup(key, digest, repo, rollup["signatures"], trust.policy, at)
+        else:
+            signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
+            judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
         if judged.verified is not None:
             with index.transaction():
                 save_verdict(index, judged, trust, BLOBS, at)
         yield Other(kind=kind, digest=digest, name=name, judged=judged)
+
+
+def _rollup(key: str, digest: str, repo: str, signatures: bytes, policy: TrustPolicy, at: dt.datetime) -> Judged:
+    """From the bytes that sync kept: a roll-up says what was there, whether or not it is there itself by now."""
+    try:
+        judge_rollup(parse_digest(digest), repo, signatures, policy, at)
+    except EdgeprovError as error:
+        # Without any signature it is no verdict: the run that wrote it was stopped, and the next one signs it.
+        return Judged(
+            digest=key, verified=None if signatures == UNSIGNED else False, error=type(error).__name__,
+            detail=error.message, code=error.exit_code,
+        )  # fmt: skip
+    return Judged(digest=key, verified=True)
 
 
 class _Lazy:

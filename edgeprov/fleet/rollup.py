@@ -26,9 +26,9 @@ from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index import Artifact, Index, Query, digest_of_text
 from edgeprov.fleet.publish import attach
 from edgeprov.fleet.remotes import Reader, Source, open_registry
+from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.series import series_item
 from edgeprov.fleet.signers import signature_artifact
-from edgeprov.fleet.sync import ROLLUP_TAG
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import digest_of
@@ -61,7 +61,6 @@ LEAF_ENTRIES: Final = 4_000
 FALLBACK_ENTRIES: Final = 10_000
 _ENTRY_ANNOTATIONS: Final = (A_DEVICE, A_SEQ, A_RECORDS, A_FIRST, A_LAST, A_RECORDED_FIRST, A_RECORDED_LAST)
 _MONTH = re.compile(r"(?:.*/)?([0-9]{4})(0[1-9]|1[0-2])")
-_NUMBERED = re.compile(re.escape(ROLLUP_TAG) + r"([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +213,7 @@ class _Shard:
     def _find(self, raw: bytes) -> tuple[str, bool]:
         """The tag to write, and whether its content is there already."""
         numbers = sorted(
-            int(found[1]) for tag in self._registry.list_tags(self._repo) if (found := _NUMBERED.fullmatch(tag))
+            int(found[1]) for tag in self._registry.list_tags(self._repo) if (found := NUMBERED.fullmatch(tag))
         )
         if numbers:
             newest = f"{ROLLUP_TAG}{numbers[-1]}"

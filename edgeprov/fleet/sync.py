@@ -2,24 +2,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bring the index up to date with the registries: only what is new costs anything.
 
-A shard costs one list of tags. Tags of kits end in the start of their digest and manifests are
-immutable, so a name that was seen once is never fetched again, and a tag that changed is noticed.
-Each manifest is taken by digest and read itself: annotations in somebody's list are not believed.
-What cannot be read is remembered with the reason, shown, and never stops the rest.
+A shard costs one list of tags. What a roll-up of the shard names and the list does not is reported as
+gone; where tags cannot be listed at all, the roll-ups stand in for the list. Tags of kits end in the
+start of their digest and manifests are immutable, so a name that was seen once is never fetched again,
+and a tag that changed is noticed. Each manifest is taken by digest and read itself: annotations in
+somebody's list are not believed. What cannot be read is remembered with the reason, shown, and never
+stops the rest.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryNotFound, VerificationError
+from edgeprov.errors import (
+    EdgeprovError,
+    FormatError,
+    NotStored,
+    RegistryDenied,
+    RegistryNotFound,
+    RegistryProtocolError,
+    VerificationError,
+)
 from edgeprov.fleet.index import Index, chunked, parse_moment
 from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -52,16 +63,13 @@ from edgeprov.verify.signature import SignatureArtifact
 BATCH: Final = 500
 """Rows a transaction: after a kill, at most this much is fetched again."""
 
-ROLLUP_TAG: Final = "rollup."
-"""Tags of roll-ups (fleet.rollup): they name what is there anyway."""
-
 _THREADS: Final = 8
 _SIGNATURES: Final = (SIGSTORE_BUNDLE, NOTATION_SIGNATURE)
 
 
 @dataclass(slots=True)
 class SyncReport:
-    """What one sync did. ``faults`` are (repo, reference, why)."""
+    """What one sync did. ``faults`` are (repo, reference, why), ``gone`` (repo, tag, roll-up that names it)."""
 
     source: str
     shards: int = 0
@@ -71,6 +79,7 @@ class SyncReport:
     models: int = 0
     known: int = 0
     faults: list[tuple[str, str, str]] = field(default_factory=list)
+    gone: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +128,14 @@ class _Sync:
         self.report = SyncReport(source=source.name)
         self.progress = progress or (lambda _done, _total: None)
         self.referrers: dict[str, list[str]] = {}
+        self.rollups = RollupReader(index, self.reader, self.source_id, self.found_at)
+        self.listed: dict[str, set[str]] = {}  # tags of the shards that have roll-ups
 
     def run(self, repos: tuple[str, ...]) -> SyncReport:
         names = list(self._layout_names() if self.reader.layout is not None else self._registry_names(repos))
+        for repo, tags in self.listed.items():
+            self.report.faults += ((repo, tag, why) for tag, why in self.rollups.keep(repo, tags))
+            self.report.gone += ((repo, tag, rollup) for tag, rollup in self.rollups.mark_gone(repo, tags))
         fresh = [name for name in names if not self._is_known(name)]
         done = 0
         for batch in chunked(fresh, BATCH):
@@ -144,10 +158,12 @@ class _Sync:
         assert self.reader.layout is not None  # noqa: S101 - narrowing for mypy
         repos = set()
         self._load_seen()
+        tags: dict[str, set[str]] = {}
         for entry in self.reader.layout.manifests():
+            repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
+            tags.setdefault(repo, set()).update((reference, str(entry.digest)))
             if entry.media_type != OCI_MANIFEST:
                 continue
-            repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
             subject = entry.annotations.get(A_SUBJECT)
             if (
                 subject
@@ -159,6 +175,13 @@ class _Sync:
             repos.add(repo)
             yield _Name(repo, reference or str(entry.digest), entry.digest, subject, entry.artifact_type)
         self.report.shards = len(repos)
+        for repo, references in tags.items():
+            self._note_rollups(repo, references)
+
+    def _note_rollups(self, repo: str, tags: Collection[str]) -> None:
+        known = self.index.rows("SELECT 1 FROM rollups WHERE source = ? AND repo = ?", (self.source_id, repo))
+        if known or any(tag.startswith(ROLLUP_TAG) for tag in tags):
+            self.listed[repo] = set(tags)
 
     def _registry_names(self, repos: tuple[str, ...]) -> Iterator[_Name]:
         prefix = self.source.prefix
@@ -177,16 +200,24 @@ class _Sync:
         self._load_seen()
         for repo in sorted(wanted):
             self.report.shards += 1
-            try:
-                tags = registry.list_tags(repo)
-            except RegistryNotFound:
-                continue
-            except FormatError as error:
-                self.report.faults.append((repo, "", error.message))
-                continue
-            for tag in tags:
+            for tag in self._tags(repo):
                 if not tag.startswith(("sha256-", ROLLUP_TAG)):
                     yield _Name(repo, tag)
+
+    def _tags(self, repo: str) -> Sequence[str]:
+        try:
+            tags: Sequence[str] = self.reader.registry.list_tags(repo)
+        except RegistryNotFound:
+            tags = ()
+        except (FormatError, RegistryDenied, RegistryProtocolError) as error:
+            tags = self.rollups.members(repo)
+            if not tags and isinstance(error, RegistryDenied):
+                raise
+            later = f"; its {len(tags)} kits are known from roll-ups, later ones are not" if tags else ""
+            self.report.faults.append((repo, "", f"its tags cannot be listed{later}: {error.message}"))
+            return tags
+        self._note_rollups(repo, tags)
+        return tags
 
     def _load_seen(self) -> None:
         self.seen: dict[tuple[str, str], str | None] = {

@@ -50,6 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.fleet.rollup_read import as_json as gone_json
+    from edgeprov.fleet.rollup_read import gone_kits, gone_sentence
+
     try:
         trust = common.load_trust(args, parse=False)
     except NotStored:
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
             text = f"{count} kits and tombstones, {records} records, {labels} labels"
             out.item("counted", text, kits=count, records=records, labels=labels)
             return
-        names = index.model_names()
+        names, gone = index.model_names(), gone_kits(index, query)
         limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
         found = index.iterate(query, limit=limit)
         if args.csv:
@@ -76,11 +79,15 @@ def run(args: argparse.Namespace, out: Output) -> None:
             writer = csv.writer(sys.stdout)
             writer.writerow(_CSV)
             writer.writerows([_cell(getattr(item, name)) for name in _CSV] for item in found)
+            if gone:
+                sys.stderr.write(f"{gone_sentence(gone)}; --json lists them\n")
             return
         if out.as_json:
             for item in found:
                 values = {name: getattr(item, name) for name in _CSV}
                 out.item("kit", **values, model_name=names.get(item.model), detail=item.detail)
+            for kit in gone:
+                out.item("gone", **gone_json(kit))
             return
         rows = list(found)
         count, records, labels = index.count(query)
@@ -105,6 +112,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         f"{count} kits and tombstones, {records} records, {labels} labels"
         + (f"; first {len(rows)} shown" if count > len(rows) else "")
     )
+    if gone:
+        out.text(f"{gone_sentence(gone)}; --json lists them")
     if trust is None and query.policy:
         out.text(f"verdicts under the trust folder {short(query.policy)} of the newest run; --trust DIR names another")
     out.next("edgeprov-fleet collect with the same filters" if count else "edgeprov-fleet sync")

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a statement of the back end (an audit, a roll-up) was signed by somebody whom the policy knows.
+
+Collectors share the publishers' CA. Pure: bytes in, a decision out.
+
+Spec: FORMAT.md sections "Roll-up" and "Signatures".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from edgeprov.errors import EdgeprovError, SignatureInvalid, SignerUntrusted, SubjectMismatch
+from edgeprov.formats.bundle import parse_bundle
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.envelope import pae
+from edgeprov.formats.in_toto import Statement, parse_statement
+from edgeprov.formats.mediatypes import ROLLUP_PREDICATE
+from edgeprov.verify.certificates import verify_chain
+from edgeprov.verify.keys import verify_message
+from edgeprov.verify.policy import TrustPolicy
+
+
+def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, what: str) -> tuple[Statement, str]:
+    """Judge a signed statement.
+
+    Args:
+        bundle_raw: The bundle.
+        policy: The signer leads to one of its publisher anchors, or is a listed key.
+        at: Time at which the certificate is judged.
+        what: Names the statement in errors, as "the report".
+
+    Returns:
+        The statement, and the signer's name.
+
+    Raises:
+        FormatError: No bundle, or no statement in it.
+        SignatureInvalid: The signature does not fit.
+        SignerUntrusted: Nobody whom the policy knows.
+        PolicyDenied: The signer is on the deny list.
+    """
+    bundle = parse_bundle(bundle_raw)
+    message = pae(bundle.payload_type, bundle.payload)
+    if bundle.kind == "key":
+        for spki in policy.publisher_keys:
+            try:
+                verify_message(spki, bundle.signature, message, f"{what}'s signature")
+            except EdgeprovError:
+                continue
+            return parse_statement(bundle.payload), "a listed key"
+        raise SignerUntrusted(f"no key of the trust folder made {what}'s signature")
+    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher")
+    policy.verify_not_denied(identity)
+    verify_message(identity.spki, bundle.signature, message, f"{what}'s signature")
+    return parse_statement(bundle.payload), identity.san
+
+
+def verify_rollup(digest: Digest, repo: str, bundles: Sequence[bytes], policy: TrustPolicy, at: dt.datetime) -> str:
+    """A collector signed this roll-up for this repository; one good signature is enough.
+
+    Args:
+        digest: Of the index, computed over its bytes.
+        repo: Where it was found: the roll-up of another shard says nothing here.
+        bundles: All signatures on it.
+        policy: Whom to trust.
+        at: Time at which certificates are judged.
+
+    Returns:
+        The signer's name.
+
+    Raises:
+        SignatureInvalid: No signature.
+        SubjectMismatch: Signed, but another index, another repository, or no roll-up.
+        VerificationError: As verify_collector.
+    """
+    refused: EdgeprovError = SignatureInvalid(f"the roll-up {digest} has no signature")
+    for raw in bundles:
+        try:
+            statement, signer = verify_collector(raw, policy, at, "the roll-up")
+            if statement.predicate_type != ROLLUP_PREDICATE or digest not in statement.subjects:
+                raise SubjectMismatch(f"the signed statement is not about the roll-up {digest}")
+            if statement.predicate.get("repository") != repo:
+                raise SubjectMismatch(f"the roll-up {digest} was signed for another repository than {repo}")
+        except EdgeprovError as error:
+            refused = error
+        else:
+            return signer
+    raise refused
