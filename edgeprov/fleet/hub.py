@@ -8,7 +8,6 @@ Nothing here writes, and nothing here speaks HTTP: hub_app.py does.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.errors import NotStored, UsageError
+from edgeprov.errors import NotStored, StoreError, UsageError
 from edgeprov.fleet.index import VERDICTS, Artifact, Index, Query, device_name, parse_moment
 from edgeprov.fleet.lineage import lineage
 from edgeprov.fleet.trust import Trust
@@ -25,6 +24,22 @@ from edgeprov.formats.digest import parse_digest
 
 PAGE_MAX: Final = 500
 PAGE: Final = 50
+PARAMETERS: Final[Mapping[str, str]] = {
+    "digest": "of a kit, or its start (at least 6 hex digits)",
+    "model": "digest, start of one, name, name:tag or name:version",
+    "device": "serial or URN",
+    "slot": "slot of the device",
+    "from": "RFC 3339, a day or a month; by the device's clock",
+    "to": "as from; a day or month is included whole",
+    "verdict": "under the service's trust folder",
+    "labels": "with or without labels",
+    "kind": "kits or tombstones",
+    "limit": "items a page",
+    "cursor": "`next` of the page before",
+}
+"""Of the list of kits: name and meaning."""
+
+_INT_MAX: Final = 2**63 - 1
 
 _SHOWN: Final = (
     "digest",
@@ -59,20 +74,37 @@ class Hub:
     trust: Trust
 
     def open(self) -> Index:
-        """A reader."""
-        return Index.open(self.folder, write=False)
+        """A reader.
+
+        Raises:
+            StoreError: The index is not there, or cannot be read: the service's trouble, not the question's.
+        """
+        try:
+            index = Index.open(self.folder, write=False)
+        except NotStored as error:
+            raise StoreError("the index is not there now", advice="Try again after the next sync.") from error
+        try:
+            index.rows("BEGIN")  # one answer tells of one moment, whatever a sync writes meanwhile
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def status(self) -> dict[str, Any]:
         """How much the index holds, and how old it is."""
         with self.open() as index:
-            verdicts = {name: index.count(Query(policy=self.trust.digest, verdict=name))[0] for name in VERDICTS}
-            kits, records, labels = index.count(Query(policy=self.trust.digest))
+            rows = index.rows(
+                "SELECT v.verified, count(*), coalesce(sum(a.records), 0), coalesce(sum(a.labels), 0) FROM artifacts a "
+                "LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ? GROUP BY v.verified",
+                (self.trust.digest,),
+            )
+            by_verdict = {"unchecked" if row[0] is None else "ok" if row[0] else "refused": row[1] for row in rows}
             return {
                 "edgeprov": __version__,
-                "kits": kits,
-                "records": records,
-                "labels": labels,
-                "verdicts": verdicts,
+                "kits": sum(row[1] for row in rows),
+                "records": sum(row[2] for row in rows),
+                "labels": sum(row[3] for row in rows),
+                "verdicts": {name: by_verdict.get(name, 0) for name in VERDICTS},
                 "devices": index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0],
                 "models": index.rows("SELECT count(*) FROM models")[0][0],
                 "policy": f"sha256:{self.trust.digest}",
@@ -83,14 +115,14 @@ class Hub:
         """A page of kits.
 
         Args:
-            parameters: model, device, slot, from, to, verdict, labels (true or false), kind, limit, cursor; no other.
+            parameters: digest, model, device, slot, from, to, verdict, labels (true or false), kind, limit, cursor;
+                no other.
 
         Raises:
             UsageError: A parameter is unknown or malformed.
         """
-        known = {"model", "device", "slot", "from", "to", "verdict", "labels", "kind", "limit", "cursor"}
-        if unknown := sorted(parameters.keys() - known):
-            raise UsageError(f"unknown parameter {unknown[0][:40]!r}", advice=f"Known: {', '.join(sorted(known))}.")
+        if unknown := sorted(parameters.keys() - PARAMETERS.keys()):
+            raise UsageError(f"unknown parameter {unknown[0][:40]!r}", advice=f"Known: {', '.join(PARAMETERS)}.")
         limit = _limit(parameters.get("limit", str(PAGE)))
         with self.open() as index:
             query = self._query(index, parameters)
@@ -197,6 +229,7 @@ class Hub:
         ):
             raise UsageError("verdict, labels or kind has an unknown value", advice=f"verdict: {', '.join(VERDICTS)}.")
         return Query(
+            digest=index.resolve_kit(parameters["digest"]) if "digest" in parameters else None,
             model=index.resolve_model(parameters["model"]) if "model" in parameters else None,
             device=(device_name(parameters["device"]),) if "device" in parameters else None,
             slot=parameters.get("slot"),
@@ -215,7 +248,7 @@ class Hub:
             for item in index.iterate(Query(device=(rows[0]["device"],), policy=self.trust.digest), after=before):
                 if item.digest == digest:
                     return item
-        raise NotStored(f"the index holds no kit {digest[:80]}", advice="Sync, or look for it by device and time.")
+        raise NotStored(f"the index holds no kit {digest[:80]}", advice="Look for it by device and time, or sync.")
 
     def _chain(self, index: Index, item: Artifact, names: Mapping[str, str]) -> list[dict[str, Any]]:
         """The links of the proof, for a person: result, kit, device, model."""
@@ -262,8 +295,10 @@ def _parse_cursor(text: str | None) -> tuple[str, int, str] | None:
         return None
     try:
         device, seq, digest = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, binascii.Error, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError("cursor is not one that this service gave") from error
-    if not isinstance(device, str) or type(seq) is not int or not isinstance(digest, str):
+    if not (isinstance(device, str) and type(seq) is int and isinstance(digest, str) and 0 <= seq <= _INT_MAX):
+        raise UsageError("cursor is not one that this service gave")
+    if not f"{device}{digest}".isascii():
         raise UsageError("cursor is not one that this service gave")
     return device, seq, digest

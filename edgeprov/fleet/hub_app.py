@@ -3,7 +3,9 @@
 """The web service: Starlette around hub.py. Read-only; TLS is a proxy's business.
 
 With tokens every address but the health check and the page's own files needs ``Authorization: Bearer``.
-Each client has a bucket of requests. Answers carry an ETag, and forbid whatever the page does not need.
+Without tokens only a loopback name in ``Host`` is answered, so that no web site reaches the service through
+a visitor's browser by pointing its own name here. Each client has a bucket of requests. Answers carry an
+ETag, and forbid whatever the page does not need.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -23,7 +26,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeprov.errors import EdgeprovError, FormatError, NotStored, UsageError, VerificationError
+from edgeprov import journal
+from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
 from edgeprov.fleet.hub import Hub
 from edgeprov.fleet.hub_openapi import openapi
 from edgeprov.fleet.report_html import asset
@@ -38,12 +42,14 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "private, no-cache",
 }
-_OPEN: Final = ("/", "/app.js", "/app.css", "/healthz")
+_OPEN: Final = ("/", "/app.js", "/app.css", "/icon.svg", "/healthz")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _PROOF_COST: Final = 20.0
 _CLIENTS: Final = 10_000
 _URL_BYTES: Final = 4_096
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ def make_app(hub: Hub, *, tokens: Iterable[str] = (), limiter: Limiter | None = 
         Route("/", service.page),
         Route("/app.js", service.script),
         Route("/app.css", service.style),
+        Route("/icon.svg", service.icon),
         Route("/healthz", service.health),
         Route("/openapi.json", service.wrap(lambda _: openapi())),
         Route("/api/v1/status", service.wrap(lambda _: hub.status())),
@@ -105,13 +112,14 @@ class _Service:
         async def endpoint(request: Request) -> Response:
             if (refusal := self.refuse(request)) is not None:
                 return refusal
-            try:
-                value = await run_in_threadpool(answer, request)
-            except EdgeprovError as error:
-                return _error(error)
+            value = await _run(answer, request)
+            if isinstance(value, Response):
+                return value
             headers = {}
             if link and value.get("next"):
-                headers["Link"] = f'<{request.url.include_query_params(cursor=value["next"])}>; rel="next"'
+                # Relative: a proxy's name, scheme and prefix are none of our knowledge.
+                query = request.url.include_query_params(cursor=value["next"]).query
+                headers["Link"] = f'<?{query}>; rel="next"'
             return _reply(request, json.dumps(value, separators=(",", ":")).encode(), "application/json", headers)
 
         return endpoint
@@ -121,10 +129,9 @@ class _Service:
         if (refusal := self.refuse(request) or self._charge(request, _PROOF_COST - 1)) is not None:
             return refusal
         path = request.path_params
-        try:
-            raw = await run_in_threadpool(self.hub.proof, path["device"], path["slot"], path["number"])
-        except EdgeprovError as error:
-            return _error(error)
+        raw = await _run(self.hub.proof, path["device"], path["slot"], path["number"])
+        if isinstance(raw, Response):
+            return raw
         name = f"{path['device']}-{path['slot']}-{path['number']}.proof.json"
         return _reply(request, raw, "application/json", {"Content-Disposition": f'attachment; filename="{name}"'})
 
@@ -140,6 +147,10 @@ class _Service:
         """Its style sheet: that of the audit page, and a little more."""
         style = asset("report.css") + asset("hub.css")
         return self.refuse(request) or _reply(request, style.encode(), "text/css; charset=utf-8")
+
+    async def icon(self, request: Request) -> Response:
+        """Its icon."""
+        return self.refuse(request) or _reply(request, asset("icon.svg").encode(), "image/svg+xml")
 
     async def health(self, request: Request) -> Response:
         """Whether the service runs; says nothing of the data."""
@@ -157,6 +168,9 @@ class _Service:
             return refusal
         if len(str(request.url)) > _URL_BYTES:
             return _plain(414, "LimitError", "address too long")
+        host = request.headers.get("Host", "")
+        if not self.tokens and (host if host.endswith("]") else host.rpartition(":")[0] or host) not in _LOOPBACK:
+            return _plain(421, "Misdirected", "without tokens this service answers on this machine only")
         if not self.tokens or request.url.path in _OPEN:
             return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -189,9 +203,24 @@ def _reply(request: Request, body: bytes, media_type: str, headers: dict[str, st
     return Response(body, media_type=media_type, headers=every)
 
 
+async def _run(answer: Callable[..., T], *arguments: Any) -> T | Response:
+    """What a blocking function answers, or a refusal that tells why; never a traceback."""
+    try:
+        return await run_in_threadpool(answer, *arguments)
+    except EdgeprovError as error:
+        return _error(error)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: the service goes on
+        known = EdgeprovError(f"internal error: {type(error).__name__}: {error}")
+        journal.failure(known)
+        sys.stderr.write(f"{known.message}\n")
+        return _plain(500, "InternalError", "internal error: the service's log tells more")
+
+
 def _error(error: EdgeprovError) -> Response:
     status = 500
-    if isinstance(error, UsageError | FormatError):
+    if isinstance(error, StoreError) and not isinstance(error, NotStored):
+        status = 503  # the index is missing, locked or damaged, or a folder of kits is
+    elif isinstance(error, UsageError | FormatError):
         status = 400
     elif isinstance(error, NotStored):
         status = 404

@@ -1,144 +1,239 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The service's own description.
+"""The service's own description: every address, parameter, answer and error.
 
-Spec: OpenAPI 3.1.0.
+Spec: OpenAPI 3.1.0. The tests validate the document, and each answer against it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.fleet.hub import PAGE, PAGE_MAX
+from edgeprov.fleet.hub import PAGE, PAGE_MAX, PARAMETERS
 from edgeprov.fleet.index import VERDICTS
 
-_TEXT = {"type": "string"}
-_NULL_TEXT = {"type": ["string", "null"]}
-_COUNT = {"type": "integer", "minimum": 0}
-_NULL_COUNT = {"type": ["integer", "null"]}
-_DIGEST = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+_TEXT: Final = {"type": "string"}
+_NULL_TEXT: Final = {"type": ["string", "null"]}
+_TIME: Final = {"type": "string", "format": "date-time"}
+_NULL_TIME: Final = {"type": ["string", "null"], "format": "date-time"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_NULL_COUNT: Final = {"type": ["integer", "null"], "minimum": 0}
+_DIGEST: Final = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+_NULL_DIGEST: Final = {"type": ["string", "null"], "pattern": "^sha256:[0-9a-f]{64}$"}
+_VERDICT: Final = {"enum": list(VERDICTS)}
+_ERRORS: Final = {
+    "400": "the question is malformed",
+    "401": "a bearer token is needed, or this one is not accepted",
+    "404": "not there",
+    "414": "the address is too long",
+    "421": "a service without tokens was asked under another name than this machine's",
+    "429": "too many requests: wait as long as Retry-After says",
+    "500": "a bug",
+    "503": "the index is missing, locked or damaged: try again later",
+}
 
 
 def openapi() -> dict[str, Any]:
     """The document."""
+    schemas = {
+        "Kit": _object(**_kit()), "KitDetail": _object(**_kit(), **_detail()), "Page": _page(), "Status": _status(),
+        "Models": _list(_object(**_model(), security_version=_COUNT, signed={"type": ["boolean", "null"]})),
+        "Devices": _list(_device()), "Lineage": _list(_lineage()),
+        "Error": _object(optional=("advice",), error=_TEXT, message=_TEXT, advice=_TEXT),
+    }  # fmt: skip
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "edgeprov fleet",
             "version": __version__,
             "description": (
-                "Which model version produced which data: kits, models, devices, lineage and proofs. Read-only."
+                "Which model version produced which data: kits, models, devices, lineage and proofs. Read-only. "
+                "Every answer has an ETag; fields are only ever added."
             ),
         },
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Kit": _kit(), "Error": _object(error=_TEXT, message=_TEXT, advice=_TEXT)},
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Only where the service was started with --token-file.",
+                }
+            },
+            "schemas": schemas,
         },
         "security": [{"token": []}],
         "paths": {
-            "/healthz": {"get": _get("Whether the service runs", _object(ok={"type": "boolean"})) | {"security": []}},
-            "/api/v1/status": {"get": _get("How much the index holds", {"type": "object"})},
+            "/healthz": {
+                "get": _get("health", "Whether the service runs", _object(ok={"type": "boolean"})) | {"security": []}
+            },
+            "/openapi.json": {"get": _get("description", "This document", {"type": "object"})},
+            "/api/v1/status": {"get": _get("status", "How much the index holds", _ref("Status"))},
             "/api/v1/kits": {
-                "get": _get("Kits by model, device, slot, time, labels or verdict; page by page", _page(), _filters())
+                "get": _get(
+                    "kits",
+                    "Kits by digest, model, device, slot, time, labels or verdict; page by page (`next`, and Link)",
+                    _ref("Page"),
+                    _filters(),
+                )
             },
             "/api/v1/kits/{digest}": {
                 "get": _get(
-                    "One kit, its verdict and its chain", {"$ref": "#/components/schemas/Kit"}, [_path("digest", _TEXT)]
+                    "kit", "One kit, its verdict and its chain", _ref("KitDetail"), [_path("digest", _TEXT)]
                 )
             },
-            "/api/v1/models": {"get": _get("Models and what they produced", _list({"type": "object"}))},
-            "/api/v1/devices": {"get": _get("Devices and their newest kit", _list({"type": "object"}))},
+            "/api/v1/models": {"get": _get("models", "Models and what they produced", _ref("Models"))},
+            "/api/v1/devices": {"get": _get("devices", "Devices and their newest kit", _ref("Devices"))},
             "/api/v1/lineage/{model}": {
                 "get": _get(
+                    "lineage",
                     "Where a model comes from and what became of its data",
-                    _list({"type": "object"}),
+                    _ref("Lineage"),
                     [_path("model", _TEXT)],
                 )
             },
             "/api/v1/proofs/{device}/{slot}/{number}": {
                 "get": _get(
-                    "The proof of one result: check it with `edgeprov-fleet check-proof`",
+                    "proof",
+                    "The proof of one result, to be checked with `edgeprov-fleet check-proof`; it costs 20 requests",
                     {"type": "object"},
                     [_path("device", _TEXT), _path("slot", _TEXT), _path("number", _COUNT)],
+                    {"409": "the result is there, but its proof does not verify"},
                 )
             },
         },
-    }
+    }  # fmt: skip
 
 
 def _kit() -> dict[str, Any]:
+    return {
+        "digest": _DIGEST, "kind": {"enum": ["kit", "tombstone"]}, "verdict": _VERDICT, "model": _DIGEST,
+        "model_name": _NULL_TEXT, "device": _TEXT, "slot": _TEXT, "seq": _COUNT, "prev": _NULL_DIGEST,
+        "records": _COUNT, "labels": _COUNT, "first": _NULL_COUNT, "last": _NULL_COUNT,
+        "recorded_first": _NULL_TIME, "recorded_last": _NULL_TIME, "created": _TIME, "found_at": _TIME,
+        "assurance": _NULL_TEXT, "step": _NULL_COUNT, "error": _NULL_TEXT, "detail": _NULL_TEXT,
+        "signed_before": _NULL_TIME,
+    }  # fmt: skip
+
+
+def _detail() -> dict[str, Any]:
+    digests = {"type": "array", "items": _DIGEST}
+    link = _object(
+        optional=("digest", "name", "step", "detail", "assurance"),
+        link={"enum": ["kit", "device", "model"]},
+        verdict=_VERDICT,
+        digest=_NULL_DIGEST,
+        name=_NULL_TEXT,
+        step=_NULL_COUNT,
+        detail=_NULL_TEXT,
+        assurance=_NULL_TEXT,
+    )
+    return {
+        "repo": _TEXT, "tag": _NULL_TEXT, "source": _TEXT, "after": digests, "forks": digests,
+        "record": _NULL_DIGEST, "chain": {"type": "array", "items": link},
+    }  # fmt: skip
+
+
+def _status() -> dict[str, Any]:
+    source = _object(name=_TEXT, synced_at=_NULL_TIME)
     return _object(
-        digest=_DIGEST,
-        kind={"enum": ["kit", "tombstone"]},
-        verdict={"enum": list(VERDICTS)},
-        model=_DIGEST,
-        model_name=_NULL_TEXT,
-        device=_TEXT,
-        slot=_TEXT,
-        seq=_COUNT,
-        prev=_NULL_TEXT,
+        edgeprov=_TEXT,
+        kits=_COUNT,
         records=_COUNT,
         labels=_COUNT,
-        first=_NULL_COUNT,
-        last=_NULL_COUNT,
-        recorded_first=_NULL_TEXT,
-        recorded_last=_NULL_TEXT,
-        created=_TEXT,
-        found_at=_TEXT,
-        assurance=_NULL_TEXT,
-        step=_NULL_COUNT,
-        error=_NULL_TEXT,
-        detail=_NULL_TEXT,
-        signed_before=_NULL_TEXT,
+        verdicts=_object(ok=_COUNT, refused=_COUNT, unchecked=_COUNT),
+        devices=_COUNT,
+        models=_COUNT,
+        policy=_DIGEST,
+        sources={"type": "array", "items": source},
     )
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "digest": _DIGEST, "name": _NULL_TEXT, "version": _NULL_TEXT, "trained_on": _NULL_DIGEST,
+        "created": _NULL_TEXT, "kits": _COUNT, "records": _COUNT, "devices": _COUNT,
+    }  # fmt: skip
+
+
+def _device() -> dict[str, Any]:
+    return _object(
+        device=_TEXT,
+        enrolled_at=_NULL_TIME,
+        assurance=_NULL_TEXT,
+        kits=_COUNT,
+        last_seq=_NULL_COUNT,
+        last_result=_NULL_TIME,
+    )
+
+
+def _lineage() -> dict[str, Any]:
+    node = _object(**_model(), repo=_NULL_TEXT, verified_kits=_COUNT, labels=_COUNT)
+    collection = _object(
+        optional=("created", "next_models"),
+        statement=_DIGEST,
+        known={"type": "boolean"},
+        models={"type": "array", "items": _DIGEST},
+        kits=_NULL_COUNT,
+        rows=_NULL_COUNT,
+        labelled=_NULL_COUNT,
+        created=_TEXT,
+        next_models={"type": "array", "items": node},
+    )
+    collections = {"type": "array", "items": collection}
+    return _object(model=node, before=collections, after=collections)
 
 
 def _filters() -> list[dict[str, Any]]:
-    texts = {
-        "model": "digest, start of one, name, name:tag or name:version",
-        "device": "serial or URN",
-        "slot": "",
-        "from": "RFC 3339, a day or a month",
-        "to": "a day or month is included whole",
-        "cursor": "`next` of the page before",
+    schemas: dict[str, dict[str, Any]] = {
+        "verdict": _VERDICT,
+        "labels": {"enum": ["true", "false"]},
+        "kind": {"enum": ["kit", "tombstone"]},
+        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE},
     }
-    result = [{"name": name, "in": "query", "description": text, "schema": _TEXT} for name, text in texts.items()]
-    for name, values in {"verdict": VERDICTS, "labels": ("true", "false"), "kind": ("kit", "tombstone")}.items():
-        result.append({"name": name, "in": "query", "schema": {"enum": list(values)}})
-    limit = {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE}
-    return [*result, {"name": "limit", "in": "query", "schema": limit}]
+    return [
+        {"name": name, "in": "query", "description": text, "schema": schemas.get(name, _TEXT)}
+        for name, text in PARAMETERS.items()
+    ]
 
 
 def _page() -> dict[str, Any]:
-    return _object(
-        items={"type": "array", "items": {"$ref": "#/components/schemas/Kit"}},
-        total={"type": "object"},
-        next=_NULL_TEXT,
-    )
+    total = _object(kits=_COUNT, records=_COUNT, labels=_COUNT)
+    return _object(items={"type": "array", "items": _ref("Kit")}, total=total, next=_NULL_TEXT)
 
 
 def _list(item: dict[str, Any]) -> dict[str, Any]:
     return _object(items={"type": "array", "items": item})
 
 
-def _object(**members: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": members}
+def _object(*, optional: tuple[str, ...] = (), **members: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": members, "required": [name for name in members if name not in optional]}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _get(summary: str, schema: dict[str, Any], parameters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    codes = {"400": "malformed question", "401": "no token", "404": "not there", "429": "too many requests"}
+def _get(
+    operation: str,
+    summary: str,
+    schema: dict[str, Any],
+    parameters: list[dict[str, Any]] | None = None,
+    errors: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    error = {"content": {"application/json": {"schema": _ref("Error")}}}
+    tag = {"ETag": {"description": "give it back in If-None-Match", "schema": _TEXT}}
     return {
+        "operationId": operation,
         "summary": summary,
         "parameters": parameters or [],
         "responses": {
-            "200": {"description": "the answer", "content": {"application/json": {"schema": schema}}},
-            "304": {"description": "not changed since If-None-Match"},
-            **{code: {"description": text, **error} for code, text in codes.items()},
+            "200": {"description": "the answer", "headers": tag, "content": {"application/json": {"schema": schema}}},
+            "304": {"description": "not changed since If-None-Match", "headers": tag},
+            **{code: {"description": text, **error} for code, text in sorted((_ERRORS | (errors or {})).items())},
         },
     }

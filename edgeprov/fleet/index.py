@@ -135,7 +135,6 @@ class Index:
             connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
             try:
-                connection.execute("PRAGMA busy_timeout = 30000")
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0 and write:
                     _create(connection)
@@ -307,6 +306,25 @@ class Index:
             raise UsageError(
                 f"the index knows no model {text[:100]!r}", advice="Run `edgeprov-fleet sync`, or give its digest."
             )
+        return tuple(str(row[0]) for row in rows)
+
+    def resolve_kit(self, text: str) -> tuple[str, ...]:
+        """Digests of the kits and tombstones that a digest, or the start of one, means; none when nothing fits.
+
+        Raises:
+            UsageError: Not the start of a digest.
+        """
+        match = _HEX.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"{text[:80]!r} is not a digest", advice="Write sha256: and 64 hex digits, or the first 6."
+            )
+        if len(match[2]) == 64:
+            return (f"sha256:{match[2]}",)
+        first = f"sha256:{match[2]}"
+        rows = self.rows(
+            "SELECT digest FROM artifacts WHERE digest >= ? AND digest < ? LIMIT 500", (first, first + "g")
+        )
         return tuple(str(row[0]) for row in rows)
 
     def model_names(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from edgeprov.formats.record import Label
 from edgeprov.store.layout_registry import LayoutRegistry
-from tests.support.fleet import Run, fleet, push_device, push_kit, write_trust
+from tests.support.fleet import Run, fleet, push_device, push_kit, push_signatures, write_trust
 from tests.support.world import Unit, World
 
 
@@ -67,3 +68,22 @@ def full(hub: Hub) -> Hub:
                 labels = [Label(n=n, value=n % 2, source="lab", labelled_at_ns=10**18 + 1000 * n) for n in range(5)]
                 push_kit(hub.registry, unit, unit.seal(records=20, labels=labels if number == 3 else ()))
     return hub
+
+
+@pytest.fixture
+def judged(full: Hub) -> Hub:
+    """As full, with the model there too, and everything verified."""
+    repo = "models/wdbc"
+    for blob, data in ((full.world.model.layers[0], b"model bytes, version 1"), (full.world.model.config, None)):
+        if data is None:
+            data = json.dumps(
+                {"manifestVersion": "1.0.0", "package": {"name": "wdbc"}, "model": {"path": "model.tflite"}},
+                sort_keys=True,
+                separators=(",", ":"),
+            ).encode()
+        full.registry.push_blob(repo, blob, data)
+    full.registry.push_manifest(repo, full.world.model, tag="1.0.0")
+    push_signatures(full.registry, repo, [full.world.sign_model()])
+    full.sync()
+    assert full.run("verify").code == 0
+    return full

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,14 +50,34 @@ class Browser:
 
     def open(self, url: str) -> None:
         self._loaded = False
-        self.call("Page.navigate", url=url)
-        while not self._loaded:
+        # A step within the page (only what is behind # differs) loads nothing.
+        fresh = "loaderId" in self.call("Page.navigate", url=url)
+        while fresh and not self._loaded:
             self._event(self._next())
 
     def js(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript expression is true; the page's own message tells why it never gets so."""
+        for _ in range(1500):
+            if self.js(f"!!({condition})"):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"never true: {condition}\n{self.js('document.body.innerText')[:2000]}")
+
+    def download_to(self, folder: Path) -> None:
+        self.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def type(self, selector: str, text: str) -> None:
+        """Put text into a field as a keyboard would."""
+        self.js(f"(e => {{ e.focus(); e.select?.(); }})(document.querySelector({selector!r}))")
+        self.call("Input.insertText", text=text)
+
+    def click(self, selector: str) -> None:
+        self.js(f"document.querySelector({selector!r}).click()")
 
     def key(self, name: str) -> None:
         codes = {

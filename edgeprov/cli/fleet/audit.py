@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    common.filter_options(parser, verdicts=False)
+    common.filter_options(parser, verdicts=False, labels=False)
     parser.add_argument(
         "--head", action="append", metavar="FILE", type=Path, default=[], help="answer of `edgeprov attest`; repeatable"
     )
@@ -238,11 +238,10 @@ def _commands(args: argparse.Namespace) -> Commands:
                     found += [name] if item is True else [name, str(item)]
         return tuple(found)
 
-    labels = {None: (), True: ("--labels",), False: ("--no-labels",)}[args.labels]
     return Commands(
         period=("--from", args.since, "--to", args.to),
         place=words("--fleet", "--trust"),
-        filters=words("--model", "--slot") + labels,
+        filters=words("--model", "--slot"),
         devices=tuple(args.device or ()),
         extra=words("--head", "--nonce", "--data", "--no-verify", "--approximate"),
     )

@@ -76,7 +76,7 @@ def load_trust(args: argparse.Namespace, *, parse: bool = True) -> Trust:
     return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"), parse=parse)
 
 
-def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True) -> None:
+def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, labels: bool = True) -> None:
     """Which kits."""
     group = parser.add_argument_group("which kits")
     group.add_argument(
@@ -86,10 +86,13 @@ def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True) ->
     group.add_argument("--slot")
     group.add_argument("--from", dest="since", metavar="T", help="2026-01, 2026-01-31 or a full time, UTC")
     group.add_argument("--to", metavar="T", help="a day or month is included whole")
-    group.add_argument(
-        "--labels", action=argparse.BooleanOptionalAction, default=None, help="only kits with (without) labels"
-    )
+    if labels:
+        group.add_argument(
+            "--labels", action=argparse.BooleanOptionalAction, default=None, help="only kits with (without) labels"
+        )
     if verdicts:
+        group.add_argument("--kit", metavar="DIGEST", help="one kit, or all whose digest begins so")
+        group.add_argument("--kind", choices=("kit", "tombstone"))
         group.add_argument("--verdict", choices=("ok", "refused", "unchecked"))
 
 
@@ -104,8 +107,10 @@ def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = Non
         slot=args.slot,
         since=parse_moment(args.since) if args.since else None,
         to=parse_moment(args.to, end=True) if args.to else None,
-        labelled=args.labels,
+        labelled=getattr(args, "labels", None),
         verdict=getattr(args, "verdict", None),
+        kind=getattr(args, "kind", None),
+        digest=index.resolve_kit(args.kit) if getattr(args, "kit", None) else None,
         policy=trust.digest if trust else "",
     )
 
