@@ -14,11 +14,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,8 @@ import pyarrow.parquet as pq
 from edgeprov.errors import FormatError, StoreError
 from edgeprov.fleet.label_types import LabelType
 from edgeprov.formats.columns import Block
-from edgeprov.formats.record import LabelColumns
+from edgeprov.formats.packing import Buffer
+from edgeprov.formats.record import INT_MAX, LabelColumns
 from edgeprov.formats.segment import Tensor
 
 # Arrow's own pools keep what they once had: half as much memory again, and no faster for columns of this size.
@@ -67,6 +69,7 @@ _LABELS: Final[Mapping[LabelType, Any]] = {
 # pc.cumulative_sum looks these up and makes options for each call, which costs more than a thousand sums.
 _CUMULATIVE_SUM: Final = pc.get_function("cumulative_sum")
 _FROM_ZERO: Final = pc.CumulativeOptions()
+_INT64: Final = struct.Struct("<q")
 _TIME: Final = pa.timestamp("ns", tz="UTC")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
@@ -273,14 +276,14 @@ class PartitionWriter:
     def _table(self, pending: list[_Rows]) -> Any:
         """Columns of many blocks at once: a call into Arrow costs more than a thousand of its values."""
         blocks = [rows.block for rows in pending]
-        numbers = [_deltas(block, "n") for block in blocks]
+        numbers = numbers_of(blocks)
         columns: list[Any] = [
             _names([(block.header.slot, block.count) for block in blocks]),
-            pa.chunked_array(numbers, pa.int64()),
-            pa.chunked_array([_deltas(block, "recorded_at") for block in blocks], pa.int64()).cast(_TIME),
+            numbers,
+            sums(blocks, "recorded_at").cast(_TIME),
             _names([(block.header.boot_id, block.count) for block in blocks]),
-            pa.chunked_array([_deltas(block, "mono") for block in blocks], pa.int64()),
-            pa.chunked_array([_int64(block.columns["duration"], block.count) for block in blocks], pa.int64()),
+            sums(blocks, "mono"),
+            int64s(b"".join([block.columns["duration"] for block in blocks]), len(numbers)),
         ]
         for kind, tensors in (("output", self.spec.outputs), ("input", self.spec.inputs)):
             for number, tensor in enumerate(tensors):
@@ -307,19 +310,20 @@ class PartitionWriter:
             table = pa.concat_tables(kept)
         return table
 
-    def _labels(self, pending: list[_Rows], numbers: list[Any]) -> list[Any]:
+    def _labels(self, pending: list[_Rows], numbers: Any) -> list[Any]:
         """Label, source and time, joined kit by kit: numbers rise within a kit."""
         chunks: list[list[Any]] = [[], [], []]
-        start = 0
+        start = row = 0
         while start < len(pending):
             end = start + 1
             while end < len(pending) and pending[end].kit == pending[start].kit:
                 end += 1
-            some = numbers[start] if end == start + 1 else pa.concat_arrays(numbers[start:end])
+            some = numbers.slice(row, sum(rows.block.count for rows in pending[start:end]))
             labels = pending[start].labels or LabelSet(self.spec.label_type)
             joined = labels.join(some, pending[start].block.first, pending[end - 1].block.last)
             for column, chunk in zip(chunks, joined, strict=True):
                 column.append(chunk)
+            row += len(some)
             start = end
         return [pa.chunked_array(column) for column in chunks]
 
@@ -476,12 +480,41 @@ def _names(pairs: Sequence[tuple[str, int]]) -> Any:
     return pa.DictionaryArray.from_arrays(_repeated(rows, pa.int32()), pa.array(list(places), pa.string()))
 
 
-def _int64(view: memoryview, count: int) -> Any:
+def int64s(view: Buffer, count: int) -> Any:
+    """Raw bytes as an int64 column, not copied."""
     return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(view)])
 
 
-def _deltas(block: Block, name: str) -> Any:
-    return _CUMULATIVE_SUM.call([_int64(block.columns[name], block.count)], _FROM_ZERO)
+def numbers_of(blocks: Sequence[Block]) -> Any:
+    """Record numbers of some blocks, int64: counted where none is left out, which a block tells by its ends."""
+    if any(block.last - block.first + 1 != block.count or block.last == INT_MAX for block in blocks):
+        return sums(blocks, "n")
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and block.first == runs[-1][1]:
+            runs[-1][1] = block.last + 1
+        else:
+            runs.append([block.first, block.last + 1])
+    return pa.concat_arrays([pa.arange(first, end) for first, end in runs])
+
+
+def sums(blocks: Sequence[Block], name: str) -> Any:
+    """A column of deltas (int64), each block's first value absolute, as one column of values.
+
+    Two sums over all blocks cost less than a call for each: the first tells where each block ends, so that
+    its neighbour's first value can be made a delta too. Sums wrap around, and so do their differences.
+    """
+    raw = bytearray().join([block.columns[name] for block in blocks])
+    starts = list(accumulate(block.count for block in blocks))
+    deltas = int64s(raw, starts.pop())
+    if starts:
+        reached = _CUMULATIVE_SUM.call([deltas], _FROM_ZERO).take(pa.array([start - 1 for start in starts]))
+        before = 0
+        for start, total in zip(starts, reached.to_pylist(), strict=True):
+            last, before = (total - before) % 2**64, total
+            (first,) = _INT64.unpack_from(raw, 8 * start)
+            _INT64.pack_into(raw, 8 * start, first - last)
+    return _CUMULATIVE_SUM.call([deltas], _FROM_ZERO)
 
 
 def _digests(block: Block) -> Any:

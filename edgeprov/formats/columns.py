@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise, repeat
 from operator import itemgetter, sub
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_rows
@@ -31,6 +31,7 @@ from edgeprov.values import dataclass
 _DELTAS: Final = ("n", "recorded_at", "mono")
 _SWAP: Final = sys.byteorder == "big"
 _ONES: Final = (1).to_bytes(8, "little") * (LIMITS.block_rows - 1)
+_ZEROS: Final = bytes(LIMITS.block_rows - 1)
 _SAFE_START: Final = 2**62
 
 
@@ -208,8 +209,61 @@ def decode_block(data: Buffer, headers: Sequence[SegmentHeader]) -> Block:
 
 def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
     """Read the next block of a part."""
+    return _read(cursor, headers)[0]
+
+
+def read_blocks(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Iterator[Block]:
+    """Read all blocks that follow.
+
+    Full blocks of one segment differ in nothing but the contents of their columns: what stands between
+    those is parsed and judged once, and compared from then on.
+    """
+    like: _Frame | None = None
+    while not cursor.at_end:
+        block = like.read(cursor) if like is not None else None
+        if block is None:
+            start = cursor.position
+            block, places = _read(cursor, headers)
+            like = _frame(block, cursor.since(start), [(name, place - start, size) for name, place, size in places])
+        yield block
+
+
+class _Frame(NamedTuple):
+    """A block without the contents of its columns: the bytes between them, and where they stand."""
+
+    like: Block
+    length: int
+    between: list[tuple[int, bytes]]
+    places: list[tuple[str, int, int]]
+
+    def read(self, cursor: Cursor) -> Block | None:
+        """The next block, if it has this frame; only what columns hold is left to check."""
+        window = cursor.window(self.length)
+        if len(window) < self.length or any(window[at : at + len(raw)] != raw for at, raw in self.between):
+            return None
+        columns = {name: window[place : place + size] for name, place, size in self.places}
+        like = self.like
+        first, last = _verify_times(columns, like.count)
+        cursor.window(self.length, take=True)
+        return Block(
+            segment=like.segment, header=like.header, count=like.count, first=first, last=last, columns=columns
+        )
+
+
+def _frame(block: Block, raw: memoryview, places: list[tuple[str, int, int]]) -> _Frame | None:
+    # Parameters, offsets and masks need a look at each block.
+    if block.params or any(name == "in.set" or name.endswith(".off") for name in block.columns):
+        return None
+    cuts = [0, *(cut for _, place, size in places for cut in (place, place + size)), len(raw)]
+    between = [(start, bytes(raw[start:end])) for start, end in zip(cuts[::2], cuts[1::2], strict=True)]
+    return _Frame(block, len(raw), between, places)
+
+
+def _read(cursor: Cursor, headers: Sequence[SegmentHeader]) -> tuple[Block, list[tuple[str, int, int]]]:
+    """The next block; and name, place in the part and size of each column."""
     fields: dict[str, int] = {}
     columns: dict[str, memoryview] = {}
+    places: list[tuple[str, int, int]] = []
     params: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     before = ""
     for _ in range(cursor.map(2 * LIMITS.tensors + 16)):
@@ -222,7 +276,8 @@ def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
         elif name == "params":
             params = _parse_params(cursor.value(LIMITS.block_rows * LIMITS.params_bytes))
         else:
-            columns[name] = cursor.binary(LIMITS.part_plain_bytes)
+            columns[name] = view = cursor.binary(LIMITS.part_plain_bytes)
+            places.append((name, cursor.position - len(view), len(view)))
     count, segment = fields.get("rows", 0), fields.get("seg", len(headers))
     if not 0 < count <= LIMITS.block_rows:
         raise LimitError(f"column block has {count} rows, not 1 to {LIMITS.block_rows}")
@@ -235,7 +290,7 @@ def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
         segment=segment, header=headers[segment], count=count, first=first, last=last, columns=columns, params=params
     )
     _verify_columns(block)
-    return block
+    return block, places
 
 
 def _verify_times(columns: Mapping[str, memoryview], count: int) -> tuple[int, int]:
@@ -269,7 +324,8 @@ def _verify_numbers(raw: bytes, count: int) -> tuple[int, int]:
 def _verify_sums(raw: bytes, name: str) -> None:
     first = int.from_bytes(raw[:8], "little", signed=True)
     # Differences from 0 to 2**48 - 1 (three days) cannot add up to anything out of range.
-    if 0 <= first < _SAFE_START and not raw[14::8].strip(b"\0") and not raw[15::8].strip(b"\0"):
+    zeros = _ZEROS[: len(raw) // 8 - 1]
+    if 0 <= first < _SAFE_START and raw[14::8] == zeros and raw[15::8] == zeros:
         return
     sums = list(accumulate(_int64(memoryview(raw))))
     if min(sums) < 0 or max(sums) > INT_MAX:

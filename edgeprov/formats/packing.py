@@ -208,6 +208,22 @@ class Cursor:
         self._pos += size
         return unpack(window[:size], max_bytes=max_bytes, what=self._what)
 
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return self._pos
+
+    def since(self, position: int) -> memoryview:
+        """What was read from ``position`` to here."""
+        return self._view[position : self._pos]
+
+    def window(self, size: int, *, take: bool = False) -> memoryview:
+        """The next ``size`` bytes, or fewer at the end; read only with ``take``."""
+        part = self._view[self._pos : self._pos + size]
+        if take:
+            self._pos += len(part)
+        return part
+
     def rest(self) -> memoryview:
         """All that follows, still unread."""
         return self._view[self._pos :]

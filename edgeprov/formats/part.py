@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from edgeprov.errors import FormatError, LimitError
-from edgeprov.formats.columns import Block, read_block
+from edgeprov.formats.columns import Block, read_blocks
 from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
 from edgeprov.formats.record import CapturedInput, LabelColumns, read_input, read_labels
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
@@ -108,7 +108,7 @@ def parse_part(plain: Buffer) -> PartContents:
     inputs: list[CapturedInput] = []
     while not cursor.at_end:
         if kind == "records":
-            blocks.append(read_block(cursor, headers))
+            blocks.extend(read_blocks(cursor, headers))
         elif kind == "labels":
             labels = read_labels(cursor)
         else:

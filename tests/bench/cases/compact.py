@@ -10,9 +10,9 @@ import random
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from edgeprov.fleet import tables
 from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import encode_part_header, parse_part
 from edgeprov.formats.record import encode_record, parse_record
@@ -65,14 +65,17 @@ def parquet(data: pa.Table) -> bytes:
 
 def to_arrow(packed: bytes) -> int:
     """As collect does: decompress, decode, hand the columns over without a copy."""
-    rows = 0
-    for block in parse_part(decompress(packed, 1 << 26)).blocks:
-        for name in ("n", "recorded_at", "mono"):
-            column = pa.Array.from_buffers(pa.int64(), block.count, [None, pa.py_buffer(block.columns[name])])
-            pc.cumulative_sum(column)
-        pa.Array.from_buffers(pa.int64(), block.count, [None, pa.py_buffer(block.columns["duration"])])
-        pa.Array.from_buffers(pa.binary(10), block.count, [None, pa.py_buffer(block.output(0))])
-        rows += block.count
+    blocks = parse_part(decompress(packed, 1 << 26)).blocks
+    rows = sum(block.count for block in blocks)
+    tables.numbers_of(blocks)
+    for name in ("recorded_at", "mono"):
+        tables.sums(blocks, name)
+    tables.int64s(b"".join([block.columns["duration"] for block in blocks]), rows)
+    outputs = b"".join([block.output(0) for block in blocks])
+    pa.Array.from_buffers(pa.binary(10), rows, [None, pa.py_buffer(outputs)])
+    for block in blocks:
+        if "in" in block.columns:
+            pa.Array.from_buffers(pa.binary(32), block.count, [None, pa.py_buffer(block.columns["in"])])
     return rows
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgeprov.errors import FormatError
-from edgeprov.formats.columns import Block, decode_block, encode_block
-from edgeprov.formats.packing import pack, unpack
+from edgeprov.errors import EdgeprovError, FormatError
+from edgeprov.formats.columns import Block, decode_block, encode_block, read_blocks
+from edgeprov.formats.packing import Cursor, pack, unpack
 from edgeprov.formats.record import encode_record, parse_record
 from edgeprov.formats.segment import SegmentHeader, Tensor
 from tests.support.kits import record_rows, segment_header
@@ -173,3 +173,35 @@ def test_a_block_knows_its_rows() -> None:
     for row in (-1, 4):
         with pytest.raises(FormatError):
             block.record(row)
+
+
+def blocks_of(data: bytes) -> list[Block]:
+    return list(read_blocks(Cursor(data, "part"), [HEADER]))
+
+
+def rows_or_none(read: Callable[[], list[Block]]) -> list[list[bytes]] | None:
+    try:
+        return [block.rows() for block in read()]
+    except EdgeprovError:
+        return None
+
+
+def test_blocks_of_one_frame_are_read_as_each_by_itself() -> None:
+    rows = record_rows(43)
+    pieces = [encode_block(rows[start : start + 4], 0, HEADER) for start in range(0, 40, 4)]
+    pieces.append(encode_block(rows[40:], 0, HEADER))
+    for together, alone in zip(blocks_of(b"".join(pieces)), pieces, strict=True):
+        by_itself = decode_block(alone, [HEADER])
+        assert (together.first, together.last, together.rows()) == (by_itself.first, by_itself.last, by_itself.rows())
+
+
+def test_no_byte_of_a_second_block_is_taken_on_trust() -> None:
+    """Between the columns and in them: what one block refuses is refused behind another one of its frame too."""
+    rows = record_rows(8)
+    first, second = encode_block(rows[:4], 0, HEADER), encode_block(rows[4:], 0, HEADER)
+    for position in range(len(second)):
+        for bit in (1, 0x80):
+            changed = second[:position] + bytes([second[position] ^ bit]) + second[position + 1 :]
+            assert rows_or_none(lambda changed=changed: [decode_block(changed, [HEADER])]) == rows_or_none(
+                lambda changed=changed: blocks_of(first + changed)[1:]
+            ), f"byte {position}"
