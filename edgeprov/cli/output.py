@@ -39,21 +39,21 @@ class Output:
             # One write per line, so that a reader of a pipe never sees half an object.
             sys.stdout.write(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
         elif text is not None:
-            sys.stdout.write(text + "\n")
+            self.text(text)
 
     def text(self, line: str = "") -> None:
         """A line for a person; nothing in JSON mode."""
         if not self.as_json:
-            sys.stdout.write(line + "\n")
+            sys.stdout.write("\n".join(map(_printable, line.split("\n"))) + "\n")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """An aligned table for a person; numbers stand right. Nothing in JSON mode."""
         if self.as_json:
             return
         raw = [list(row) for row in rows]
-        cells = [["" if cell is None else str(cell) for cell in row] for row in raw]
+        cells = [["" if cell is None else _printable(str(cell)) for cell in row] for row in raw]
         widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
-        right = [bool(raw) and all(isinstance(row[i], int | float) for row in raw) for i in range(len(header))]
+        right = [bool(raw) and all(isinstance(row[i], int | float | None) for row in raw) for i in range(len(header))]
         for line in [list(header), *cells]:
             padded = [
                 cell.rjust(width) if to_right else cell.ljust(width)
@@ -224,7 +224,12 @@ def _translate(error: Exception) -> EdgeprovError:
 
 def one_line(text: str) -> str:
     """Printable text on one line: names in messages may come from a registry or a stick."""
-    return "".join(c if c.isprintable() else "?" for c in text.replace("\n", "; "))
+    return _printable(text.replace("\n", "; "))
+
+
+def _printable(text: str) -> str:
+    # Names come from registries: one could hold what moves a terminal's cursor, or hides text.
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def short(digest: object) -> str:

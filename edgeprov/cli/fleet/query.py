@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.errors import NotStored, UsageError
 from edgeprov.values import replace
+
+if TYPE_CHECKING:
+    from edgeprov.fleet.index import Artifact
 
 _SHOWN = 50
 _CSV = (
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         trust = None  # a plain query needs no trust: it shows the verdicts of the newest run
     if args.csv and out.as_json:
         raise UsageError("--csv and --json exclude each other")
+    if args.limit is not None and args.limit < 1:
+        raise UsageError("--limit is not above 0")
     with common.open_index(args) as index:
         query = common.make_query(args, index, trust)
         if trust is None:
@@ -100,10 +106,10 @@ def run(args: argparse.Namespace, out: Output) -> None:
                 item.device.rpartition(":")[2],
                 item.slot,
                 item.seq,
-                item.records,
+                item.records if item.kind == "kit" else None,
                 item.labels,
                 (item.recorded_first or item.created)[:19],
-                item.verdict if item.verdict != "refused" else f"refused, step {item.step}",
+                _verdict(item),
             )
             for item in rows
         ],
@@ -117,6 +123,13 @@ def run(args: argparse.Namespace, out: Output) -> None:
     if trust is None and query.policy:
         out.text(f"verdicts under the trust folder {short(query.policy)} of the newest run; --trust DIR names another")
     out.next("edgeprov-fleet collect with the same filters" if count else "edgeprov-fleet sync")
+
+
+def _verdict(item: Artifact) -> str:
+    text = item.verdict
+    if text == "refused":
+        text += f", step {item.step}" if item.step else ", content"
+    return text if item.kind == "kit" else f"{text} (tombstone)"
 
 
 def _cell(value: object) -> object:
