@@ -193,7 +193,8 @@ def figures_of(start: Run, runs: list[Run]) -> list[Figure]:
     else:
         figures += [
             Figure(GROUP, "audit, 31 days, scaled to 500 devices", used["audit"].cpu_s * devices, "s CPU", "<=", 60, ours=f"{used['audit'].cpu_s:.1f} s", headline="audit of 500 devices x 31 days",
-                note="Bound by reading the period's kits from the index and folding them device by device; no kit is opened. What is left is the HTML."),
+                note="Bound by the labels: the kits that hold some are opened to count them result by result; all else comes from the index, device by device. "
+                "What is left is an index of labels, which would make sync dearer."),
             Figure(GROUP, "audit page, scaled to 500 devices", last.page_mb * devices, "MB", "<=", 3, ours=f"{last.page_mb:.2f} MB",
                 note="One cell per device and day, without a style of its own. What is left grows with devices times days, as it must."),
         ]  # fmt: skip
