@@ -3,9 +3,10 @@
 """From verified kits to one labelled Parquet data set, with a signed statement of what went in.
 
 One file for each model and device: ``model=<hex>/device=<serial>/part-0.parquet``. A file is made from
-its inputs alone, written aside and renamed, and names its inputs in its footer; so a run that was
-killed goes on where it stopped, a later run rewrites only what changed, and the order in which workers
-finish changes nothing. What is left out is listed with the reason in ``_edgeprov/refused.jsonl``.
+its inputs alone, appears as a whole, and names its inputs in its footer; so a run that was killed goes
+on where it stopped, a later run rewrites only what changed, and the order in which workers finish
+changes nothing. The statement goes first and comes last: where it lies, all that it names is there.
+What is left out is listed with the reason in ``_edgeprov/refused.jsonl``.
 
 Spec: FLEET.md section "Data set".
 """
@@ -14,29 +15,29 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.errors import UsageError
+from edgeprov.errors import StoreError, UsageError
 from edgeprov.fleet import tables
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query, chunked
 from edgeprov.fleet.label_types import LabelType, join_kinds
+from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, Output
 from edgeprov.fleet.partition import KitInput, Partition, Written, label_types, write_partitions
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, STATEMENT_TYPE
-from edgeprov.store.atomic import make_dirs, remove, save_bytes, translated
 
-OWN: Final = "_edgeprov"
-"""Readers of partitioned data skip folders that begin with an underscore."""
+_UNFINISHED: Final = f"{OWN}/unfinished"
+"""There from the first moment of a run to its last: the place is ours, and not whole yet."""
 
+_PART: Final = re.compile(r"model=[0-9a-f]+/device=[^/]+/part-0\.parquet")
 _BATCH_KITS: Final = 100
 
 
@@ -62,7 +63,7 @@ def collect(
     query: Query,
     trust: Trust,
     engine: Engine,
-    folder: Path,
+    output: Output,
     *,
     now: dt.datetime,
     signer: Signer | None = None,
@@ -77,7 +78,7 @@ def collect(
         query: Which kits.
         trust: Names the policy under which the verdicts were given.
         engine: Runs the partitions.
-        folder: New, or one that an earlier run wrote.
+        output: New, or one that an earlier run wrote.
         now: For the statement.
         signer: Signs the statement; None leaves it unsigned.
         dequantise: Add a float32 column beside each quantised tensor.
@@ -85,10 +86,10 @@ def collect(
         progress: Called with done and total kits.
 
     Raises:
-        UsageError: Another folder, or kits without verdict.
-        StoreError: The folder cannot be written.
+        UsageError: Something else lies there, or kits have no verdict.
+        StoreError: It cannot be written, or workers wrote where it cannot be seen from here.
     """
-    _prepare(folder)
+    before = _prepare(output)
     chosen, refused = _choose(index, query)
     sources = index.sources()
     kits = [
@@ -118,12 +119,12 @@ def collect(
             label_type=label_type,
             dequantise=dequantise,
             inputs=inputs,
-            folder=str(folder),
+            output=output.name,
         )
         for (model, device), group in sorted(groups.items())
         if any(kit.records for kit in group)
     ]
-    _remove_stale(folder, {partition.path for partition in partitions})
+    _remove_stale(output, before, {partition.path for partition in partitions})
     written: list[Written] = []
     done, total = 0, sum(len(partition.kits) for partition in partitions)
     by_path = {partition.path: len(partition.kits) for partition in partitions}
@@ -132,7 +133,7 @@ def collect(
         done += sum(by_path[item.path] for item in results)
         if progress:
             progress(done, total)
-    return _finish(index, query, trust, folder, partitions, written, refused, now, signer)
+    return _finish(index, query, trust, output, partitions, written, refused, now, signer)
 
 
 def _choose(index: Index, query: Query) -> tuple[list[Artifact], list[dict[str, Any]]]:
@@ -190,33 +191,49 @@ def _batches(partitions: list[Partition]) -> Iterator[tuple[Partition, ...]]:
         yield tuple(batch)
 
 
-def _prepare(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / OWN).is_dir():
-        raise UsageError(f"{folder} is not empty and not a data set of ours", advice="Name a new folder.")
-    make_dirs(folder / OWN, 0o755)
+def _prepare(output: Output) -> list[str]:
+    files = output.files()
+    if files and not any(path.startswith(f"{OWN}/") for path in files):
+        raise UsageError(f"{output.name} is not empty and not a data set of ours", advice="Name a new one.")
+    output.save(_UNFINISHED, b"")
     # The old statement no longer fits from here on; a new one is written last.
-    for name in ("statement.json", "statement.sigstore.json"):
-        remove(folder / OWN / name)
+    for path in (STATEMENT, BUNDLE):
+        if path in files:
+            output.remove(path)
+    return files
 
 
-def _remove_stale(folder: Path, wanted: set[str]) -> None:
-    with translated(folder):
-        for path in folder.glob("model=*/device=*/part-0.parquet"):
-            if str(path.relative_to(folder)) not in wanted:
-                shutil.rmtree(path.parent)
+def _remove_stale(output: Output, files: list[str], wanted: set[str]) -> None:
+    """Remove partitions that nobody asked for, and what killed runs left aside."""
+    folders = {path.rpartition("/")[0] for path in files if _PART.fullmatch(path) and path not in wanted}
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        if folder in folders or name.startswith(TEMPORARY):
+            output.remove(path)
+
+
+def _check_there(output: Output, wanted: list[Written]) -> None:
+    there = set(output.files())
+    gone = sum(item.path not in there for item in wanted)
+    if gone:
+        raise StoreError(
+            f"{output.name}: {gone} files that workers wrote are not seen from here",
+            advice="Name a folder that all machines share, or a URL that each of them reaches.",
+        )
 
 
 def _finish(
     index: Index,
     query: Query,
     trust: Trust,
-    folder: Path,
+    output: Output,
     partitions: list[Partition],
     written: list[Written],
     refused: list[dict[str, Any]],
     now: dt.datetime,
     signer: Signer | None,
 ) -> CollectReport:
+    _check_there(output, written)
     by_key = {(item.model, item.device): item for item in written}
     out: set[str] = set()
     for item in written:
@@ -254,10 +271,10 @@ def _finish(
         ("refused", sorted(refused, key=lambda row: str(row["kit"]))),
     ):
         data = b"".join(encode_json(row) + b"\n" for row in rows)
-        save_bytes(folder / OWN / f"{name}.jsonl", data, mode=0o644)
+        output.save(f"{OWN}/{name}.jsonl", data)
         subjects.append({"name": f"{OWN}/{name}.jsonl", "digest": {"sha256": digest_of(data).hex}})
     report = CollectReport(
-        folder=str(folder),
+        folder=output.name,
         files=len(files),
         rows=sum(item.rows for item in written),
         labelled=sum(item.labelled for item in written),
@@ -296,12 +313,13 @@ def _finish(
     if signer is not None:
         from edgeprov.fleet.signers import sign_statement
 
-        save_bytes(folder / OWN / "statement.sigstore.json", sign_statement(signer, statement), mode=0o644)
-    save_bytes(folder / OWN / "statement.json", statement, mode=0o644)
+        output.save(BUNDLE, sign_statement(signer, statement))
+    output.save(STATEMENT, statement)
+    output.remove(_UNFINISHED)
     index.put(
         "collections",
         statement=report.statement,
-        folder=str(folder.absolute()),
+        folder=output.name,
         models=json.dumps(sorted(report.models)),
         kits=report.kits,
         rows=report.rows,

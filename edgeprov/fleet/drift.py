@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from edgeprov.errors import NotStored
 from edgeprov.fleet import tables_summary
+from edgeprov.fleet.output import OWN
 from edgeprov.formats.digest import Digest
 
 BINS: Final = 20
@@ -43,7 +44,7 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
     Raises:
         NotStored: Not a data set.
     """
-    if not (folder / "_edgeprov").is_dir():
+    if not (folder / OWN).is_dir():
         raise NotStored(f"{folder} is no data set", advice="Run edgeprov-fleet collect -o DIR first.")
     models: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("model=*/device=*/part-0.parquet")):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One file of a data set: the verified kits of one model and device, made into Parquet by one task.
 
-A task may run twice, on any machine that reaches the registry and the folder: it gives the same file.
+A task may run twice, on any machine that reaches the registry and the output: it gives the same file.
 A kit that turns out unusable is left out as a whole, and named beside the file.
 """
 
@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgeprov import __version__
-from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, SubjectMismatch
+from edgeprov.errors import (
+    DigestMismatch,
+    FormatError,
+    NotStored,
+    RegistryNotFound,
+    SubjectMismatch,
+    VerificationError,
+)
 from edgeprov.fleet import tables
 from edgeprov.fleet.check import load_evidence, load_part, open_kit
 from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
+from edgeprov.fleet.output import Output, open_output
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.formats.datakit import DataKit, PartContents, parse_part
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.record import keyed_input_digest
 from edgeprov.formats.segment import SegmentHeader, device_serial
-from edgeprov.store.atomic import make_dirs, remove, rename, save_bytes, translated
+from edgeprov.limits import LIMITS
+from edgeprov.store.atomic import translated
 from edgeprov.verify.content import ContentCheck
 
 
@@ -54,12 +62,17 @@ class Partition:
     label_type: LabelType
     dequantise: bool
     inputs: bool
-    folder: str
+    output: str
 
     @property
     def path(self) -> str:
         """Of the file, relative to the data set."""
         return f"model={parse_digest(self.model).hex}/device={device_serial(self.device)}/part-0.parquet"
+
+    @property
+    def side(self) -> str:
+        """Of the list of kits that turned out unusable; there only when there are any."""
+        return self.path.rpartition("/")[0] + "/_left_out.json"
 
     @property
     def key(self) -> str:
@@ -114,25 +127,38 @@ def label_types(kits: tuple[KitInput, ...]) -> LabelType:
 
 
 def _write_partition(partition: Partition) -> Written:
-    target = Path(partition.folder) / partition.path
-    if target.is_file() and tables.read_inputs_key(target) == partition.key:
-        left_out = json.loads(_side(target).read_text()) if _side(target).is_file() else []
-        rows, labelled = tables.count_rows(target)
-        return _written(partition, target, rows, labelled, 0, tuple(map(tuple, left_out)), reused=True)
-    make_dirs(target.parent, 0o755)
-    temporary = target.with_name(f".part-0.{os.getpid()}.tmp")
-    work = _PartitionWork(partition, temporary)
-    try:
+    output = open_output(partition.output)
+    reused = _reused(partition, output)
+    if reused is not None:
+        return reused
+    with output.writing(partition.path) as temporary:
+        work = _PartitionWork(partition, temporary)
         work.run()
-        _sync(temporary)
+        with translated(temporary), temporary.open("rb") as stream:
+            digest, size = _measure(stream)
         if work.left_out:
-            save_bytes(_side(target), json.dumps(work.left_out).encode(), mode=0o644)
+            output.save(partition.side, json.dumps(work.left_out).encode())
         else:
-            remove(_side(target))
-        rename(temporary, target)
-    finally:
-        remove(temporary)
-    return _written(partition, target, work.rows, work.labelled, work.duplicates, tuple(work.left_out), reused=False)
+            output.remove(partition.side)
+    return Written(
+        path=partition.path, model=partition.model, device=partition.device, digest=digest, bytes=size, rows=work.rows,
+        labelled=work.labelled, duplicates=work.duplicates, reused=False, left_out=tuple(work.left_out),
+    )  # fmt: skip
+
+
+def _reused(partition: Partition, output: Output) -> Written | None:
+    """The file of an earlier run, where it was made of the same inputs."""
+    with output.reading(partition.path) as stream:
+        if stream is None or tables.read_inputs_key(stream) != partition.key:
+            return None
+        rows, labelled = tables.count_rows(stream)
+        stream.seek(0)
+        digest, size = _measure(stream)
+    side = output.load(partition.side, max_bytes=LIMITS.layer_bytes)
+    return Written(
+        path=partition.path, model=partition.model, device=partition.device, digest=digest, bytes=size, rows=rows,
+        labelled=labelled, duplicates=0, reused=True, left_out=tuple(map(tuple, json.loads(side))) if side else (),
+    )  # fmt: skip
 
 
 class _PartitionWork:
@@ -170,10 +196,9 @@ class _PartitionWork:
         try:
             reader = _readers(kit.source)
             step(kit, reader, open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest))))
-        except EdgeprovError as error:
-            if error.retryable:
-                raise
-            # Verified before, unusable now: the registry lost or changed it meanwhile.
+        except (FormatError, VerificationError, RegistryNotFound, NotStored) as error:
+            # Verified before, unusable now: the registry lost or changed it meanwhile. Whatever else happens
+            # (a cut line, a full disk) says nothing about the kit, and ends the run.
             self.left_out.append((kit.digest, type(error).__name__, error.message))
 
     def _read_labels(self, kit: KitInput, reader: Reader, opened: DataKit) -> None:
@@ -274,32 +299,12 @@ class _CapturedInputs:
                 yield item.n, tuple(bytes(tensor) for tensor in item.inputs)
 
 
-def _written(
-    partition: Partition,
-    target: Path,
-    rows: int,
-    labelled: int,
-    duplicates: int,
-    left_out: tuple[Any, ...],
-    *,
-    reused: bool,
-) -> Written:
-    with translated(target), target.open("rb") as stream:
-        digest = Digest(hashlib.file_digest(stream, "sha256").hexdigest())
-        size = stream.tell()
-    return Written(
-        path=partition.path, model=partition.model, device=partition.device, digest=str(digest), bytes=size, rows=rows,
-        labelled=labelled, duplicates=duplicates, reused=reused, left_out=left_out,
-    )  # fmt: skip
-
-
-def _side(target: Path) -> Path:
-    return target.with_name("_left_out.json")
-
-
-def _sync(path: Path) -> None:
-    with translated(path), path.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _measure(stream: BinaryIO) -> tuple[str, int]:
+    state, size = hashlib.sha256(), 0
+    while piece := stream.read(64 * 1024):
+        state.update(piece)
+        size += len(piece)
+    return str(Digest(state.hexdigest())), size
 
 
 _OPEN: dict[Source, Reader] = {}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from edgeprov.errors import FormatError, NotStored, StoreError, UsageError
 from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
+from edgeprov.fleet.output import BUNDLE, INPUTS, STATEMENT, open_output
 from edgeprov.fleet.remotes import Source, open_registry
 from edgeprov.fleet.signers import signature_artifact
 from edgeprov.formats.bundle import parse_bundle
@@ -170,23 +171,26 @@ def pack(path: Path, *, created: str | None = None, annotations: dict[str, str] 
     return PackedKit(manifest=manifest, config=config, kitfile=kitfile, layers=layers)
 
 
-def load_collection(folder: Path) -> Collection:
+def load_collection(name: str) -> Collection:
     """Read what `collect` wrote beside a data set.
 
+    Args:
+        name: The folder or URL that `collect` was given.
+
     Raises:
-        NotStored: Not a folder of `collect`.
+        NotStored: Not a data set of `collect`, or not a finished one.
         FormatError: The bundle signs another statement.
     """
-    own = folder / "_edgeprov"
-    statement = load_bytes(own / "statement.json", max_bytes=LIMITS.statement_bytes, what=str(own / "statement.json"))
+    output = open_output(name)
+    statement = output.load(STATEMENT, max_bytes=LIMITS.statement_bytes)
+    inputs = output.load(INPUTS, max_bytes=LIMITS.layer_bytes)
+    if statement is None or inputs is None:
+        raise NotStored(f"{name} is no finished data set", advice="Run edgeprov-fleet collect first.")
     if parse_statement(statement).predicate_type != COLLECTION_PREDICATE:
-        raise FormatError(f"{own / 'statement.json'} is no statement of `collect`")
-    inputs = load_bytes(own / "inputs.jsonl", max_bytes=LIMITS.layer_bytes, what="list of inputs")
-    bundle = None
-    if (own / "statement.sigstore.json").exists():
-        bundle = load_bytes(own / "statement.sigstore.json", max_bytes=LIMITS.signature_blob_bytes, what="bundle")
-        if parse_bundle(bundle).payload != statement:
-            raise FormatError(f"the signature in {own} is of another statement", advice="Run `collect` again.")
+        raise FormatError(f"{name}/{STATEMENT} is no statement of `collect`")
+    bundle = output.load(BUNDLE, max_bytes=LIMITS.signature_blob_bytes)
+    if bundle is not None and parse_bundle(bundle).payload != statement:
+        raise FormatError(f"the signature in {name} is of another statement", advice="Run `collect` again.")
     return Collection(statement=statement, bundle=bundle, inputs=inputs)
 
 

@@ -22,18 +22,19 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edgeprov.errors import FormatError, StoreError
+from edgeprov.errors import FormatError
 from edgeprov.fleet.label_types import LabelType
 from edgeprov.formats.columns import Block
 from edgeprov.formats.packing import Buffer
 from edgeprov.formats.record import INT_MAX, LabelColumns
 from edgeprov.formats.segment import Tensor
+from edgeprov.store.atomic import translate
 
 # Arrow's own pools keep what they once had: half as much memory again, and no faster for columns of this size.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -228,8 +229,8 @@ class PartitionWriter:
                     "seq": "DELTA_BINARY_PACKED",
                 },
             )
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: {error}") from error
+        except OSError as error:
+            raise translate(error, str(path)) from error
 
     def add(
         self,
@@ -270,8 +271,8 @@ class PartitionWriter:
         self.labelled += table.num_rows - table["labelled_at"].null_count
         try:
             self._writer.write_table(table, row_group_size=len(table))
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{self._path}: {error}") from error
+        except OSError as error:
+            raise translate(error, str(self._path)) from error
 
     def _table(self, pending: list[_Rows]) -> Any:
         """Columns of many blocks at once: a call into Arrow costs more than a thousand of its values."""
@@ -332,23 +333,23 @@ class PartitionWriter:
         self.flush()
         try:
             self._writer.close()
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{self._path}: {error}") from error
+        except OSError as error:
+            raise translate(error, str(self._path)) from error
 
 
-def read_inputs_key(path: Path) -> str | None:
+def read_inputs_key(file: BinaryIO) -> str | None:
     """What a finished file was made of, None when it is not readable as one of ours."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowException):
         return None
     value = metadata.get(INPUTS_KEY)
     return value.decode() if value else None
 
 
-def count_rows(path: Path) -> tuple[int, int]:
+def count_rows(file: BinaryIO) -> tuple[int, int]:
     """Rows and labelled rows of a finished file, from its footer."""
-    footer = pq.read_metadata(path)
+    footer = pq.read_metadata(file)
     column = footer.schema.to_arrow_schema().names.index("labelled_at")
     flat = (
         [footer.row_group(0).column(i).path_in_schema for i in range(footer.num_columns)]

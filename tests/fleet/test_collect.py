@@ -240,11 +240,19 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from edgeprov.fleet.collect import collect
     from edgeprov.fleet.engines.local import LocalEngine
     from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.output import open_output
     from edgeprov.fleet.trust import load_trust
 
     trust = load_trust(full.trust)
     with Index.open(full.fleet, write=True) as index, pytest.raises(UsageError, match="no verdict"):
-        collect(index, Query(policy=trust.digest), trust, LocalEngine(0), tmp_path / "x", now=datetime.now(UTC))
+        collect(
+            index,
+            Query(policy=trust.digest),
+            trust,
+            LocalEngine(0),
+            open_output(str(tmp_path / "x")),
+            now=datetime.now(UTC),
+        )
 
 
 def test_row_groups_are_bounded(full, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Verify and collect from a real registry on a real Ray cluster of two nodes, which are killed meanwhile.
+"""Verify and collect on a real Ray cluster of two nodes that are killed meanwhile, from a real registry to S3.
 
 What comes out is compared with the local engine byte by byte.
 """
@@ -19,6 +19,7 @@ import pytest
 from tests.support.raycluster import Cluster, ray_cluster
 from tests.support.readers import readers_python
 from tests.support.registries import docker_registry
+from tests.support.s3 import Bucket, s3_bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 FLEET = ("--devices", "6", "--days", "40", "--records", "20", "--seed", "5")
@@ -32,11 +33,12 @@ time.sleep(600)
 
 @dataclass
 class Site:
-    """A cluster, a registry that holds a fleet with planted faults, and an index of it."""
+    """A cluster, a registry that holds a fleet with planted faults, an index of it, and an S3 server."""
 
     root: Path
     cluster: Cluster
     registry: str
+    bucket: Bucket
 
     @property
     def trust(self) -> Path:
@@ -69,14 +71,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with (
         ray_cluster() as cluster,
         docker_registry(root / "server", program="registry", enter=cluster.space.enter) as host,
+        s3_bucket(cluster.environment, cluster.space.enter) as bucket,
     ):
+        cluster.environment.update(bucket.environment)
         name = f"{host}/fleet"
         made = cluster.space.run(
             [sys.executable, "-m", "tests.bench.fleetgen", root / "made", *FLEET, "--to", name], cluster.environment
         )
         assert made.returncode == 0, made.stderr
         cluster.start()
-        site = Site(root, cluster, name)
+        site = Site(root, cluster, name, bucket)
         assert site.local("sync", name, "--fleet", root / "index").returncode == 0
         with subprocess.Popen(
             [*cluster.space.enter, sys.executable, "-c", SILENT], stdout=subprocess.PIPE, text=True
@@ -113,10 +117,10 @@ def test_the_same_comes_out_though_workers_die(site, alone):
     assert run.returncode == 10, run.stdout + run.stderr
     assert len(site.cluster.killed) == 2
     with site.cluster.killing(1):
-        run = site.cluster.fleet("collect", *index, "-o", site.root / "ray-data")
+        run = site.cluster.fleet("collect", *index, "-o", "s3://data/set")
     assert run.returncode == 0, run.stdout + run.stderr
     assert len(site.cluster.killed) == 3
-    assert (site.verdicts(index), files_of(site.root / "ray-data")) == alone
+    assert (site.verdicts(index), site.bucket.files("set", site.root / "ray-data")) == alone
 
 
 def test_the_same_comes_out_though_a_whole_node_dies(site, alone):

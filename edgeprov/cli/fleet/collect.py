@@ -3,20 +3,26 @@
 """Write verified results as one labelled Parquet data set, with a signed statement of what went in.
 
 Kits without a verdict are verified first. Refused kits are left out and listed. A second run goes on
-where the first one stopped and rewrites only what changed.
+where the first one stopped and rewrites only what changed. Keys and endpoints of a URL come from the
+environment and configuration of its protocol's package.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short, size
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path)
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR|URL",
+        help="a folder, or a URL that fsspec knows (s3://BUCKET/PATH)",
+    )
     parser.add_argument("--dequantise", action="store_true", help="add float32 columns beside quantised tensors")
     parser.add_argument(
         "--inputs", action=argparse.BooleanOptionalAction, default=True, help="captured inputs, where kits hold them"
@@ -30,7 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.fleet import check, collect
+    from edgeprov.fleet.output import open_output
 
+    output = open_output(args.output)
     trust = common.load_trust(args)
     signer = common.load_signer(args, "collector", required=False)
     engine, moment = common.make_engine(args), common.now()
@@ -45,7 +53,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
                 query,
                 trust,
                 engine,
-                args.output,
+                output,
                 now=moment,
                 signer=signer,
                 dequantise=args.dequantise,

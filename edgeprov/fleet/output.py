@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a data set is written: a folder of this machine, or by its URL wherever fsspec reaches.
+
+A file is made aside and appears under its name as a whole. Names are relative to the data set, with
+slashes. The name of an output is all that travels to workers; each opens it for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+from urllib.parse import urlsplit
+
+from edgeprov.errors import NotStored, UsageError
+from edgeprov.store.atomic import load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
+
+OWN: Final = "_edgeprov"
+"""Readers of partitioned data skip folders that begin with an underscore."""
+
+STATEMENT: Final = f"{OWN}/statement.json"
+BUNDLE: Final = f"{OWN}/statement.sigstore.json"
+INPUTS: Final = f"{OWN}/inputs.jsonl"
+TEMPORARY: Final = ".edgeprov-tmp-"
+_FOLDER_URL: Final = "file://"
+
+
+class Output(Protocol):
+    """A place for a data set.
+
+    Every method may raise StoreError (StoreFull for want of space); nothing is left half written.
+    """
+
+    name: str
+    """An absolute path or a URL, without secrets."""
+
+    def files(self) -> list[str]:
+        """All files that are there, sorted; none where the place does not exist yet."""
+
+    def load(self, path: str, *, max_bytes: int) -> bytes | None:
+        """A whole file, None when there is none.
+
+        Raises:
+            LimitError: It is larger.
+        """
+
+    def save(self, path: str, data: bytes) -> None:
+        """Replace a file as a whole."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; it need not be there."""
+
+    def reading(self, path: str) -> AbstractContextManager[BinaryIO | None]:
+        """A file to read and seek in, None when there is none."""
+
+    def writing(self, path: str) -> AbstractContextManager[Path]:
+        """A file of this machine to fill: at the end of the body it becomes ``path``, after an error it vanishes."""
+
+
+@lru_cache(maxsize=8)
+def open_output(name: str) -> Output:
+    """The output that a path or URL names; nothing is created yet.
+
+    Raises:
+        UsageError: No such protocol, its package is not installed, or a password stands in the URL.
+    """
+    if name.startswith(_FOLDER_URL):
+        return FolderOutput(Path(name.removeprefix(_FOLDER_URL)))
+    if "://" not in name:
+        return FolderOutput(Path(name))
+    if urlsplit(name).password is not None:
+        raise UsageError(
+            "a password in the URL of the output",
+            advice="Put it where the protocol's package looks for it (its environment, or fsspec's configuration).",
+        )
+    from edgeprov.fleet.output_fsspec import FsspecOutput
+
+    return FsspecOutput(name)
+
+
+class FolderOutput:
+    """A folder of this machine (or one that it mounts); files are durable before they get their names."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        self._folder = folder.absolute()
+        self.name = str(self._folder)
+
+    def files(self) -> list[str]:
+        """As Output.files."""
+        with translated(self.name):
+            return sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if not path.is_dir())
+
+    def load(self, path: str, *, max_bytes: int) -> bytes | None:
+        """As Output.load."""
+        try:
+            return load_bytes(self._folder / path, max_bytes=max_bytes, what=path)
+        except NotStored:
+            return None
+
+    def save(self, path: str, data: bytes) -> None:
+        """As Output.save."""
+        target = self._folder / path
+        make_dirs(target.parent, 0o755)
+        save_bytes(target, data, mode=0o644)
+
+    def remove(self, path: str) -> None:
+        """As Output.remove; folders that are empty then go too."""
+        target = self._folder / path
+        remove(target)
+        with suppress(OSError):  # not empty, or gone
+            for parent in target.relative_to(self._folder).parents[:-1]:
+                (self._folder / parent).rmdir()
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[BinaryIO | None]:
+        """As Output.reading."""
+        with translated(f"{self.name}/{path}"):
+            try:
+                stream = (self._folder / path).open("rb")
+            except FileNotFoundError:
+                yield None
+                return
+            with stream:
+                yield stream
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[Path]:
+        """As Output.writing."""
+        target = self._folder / path
+        make_dirs(target.parent, 0o755)
+        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}.part")
+        try:
+            yield temporary
+            with translated(temporary), temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            rename(temporary, target)
+            sync_dir(target.parent)
+        finally:
+            remove(temporary)
