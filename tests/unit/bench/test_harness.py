@@ -68,6 +68,16 @@ def test_a_case_that_breaks_is_said_and_ends_with_one(bench) -> None:
     assert "planted_case: the case itself, because it ended with exit code 1: RuntimeError: planted" in table
 
 
+def test_documents_get_their_tables_from_a_whole_run_and_none_from_a_broken_one(bench, monkeypatch, tmp_path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text(text := "<!-- figures: headlines -->\n<!-- end of figures -->\n")
+    monkeypatch.setattr(run, "DOCUMENTS", {document: "headlines"})
+    assert bench("crash", "--markdown")[0] == 1
+    assert document.read_text() == text
+    assert bench("shortfall", "--markdown")[0] == 1
+    assert "| a ratio |" in document.read_text()
+
+
 def test_an_unknown_case_is_a_usage_error_that_lists_the_known_ones(bench, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["recording"])
