@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgeprov.errors import EdgeprovError, UsageError
+from edgeprov.fleet import engines
 from edgeprov.fleet.engines import open_engine
 from edgeprov.fleet.engines.local import LocalEngine
 from tests.support.tasks import die, die_once, refuse, square
@@ -51,3 +52,45 @@ def test_errors_of_tasks_come_out_as_they_are():
         list(LocalEngine(2).run(refuse, range(6)))
     with pytest.raises(UsageError, match="unknown engine"):
         open_engine("spark")
+
+
+THREADS = """
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+
+class ThreadEngine:
+    def __init__(self, workers):
+        self.workers = workers or 2
+
+    def run(self, task, arguments):
+        source, waiting = iter(arguments), deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            while True:
+                waiting.extend(pool.submit(task, argument) for argument in islice(source, self.workers - len(waiting)))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+
+
+def open_engine(*, address, workers):
+    return ThreadEngine(workers)
+"""
+
+
+def test_another_engine_is_one_file(full, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1784000000")
+    monkeypatch.setattr("edgeprov.fleet.check.BATCH", 3)
+    monkeypatch.setattr("edgeprov.fleet.collect._BATCH_KITS", 3)
+    full.sync()
+    assert full.run("collect", "-o", tmp_path / "local").code == 0
+    assert full.run("collect", "-o", tmp_path / "x", "--engine", "threads").code == 2
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "threads.py").write_text(THREADS)
+    monkeypatch.setattr(engines, "__path__", [*engines.__path__, str(tmp_path / "more")])
+    assert full.run("verify", "--again", "--engine", "threads").code == 0
+    assert full.run("collect", "-o", tmp_path / "threads", "--engine", "threads").code == 0
+    assert {path.relative_to(tmp_path / "local"): path.read_bytes() for path in (tmp_path / "local").rglob("*.*")} == {
+        path.relative_to(tmp_path / "threads"): path.read_bytes() for path in (tmp_path / "threads").rglob("*.*")
+    }

@@ -155,7 +155,10 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     """Where the work runs."""
     group = parser.add_argument_group("engine")
     group.add_argument(
-        "--engine", default="local", choices=("local", "ray"), help="processes of this machine, or a Ray cluster"
+        "--engine",
+        default="local",
+        metavar="NAME",
+        help="local: processes of this machine (default); ray: a Ray cluster",
     )
     group.add_argument("--address", default="", help="of the Ray cluster: host:port or ray://host:port")
     group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")

@@ -4,12 +4,17 @@
 
 An engine is one method. Tasks are module-level functions of one picklable argument with a picklable
 result, without side effects that a second run would harm: an engine may run a task again.
+
+Another engine is one file in this package: ``open_engine(*, address, workers) -> Engine`` in NAME.py is
+what ``--engine NAME`` calls.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from importlib import import_module
+from typing import Protocol, TypeVar, cast
 
 from edgeprov.errors import UsageError
 
@@ -28,18 +33,24 @@ class Engine(Protocol):
         """
 
 
+def engine_names() -> list[str]:
+    """All engines that there are, by the files of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
 def open_engine(name: str, *, address: str = "", workers: int | None = None) -> Engine:
-    """An engine by name: ``local`` or ``ray``. Another engine is one more file and one more line here.
+    """An engine by name.
+
+    Args:
+        name: One of engine_names().
+        address: Of a cluster; an engine of one machine ignores it.
+        workers: How many at once; None is for the engine to decide, and a cluster ignores it.
 
     Raises:
         UsageError: Unknown, or its package is not installed.
+        EngineError: There is nothing at the address.
     """
-    if name == "local":
-        from edgeprov.fleet.engines.local import LocalEngine
-
-        return LocalEngine(workers)
-    if name == "ray":
-        from edgeprov.fleet.engines.ray import RayEngine
-
-        return RayEngine(address)
-    raise UsageError(f"unknown engine {name[:40]!r}", advice="Known: local, ray.")
+    if name not in engine_names():
+        raise UsageError(f"unknown engine {name[:40]!r}", advice=f"Known: {', '.join(engine_names())}.")
+    module = import_module(f"{__name__}.{name}")
+    return cast("Engine", module.open_engine(address=address, workers=workers))

@@ -71,3 +71,9 @@ class LocalEngine:
     def _pool(self) -> ProcessPoolExecutor:
         # Not fork: pyarrow and the network stack have threads, and a forked lock stays locked.
         return ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("forkserver"))
+
+
+def open_engine(*, address: str, workers: int | None) -> LocalEngine:
+    """For engines.open_engine."""
+    del address
+    return LocalEngine(workers)
