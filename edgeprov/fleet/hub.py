@@ -27,6 +27,7 @@ PAGE: Final = 50
 PARAMETERS: Final[Mapping[str, str]] = {
     "digest": "of a kit, or its start (at least 6 hex digits)",
     "model": "digest, start of one, name, name:tag or name:version",
+    "trained": "kits that this model (named as for model) was trained on",
     "device": "serial or URN",
     "slot": "slot of the device",
     "from": "RFC 3339, a day or a month; by the device's clock",
@@ -115,8 +116,7 @@ class Hub:
         """A page of kits.
 
         Args:
-            parameters: digest, model, device, slot, from, to, verdict, labels (true or false), kind, limit, cursor;
-                no other.
+            parameters: Those of PARAMETERS, no other.
 
         Raises:
             UsageError: A parameter is unknown or malformed.
@@ -230,6 +230,7 @@ class Hub:
             raise UsageError("verdict, labels or kind has an unknown value", advice=f"verdict: {', '.join(VERDICTS)}.")
         return Query(
             digest=index.resolve_kit(parameters["digest"]) if "digest" in parameters else None,
+            collection=index.resolve_training(parameters["trained"]) if "trained" in parameters else None,
             model=index.resolve_model(parameters["model"]) if "model" in parameters else None,
             device=(device_name(parameters["device"]),) if "device" in parameters else None,
             slot=parameters.get("slot"),

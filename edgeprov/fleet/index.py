@@ -96,6 +96,8 @@ class Query:
     labelled: bool | None = None
     kind: str | None = None
     digest: tuple[str, ...] | None = None
+    collection: tuple[str, ...] | None = None
+    """Only what went into these training sets (digests of their statements)."""
     unjudged: int | None = None
     """Only what has no verdict of at least this depth."""
     policy: str = ""
@@ -308,6 +310,26 @@ class Index:
             )
         return tuple(str(row[0]) for row in rows)
 
+    def resolve_training(self, text: str) -> tuple[str, ...]:
+        """Digests of the statements of what a model (named as for resolve_model) was trained on.
+
+        Raises:
+            UsageError: No such model, or it names no training set, or one whose kits are not known here.
+        """
+        models = self.resolve_model(text)
+        marks = ", ".join("?" * len(models))
+        rows = self.rows(
+            f"SELECT DISTINCT trained_on FROM models WHERE digest IN ({marks}) AND trained_on IN "  # noqa: S608 - marks
+            "(SELECT statement FROM collection_kits)",
+            models,
+        )
+        if not rows:
+            raise UsageError(
+                f"the index does not know what {text[:80]!r} was trained on",
+                advice="Models tell it that were published with `publish --dataset`; sync their registry.",
+            )
+        return tuple(str(row[0]) for row in rows)
+
     def resolve_kit(self, text: str) -> tuple[str, ...]:
         """Digests of the kits and tombstones that a digest, or the start of one, means; none when nothing fits.
 
@@ -418,6 +440,9 @@ def _where(query: Query) -> tuple[str, list[Any]]:
     for column, names in (("model", query.model), ("device", query.device), ("digest", query.digest)):
         if names is not None:
             one(f"a.{column} IN ({', '.join('?' * len(names))})", *names)
+    if query.collection is not None:
+        marks = ", ".join("?" * len(query.collection))
+        one(f"a.digest IN (SELECT kit FROM collection_kits WHERE statement IN ({marks}))", *query.collection)  # noqa: S608 - marks only
     if query.slot is not None:
         one("a.slot = ?", query.slot)
     # An interval touches when it begins before the end and ends after the start. What has no time

@@ -124,8 +124,15 @@ CREATE INDEX verdicts_by_time ON verdicts(judged_at, policy);  -- which trust fo
 -- Training sets that `collect` wrote: the middle of the lineage model -> kits -> training set -> next model.
 CREATE TABLE collections (
   statement TEXT PRIMARY KEY,         -- SHA-256 of the in-toto statement
-  folder TEXT NOT NULL,
+  folder TEXT NOT NULL,               -- on this machine; empty: learned from a registry
   models TEXT NOT NULL,               -- JSON list of digests
   kits INTEGER NOT NULL, rows INTEGER NOT NULL, labelled INTEGER NOT NULL,
   created TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Which kits went into a training set: from the list that hangs on the model trained on it.
+CREATE TABLE collection_kits (
+  statement TEXT NOT NULL,            -- of collections
+  kit TEXT NOT NULL,                  -- manifest digest
+  PRIMARY KEY (statement, kit)
 ) WITHOUT ROWID;

@@ -31,6 +31,7 @@ from edgeprov.errors import (
 from edgeprov.fleet.index import Index, chunked, parse_moment
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
+from edgeprov.fleet.sync_lineage import keep_collections
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -145,6 +146,7 @@ class _Sync:
                     self._keep(name, manifest, extra, fault)
             done += len(batch)
             self.progress(done, len(fresh))
+        self.report.faults.extend(keep_collections(self.index, self.reader, self.source_id))
         with self.index.transaction():
             if self.referrers:
                 self._keep_referrers()

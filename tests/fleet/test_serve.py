@@ -166,7 +166,7 @@ def test_the_description_is_true(judged, tmp_path):
     assert judged.run("collect", "-o", tmp_path / "out", "--ca", tmp_path / "ca").code == 0
     kit = ROOT / "hil" / "model" / "kit"
     options = ("--to", judged.name, "--ca", tmp_path / "ca", "--dataset", tmp_path / "out")
-    assert fleet("publish", kit, *options).code == 0
+    published = fleet("publish", kit, *options, "--json").last("published")
     judged.sync()
     digest = str(judged.units["a1"].sealed[1].digest)
     with serving(judged, "--rate", "1000") as service:
@@ -215,6 +215,7 @@ def test_the_description_is_true(judged, tmp_path):
         values = {"from": "2026-01", "to": "2026-03", "limit": "1", "labels": "true", "verdict": "ok", "kind": "kit"}
         values |= {
             "model": "wdbc",
+            "trained": published["digest"],
             "digest": digest[7:20],
             "device": "a1",
             "slot": "default",
@@ -322,4 +323,45 @@ def test_lineage_closes_the_loop(judged, tmp_path):
     assert back["before"][0]["models"] == [str(judged.world.model.digest)]
     text = judged.run("lineage", "wdbc:1.0.0").out
     assert "training set" in text
+    # An auditor's own index tells the same: it is read back from the registry.
+    other = ("--fleet", tmp_path / "other")
+    assert fleet("sync", judged.name, *other).code == 0
+    elsewhere = fleet("lineage", published["digest"], "--json", *other).last("lineage")
+    assert elsewhere["before"] == back["before"]
+    assert "training set" in fleet("lineage", "wdbc:1.0.0", *other).out
+    # And which kits the model was trained on: those of the list, no other.
+    inputs = [json.loads(line)["kit"] for line in (tmp_path / "out/_edgeprov/inputs.jsonl").read_text().splitlines()]
+    found = fleet("query", "--trained", published["digest"], "--json", *other).items
+    assert {item["digest"] for item in found} == set(inputs)
+    push_kit(judged.registry, judged.units["a1"], judged.units["a1"].seal(records=2))
+    assert fleet("sync", *other).code == 0
+    assert len(fleet("query", "--trained", published["digest"], "--json", *other).items) == len(inputs)
+    assert fleet("query", "--trained", "wdbc:1.0.0", *other).code == 2
     assert judged.run("lineage", "nothing").code == 2
+
+
+def test_a_forged_training_set_is_not_believed(judged, tmp_path):
+    """Anybody may attach a list to a model: only the statement that the publisher signed counts."""
+    from dataclasses import replace
+
+    from edgeprov.fleet.publish import _attach_collection, load_collection
+    from edgeprov.fleet.remotes import open_registry, parse_source
+
+    assert fleet("ca", "init", tmp_path / "ca").code == 0
+    assert judged.run("collect", "-o", tmp_path / "out", "--ca", tmp_path / "ca").code == 0
+    kit = ROOT / "hil" / "model" / "kit"
+    options = ("--ca", tmp_path / "ca", "--dataset", tmp_path / "out", "--json")
+    published = fleet("publish", kit, "--to", f"oci:{tmp_path}/two", *options).last("published")
+    source = parse_source(f"oci:{tmp_path}/two")
+    registry = open_registry(source)
+    model = registry.fetch_manifest(published["repo"], published["tag"])
+    honest = load_collection(str(tmp_path / "out"))
+    for item in registry.list_referrers(published["repo"], model.digest):
+        if registry.fetch_manifest(published["repo"], item.digest).artifact_type.endswith("collection.v1+json"):
+            registry.layout.remove_manifest(item.digest)
+    lying = replace(honest, inputs=honest.inputs.splitlines(keepends=True)[0])
+    _attach_collection(registry, published["repo"], model, lying, "2026-02-03T04:05:06Z")
+    run = fleet("sync", f"oci:{tmp_path}/two", "--fleet", tmp_path / "index", "--json")
+    assert run.code == 0
+    assert any("not about the list of kits" in item["why"] for item in run.items if item["type"] == "fault")
+    assert fleet("query", "--trained", published["digest"], "--fleet", tmp_path / "index").code == 2

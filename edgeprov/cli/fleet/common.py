@@ -92,6 +92,7 @@ def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, la
         )
     if verdicts:
         group.add_argument("--kit", metavar="DIGEST", help="one kit, or all whose digest begins so")
+        group.add_argument("--trained", metavar="M", help="kits that the model M was trained on")
         group.add_argument("--kind", choices=("kit", "tombstone"))
         group.add_argument("--verdict", choices=("ok", "refused", "unchecked"))
 
@@ -110,6 +111,7 @@ def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = Non
         labelled=getattr(args, "labels", None),
         verdict=getattr(args, "verdict", None),
         kind=getattr(args, "kind", None),
+        collection=index.resolve_training(args.trained) if getattr(args, "trained", None) else None,
         digest=index.resolve_kit(args.kit) if getattr(args, "kit", None) else None,
         policy=trust.digest if trust else "",
     )

@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model was trained on, read back from its registry: the statement of `collect`, and the list of its kits.
+
+The model's manifest names the statement by digest, and the publisher signed that manifest; the statement
+names the list by digest. So neither the registry nor whoever attached them is believed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from edgeprov.errors import EdgeprovError, FormatError
+from edgeprov.fleet.index import Index
+from edgeprov.fleet.remotes import Reader
+from edgeprov.formats.bundle import parse_bundle
+from edgeprov.formats.digest import Digest, digest_of, parse_digest
+from edgeprov.formats.in_toto import parse_statement
+from edgeprov.formats.mediatypes import COLLECTION, COLLECTION_INPUTS, COLLECTION_PREDICATE, SIGSTORE_BUNDLE
+from edgeprov.limits import LIMITS
+
+INPUTS_BYTES: Final = 256 * 1024 * 1024
+"""A list of a million kits."""
+
+
+def keep_collections(index: Index, reader: Reader, source: int) -> Iterator[tuple[str, str, str]]:
+    """Learn the training sets of a registry's models that are not known yet.
+
+    Yields:
+        Faults: repository, digest of the model, why.
+    """
+    for row in index.rows(
+        "SELECT digest, repo, trained_on FROM models WHERE source = ? AND trained_on IS NOT NULL "
+        "AND trained_on NOT IN (SELECT DISTINCT statement FROM collection_kits) ORDER BY digest",
+        (source,),
+    ):
+        try:
+            found = _load(reader, row["repo"], parse_digest(row["digest"]), row["trained_on"])
+        except EdgeprovError as error:
+            yield row["repo"], row["digest"], f"training set: {type(error).__name__}: {error.message}"
+            continue
+        if found is not None:
+            values, kits = found
+            with index.transaction():
+                if not index.rows("SELECT 1 FROM collections WHERE statement = ?", (row["trained_on"],)):
+                    index.put("collections", statement=row["trained_on"], folder="", **values)
+                for kit in kits:
+                    index.put("collection_kits", statement=row["trained_on"], kit=kit)
+
+
+def _load(reader: Reader, repo: str, model: Digest, statement: str) -> tuple[dict[str, Any], list[str]] | None:
+    """Columns of the collection, and its kits; None when nothing hangs on the model."""
+    for item in reader.registry.list_referrers(repo, model):
+        manifest = reader.manifest(repo, item.digest)
+        if manifest.artifact_type != COLLECTION or len(manifest.layers) != 2:
+            continue
+        blob = reader.blob(repo, manifest.layers[0], max_bytes=LIMITS.signature_blob_bytes)
+        raw = parse_bundle(blob).payload if manifest.layers[0].media_type == SIGSTORE_BUNDLE else blob
+        if str(digest_of(raw)) != statement:
+            continue  # of another training set: somebody attached it
+        inputs = reader.blob(repo, manifest.layers[1], max_bytes=INPUTS_BYTES)
+        parsed = parse_statement(raw)
+        if parsed.predicate_type != COLLECTION_PREDICATE or digest_of(inputs) not in parsed.subjects:
+            raise FormatError(f"the statement {statement} is not about the list of kits beside it")
+        if manifest.layers[1].media_type != COLLECTION_INPUTS:
+            raise FormatError(f"the list of kits has the type {manifest.layers[1].media_type[:80]!r}")
+        return _columns(parsed.predicate), list(_kits(inputs))
+    return None
+
+
+def _columns(predicate: Any) -> dict[str, Any]:
+    try:
+        models = [str(Digest(item["digest"]["sha256"])) for item in predicate["models"]]
+        return {
+            "models": json.dumps(sorted(models)),
+            "kits": int(predicate["kits"]),
+            "rows": int(predicate["rows"]),
+            "labelled": int(predicate["labelled"]),
+            "created": str(predicate["createdAt"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"statement of a training set: {error} is missing or malformed") from error
+
+
+def _kits(inputs: bytes) -> Iterator[str]:
+    try:
+        for line in inputs.splitlines():
+            yield str(parse_digest(json.loads(line)["kit"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FormatError("the list of a training set's kits is malformed") from error
