@@ -110,18 +110,18 @@ class Transfer:
         return known is not None
 
     def _push_blobs(self, repo: str, manifest: Manifest, *, count: bool = True) -> None:
-        for blob in manifest.blobs:
-            sent = self._pace.attempt(partial(self._push_blob, repo, blob))
+        for blob, following in zip(manifest.blobs, (*manifest.blobs[1:], None), strict=True):
+            sent = self._pace.attempt(partial(self._push_blob, repo, blob, following))
             if count:
                 self._tally.add(blob.size, sent=sent)
             if sent:
                 self._pace.spend(blob.size)
 
-    def _push_blob(self, repo: str, blob: Descriptor) -> bool:
+    def _push_blob(self, repo: str, blob: Descriptor, following: Descriptor | None) -> bool:
         for left in reversed(range(_BAD_ARRIVALS)):
             with self._layout.open_blob(blob) as stream:
                 try:
-                    return self._registry.push_blob(repo, blob, cast("BinaryIO", stream))
+                    return self._registry.push_blob(repo, blob, cast("BinaryIO", stream), following=following)
                 except DigestMismatch:
                     self._layout.verify_blob(blob)
                     if not left:

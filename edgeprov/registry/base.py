@@ -41,8 +41,13 @@ class Registry(Protocol):
             DigestMismatch: Other bytes, or another size, than the descriptor names.
         """
 
-    def push_blob(self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO) -> bool:
+    def push_blob(
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Descriptor | None = None
+    ) -> bool:
         """Upload; False when it was there already.
+
+        ``following`` is the blob that comes next, as far as the caller knows: a network registry asks meanwhile
+        what has to be asked before it.
 
         Raises:
             DigestMismatch: ``data`` is not what the descriptor names.

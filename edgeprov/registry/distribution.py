@@ -30,6 +30,7 @@ from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
+from edgeprov.registry.ahead import Ahead, Place
 from edgeprov.registry.answers import (
     Answer,
     read_header,
@@ -98,6 +99,7 @@ class DistributionClient:
         self.name = name
         self._base = base_url
         self._transport = transport
+        self._ahead = Ahead(self._find_place)
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -121,11 +123,17 @@ class DistributionClient:
         finally:
             answer.close()
 
-    def push_blob(self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO) -> bool:
+    def push_blob(
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Descriptor | None = None
+    ) -> bool:
         """See Registry.push_blob. What has the size of a part is verified before a byte of it is sent."""
         if isinstance(data, bytes):
             descriptor.verify(data, "blob to push")
-        if self.head_blob(repo, descriptor.digest) == descriptor.size:
+        place = self._ahead.take(repo, descriptor.digest)
+        if following is not None:
+            self._ahead.start(repo, following)
+        there = self.head_blob(repo, descriptor.digest) == descriptor.size if place is None else place.session is None
+        if there:
             return False
         body: bytes | SizedStream
         if isinstance(data, bytes):
@@ -134,10 +142,14 @@ class DistributionClient:
             body = _read_all(data, descriptor)
         else:
             body = SizedStream(data, descriptor.size)
-        session = self._cut.pop((repo, descriptor.digest), None)
-        if session is None or not isinstance(body, bytes) or not self._go_on(session, descriptor, body):
-            self._put_blob(repo, self._open_session(repo), descriptor, body)
+        cut = self._cut.pop((repo, descriptor.digest), None)
+        if cut is None or not isinstance(body, bytes) or not self._go_on(cut, descriptor, body):
+            session = place.session if place is not None and place.session else self._open_session(repo)
+            self._put_blob(repo, session, descriptor, body)
         return True
+
+    def _find_place(self, repo: str, blob: Descriptor) -> Place:
+        return Place(None if self.head_blob(repo, blob.digest) == blob.size else self._open_session(repo))
 
     def _open_session(self, repo: str) -> str:
         url = self._url(f"{repo}/blobs/uploads/")
@@ -149,6 +161,7 @@ class DistributionClient:
         try:
             self._finish(session, descriptor, body, len(body))
         except RegistryError as error:
+            self._ahead.forget()
             if error.status in _SESSION_LOST or error.code in _SESSION_LOST_CODES:
                 # The session is gone, not the repository: the part starts again.
                 raise RegistryError(error.message, status=error.status, code=error.code) from error

@@ -30,6 +30,7 @@ from edgeprov.registry.distribution import DistributionClient, SizedStream
 from edgeprov.values import dataclass
 
 _USER_AGENT: Final = "edgeprov"
+_ANOTHERS: Final = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,41 +156,50 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         json: Any = None,
         stream: bool = False,  # noqa: FBT001, FBT002 - oras' own signature
     ) -> Any:
-        """Oras' request hook without its retries: at most one repeat, with a fresh token, after a 401."""
-        for attempt in (1, 2):
+        """Oras' request hook without its retries: at most one repeat with a fresh token of its own, after a 401."""
+        renewed: str | None = None
+        for attempt in range(4):
             sent = dict(headers or {})
-            token = getattr(self.auth, "token", None)
+            token = renewed or self._token()
             if urlsplit(url).netloc.lower() == self._host:  # credentials go to the registry only
                 sent.update(self._authorization(token))
             response = self.session.request(
                 method, url, data=data, json=json, headers=sent, stream=stream, verify=self._tls_verify
             )
-            if response.status_code != 401 or attempt == 2 or not self._renew(response, token):
+            if response.status_code != 401 or renewed or attempt == 3:
+                return response
+            # What another thread got meanwhile may be for less than this request needs: that is no repeat yet.
+            renewed = self._renew(response, token)
+            if renewed is None:
                 return response
             response.close()
             if isinstance(data, SizedStream):
                 data.rewind()
         raise AssertionError("unreachable")
 
+    def _token(self) -> str | None:
+        token: str | None = getattr(self.auth, "token", None)
+        return token
+
     def _authorization(self, token: str | None) -> dict[str, str]:
         if self._preemptive:
             return {"Authorization": f"Basic {self.auth._basic_auth}"}  # noqa: SLF001 - oras offers no getter
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _renew(self, response: Any, used: str | None) -> bool:
-        """Get a token for what the answer asks for, once for all threads; False when there is nothing to try."""
+    def _renew(self, response: Any, used: str | None) -> str | None:
+        """The token that the answer asks for; ``_ANOTHERS`` when another thread got one; None: nothing to try."""
         challenge = response.headers.get("Www-Authenticate", "")
         if self._preemptive or not challenge.lower().startswith("bearer"):
-            return False
+            return None
         with self._renewing:
-            if getattr(self.auth, "token", None) != used:  # another thread was faster
-                return True
+            if self._token() != used:
+                return _ANOTHERS
             self.auth.token = None  # an old one has expired or is for another repository
             try:
                 _, changed = self.auth.authenticate_request(response, {})
             except (ValueError, AttributeError, TypeError) as error:  # a realm that is none, or no JSON in the body
                 raise RegistryDenied(f"{self._host}: the token server's answer makes no sense") from error
-            return bool(changed)
+            return self._token() if changed else None
 
 
 class _Answer:

@@ -76,7 +76,14 @@ class LayoutRegistry:
                 yield chunk[offset:]
                 offset = 0
 
-    def push_blob(self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO) -> bool:  # noqa: ARG002
+    def push_blob(
+        self,
+        repo: str,  # noqa: ARG002 - a folder keeps all blobs together
+        descriptor: Descriptor,
+        data: bytes | BinaryIO,
+        *,
+        following: Descriptor | None = None,  # noqa: ARG002 - a folder has nothing to ask before
+    ) -> bool:
         """Store a blob durably.
 
         Returns:

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of a registry before the turn of a part: early, never twice, and forgotten when it went wrong."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprov.device.transfer import Tally, Transfer
+from edgeprov.errors import RegistryDenied, RegistryError
+from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.registry.ahead import Ahead, Place
+from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+from edgeprov.registry.pace import Pace
+from tests.support.registries import docker_registry
+from tests.support.sender import REPO, Sender
+
+ONE, TWO = describe(b"one", ""), describe(b"two", "")
+
+
+def test_an_answer_is_given_once_and_only_to_who_asked() -> None:
+    asked: list[tuple[str, Descriptor]] = []
+
+    def ask(repo: str, blob: Descriptor) -> Place:
+        asked.append((repo, blob))
+        return Place("session")
+
+    ahead = Ahead(ask)
+    assert ahead.take("repo", ONE.digest) is None
+    ahead.start("repo", ONE)
+    ahead.start("repo", ONE)
+    assert ahead.take("repo", TWO.digest) is None
+    assert ahead.take("elsewhere", ONE.digest) is None
+    assert ahead.take("repo", ONE.digest) == Place("session")
+    assert ahead.take("repo", ONE.digest) is None
+    assert asked == [("repo", ONE)]
+
+
+@pytest.mark.parametrize("error", [RegistryError("cut"), RegistryDenied("no")])
+def test_what_went_wrong_early_is_asked_again_in_turn(error: Exception) -> None:
+    def ask(*_: object) -> Place:
+        raise error
+
+    ahead = Ahead(ask)
+    ahead.start("repo", ONE)
+    assert ahead.take("repo", ONE.digest) is None
+
+
+def test_after_a_cut_no_session_is_believed() -> None:
+    ahead = Ahead(lambda *_: Place("of a registry that was started anew"))
+    ahead.start("repo", ONE)
+    ahead.forget()
+    assert ahead.take("repo", ONE.digest) is None
+
+
+@pytest.mark.parametrize("program", ["docker-registry", pytest.param("registry", marks=pytest.mark.slow)])
+def test_the_next_part_is_prepared_during_this_one_and_one_body_is_on_the_wire(tmp_path: Path, program: str) -> None:
+    sender = Sender(tmp_path / "device")
+    sender.fill(5, 100_000)
+    sessions = bodies = most = parts = 0
+    changed = threading.Condition()
+    with docker_registry(tmp_path / "registry", program=program) as host:
+        registry = OrasRegistry(host, settings=RegistrySettings(plain_http=True))
+        inner = registry._transport.send
+
+        def send(method: str, url: str, **options: Any) -> Any:
+            nonlocal sessions, bodies, most, parts
+            is_part = method == "PUT" and len(options.get("data") or b"") == 100_000
+            if is_part:
+                with changed:
+                    parts += 1
+                    bodies += 1
+                    most = max(most, bodies)
+                    # This body is held back until the session of the part after it is open.
+                    assert changed.wait_for(lambda: sessions > parts or parts == 5, timeout=20), "nothing was prepared"
+            answer = inner(method, url, **options)
+            with changed:
+                bodies -= is_part
+                sessions += method == "POST"
+                changed.notify_all()
+            return answer
+
+        registry._transport.send = send  # type: ignore[method-assign]
+        Transfer(sender.state.layout, registry, Pace(), Tally()).push(REPO, sender.kits[0][0])
+        registry._transport.send = inner  # type: ignore[method-assign]
+        sender.verify_arrived(registry)
+    assert (parts, most) == (5, 1)
