@@ -23,6 +23,14 @@ class Commands:
     extra: tuple[str, ...] = ()
     """What only `audit` knows: heads, the data set."""
 
+    signed: str = ""
+    """File of the signed statement, where there is one."""
+
+    def check(self, page: str) -> str:
+        """The check of the signed statement."""
+        trust = self.place[self.place.index("--trust") + 1] if "--trust" in self.place else "DIR"
+        return shlex.join(("edgeprov-fleet", "audit", "--check", self.signed, "--report", page, "--trust", trust))
+
     def audit(self, *more: str, device: str = "") -> str:
         """The audit, or that of one device."""
         return self._join("audit", *self.period, *self.filters, *self._devices(device), *self.extra, *more)

@@ -9,6 +9,7 @@ each doubt a sign and a text.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -28,7 +29,7 @@ _TILES: Final = (
     ("results", "results", ""), ("kits", "kits counted", ""), ("devices", "devices", ""), ("refused", "kits refused", "b"),
     ("missing", "numbers missing", "b"), ("forks", "numbers forked", "b"), ("unknown_devices", "unknown devices", "b"),
     ("clock_doubts", "clocks in doubt", "w"), ("silent_devices", "silent devices", "w"), ("unchecked", "kits unchecked", "w"),
-    ("voided", "voided (signed)", ""), ("gone", "kits gone from a registry", "b"),
+    ("voided", "voided (signed)", ""), ("gone", "kits gone from registry", "b"),
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ class _Page:
             f"{totals['label_kits']:,} of the counted kits bring labels only." if totals.get("label_kits") else "",
             head_note(report),
         ]
-        yield f"<p class=dim>{escape(' '.join(filter(None, notes)))}</p>"
+        yield f"<p class=dim>{_code(escape(' '.join(filter(None, notes))))}</p>"
 
     def _models(self) -> Iterator[str]:
         models = self.report["models"]
@@ -135,7 +136,13 @@ class _Page:
         yield (
             "<section aria-labelledby=numbers><h2 id=numbers>Commands behind each number</h2><p>This report:</p>"
             f"<pre class=commands>{escape(self.commands.audit('--html', 'audit.html'))}</pre>"
-            "<p>Each number stands in the last line of the command's answer, under the name of the third column.</p>"
+            + (
+                f"<p>It was signed when it was made. PAGE being this file, no byte of it changed if this agrees, with neither index nor network:</p>"
+                f"<pre>{escape(self.commands.check('PAGE'))}</pre>"
+                if self.commands.signed
+                else ""
+            )
+            + "<p>Each number stands in the last line of the command's answer, under the name of the third column.</p>"
         )
         yield scroll("Table of commands")
         yield "<table class=t id=commands><thead><tr><th scope=col>Number<th scope=col class=n>Value<th scope=col>In the answer<th scope=col>Command</thead><tbody>"
@@ -145,3 +152,8 @@ class _Page:
             "</tbody></table></div><p>One result with its whole proof: <code>edgeprov-fleet prove SERIAL/SLOT/NUMBER -o FILE</code>, checked by "
             "<code>edgeprov-fleet check-proof FILE --trust DIR</code>, without any network.</p></section>"
         )
+
+
+def _code(text: str) -> str:
+    """Commands in running text, which a terminal shows between backquotes."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text)

@@ -353,8 +353,11 @@ def test_the_commands_of_the_page_give_its_numbers(made, page, tmp_path, monkeyp
         for name in where.split("."):
             item = item[int(name)] if isinstance(item, list) else item.get(name, 0)
         assert str(item) == value, what
-    values = {value for _, value, _, _ in rows}
-    assert {tile.replace(",", "") for tile in tiles} <= values, "a tile without a command"
+    from edgeprov.fleet.report_html import _TILES
+
+    value_of = {where.removeprefix("totals."): value for _, value, where, _ in rows if where.startswith("totals.")}
+    value_of |= {what.removeprefix("kits "): value for what, value, where, _ in rows if where == "kits"}
+    assert [tile.replace(",", "") for tile in tiles] == [value_of[name] for name, _, _ in _TILES]
     audit, query, verify, prove = (fleet(*shlex.split(line)[1:]) for line in device.splitlines())
     one = audit.items[-1]["devices"][0]
     assert f"{one['results']:,} results" in shown
@@ -386,6 +389,7 @@ def test_the_page_is_signed_with_the_report(made, tmp_path):
             ["sh", "-c", command], cwd=auditor, env=values | {"REPORT": str(report)}, capture_output=True, text=True
         )
         assert (done.returncode == 0) is ok, done.stderr
+    assert b"audit --check audit.sigstore.json --report PAGE --trust" in page.read_bytes()  # it tells how
     page.write_bytes(page.read_bytes().replace(b"WITH GAPS", b"COMPLETE", 1))
     assert fleet(*check, page).code == 14
 

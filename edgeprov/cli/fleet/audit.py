@@ -243,5 +243,6 @@ def _commands(args: argparse.Namespace) -> Commands:
         place=words("--fleet", "--trust"),
         filters=words("--model", "--slot"),
         devices=tuple(args.device or ()),
+        signed=args.sign.name if args.sign else "",
         extra=words("--head", "--nonce", "--data", "--no-verify", "--approximate"),
     )
