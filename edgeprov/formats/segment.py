@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -168,6 +169,11 @@ def parse_segment_header(raw: Buffer) -> SegmentHeader:
         LimitError: Too long, or too many tensors.
         FormatError: Not canonical, another version, an unknown or missing key, or a wrong value.
     """
+    return _parse(bytes(raw))
+
+
+@lru_cache(maxsize=64)  # a kit names its segments twice, in its evidence and in each part
+def _parse(raw: bytes) -> SegmentHeader:
     what = "segment header"
     obj = _keys(unpack(raw, max_bytes=LIMITS.segment_header_bytes, what=what), _KEYS, what)
     if obj["v"] != VERSION:
@@ -179,7 +185,7 @@ def parse_segment_header(raw: Buffer) -> SegmentHeader:
     device = _text(obj, "device", what)
     device_serial(device)
     return SegmentHeader(
-        raw=bytes(raw),
+        raw=raw,
         model=parse_digest(_text(obj, "model", what)),
         slot=check_slot(_text(obj, "slot", what)),
         device=device,
