@@ -34,6 +34,7 @@ from layers import CACHE, PYTHON, ROOT, compile_all, layer, run
 
 HERE = Path(__file__).resolve().parent
 FLEET = ROOT / ".venv/fleet/bin/edgeprov-fleet"
+PACK = ROOT / "meta-provenance/lib/oeprov/pack.py"
 
 PACKAGES = [
     "systemd-sysv", "udev", "kmod", "iproute2", "ca-certificates", "python3", "libtss2-esys-3.0.2-0", "libtss2-mu0",
@@ -204,7 +205,7 @@ def root(arch: str) -> Path:
     """The root file system."""
     parts = [base(arch), python(arch), kernel(arch), vendor()]
     digests = [hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest() for path in source()]
-    inputs = [str(part) for part in parts] + digests + [Path(__file__).read_text()]
+    inputs = [str(part) for part in parts] + digests + [Path(__file__).read_text(), PACK.read_text()]
 
     def make(work: Path) -> None:
         tree = work / "tree"
@@ -233,9 +234,11 @@ def install_edgeprov(tree: Path) -> None:
         run(PYTHON, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy)
         site = tree / "usr/lib/edgeprov/python"
         run("python3", "-m", "zipfile", "-e", next(Path(folder).glob("*.whl")), site)
-    shutil.rmtree(site / "edgeprov/fleet", ignore_errors=True)
-    shutil.rmtree(site / "edgeprov/cli/fleet", ignore_errors=True)
-    compile_all(tree, site / "edgeprov")
+    # As the recipe does: one archive of byte code in place of the folder.
+    run(PYTHON, PACK, site / "edgeprov", tree / "usr/lib/edgeprov/edgeprov.zip")
+    shutil.rmtree(site / "edgeprov")
+    with (tree / "usr/lib/python3/dist-packages/edgeprov.pth").open("a") as paths:
+        paths.write("/usr/lib/edgeprov/edgeprov.zip\n")
     data = ROOT / "edgeprov/data"
     places = {
         ".service": "usr/lib/systemd/system", ".target": "usr/lib/systemd/system", ".timer": "usr/lib/systemd/system",

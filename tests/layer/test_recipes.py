@@ -238,7 +238,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expansions(root: Path, source: Path) -> dict[str, str]:
+    site = next(root.rglob("edgeprov/py.typed")).parents[1].relative_to(root)
     return {
+        "PYTHON": sys.executable, "PROVENANCE_LAYERDIR": str(LAYER), "PYTHON_SITEPACKAGES_DIR": f"/{site}",
         "D": str(root), "S": str(source), "systemd_system_unitdir": "/usr/lib/systemd/system",
         "nonarch_libdir": "/usr/lib", "nonarch_base_libdir": "/usr/lib",
     }  # fmt: skip
@@ -278,7 +280,9 @@ def test_every_installed_file_is_in_a_package_and_in_the_right_one(installed: Pa
     guard = "/usr/lib/systemd/system/boot-complete.target.requires/edgeprov-boot-check.service"
     assert where[guard] == "edgeprov-update-guard"
     fleet = {name for name, package in where.items() if package == "${PN}-fleet" and name.endswith(".py")}
-    assert len(fleet) == len([path for path in (ROOT / "edgeprov").rglob("*.py") if packaged_as_fleet(path)])
+    assert len(fleet) == len(list((ROOT / "edgeprov").rglob("*.py")))
+    device = {name for name, package in where.items() if package == "${PN}" and ".dist-info/" not in name}
+    assert {name.rpartition("/")[2] for name in device} == {"edgeprov", "edgeprov.zip", "edgeprov.pth"}
 
 
 def test_every_system_file_of_edgeprov_is_installed_where_systemd_looks(installed: Path) -> None:
@@ -294,13 +298,9 @@ def test_every_system_file_of_edgeprov_is_installed_where_systemd_looks(installe
 
 
 def test_the_device_runs_without_the_fleet_package(installed: Path, tmp_path: Path) -> None:
-    found = [path for path in installed.rglob("edgeprov") if path.is_dir() and (path / "py.typed").exists()]
-    package = tmp_path / "edgeprov"
-    shutil.copytree(found[0], package)
-    for name in ("fleet", "cli/fleet"):
-        shutil.rmtree(package / name)
-    (package / "cli/fleet_main.py").unlink()
-    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    (archive,) = installed.rglob("edgeprov.zip")
+    assert archive.with_suffix(".pth").read_text() == "edgeprov.zip\n"
+    environment = {"PYTHONPATH": str(archive), "PYTHONDONTWRITEBYTECODE": "1"}
     for verb in ([], ["boot-check"], ["status"], ["seal"], ["upload"], ["model"], ["identity"], ["export"], ["doctor"]):
         run = subprocess.run(
             [sys.executable, "-m", "edgeprov.cli.device_main", *verb, "--help"],
@@ -310,6 +310,7 @@ def test_the_device_runs_without_the_fleet_package(installed: Path, tmp_path: Pa
             cwd=tmp_path,
         )
         assert run.returncode == 0, (verb, run.stderr)
+        assert verb == [] or "--json" not in run.stdout.split("\n\n")[1], "the verb says what it does"
 
 
 def test_units_that_the_recipe_enables_exist_and_can_be_enabled() -> None:

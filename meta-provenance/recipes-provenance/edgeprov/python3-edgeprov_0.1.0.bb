@@ -54,7 +54,12 @@ do_install:append:class-target() {
     # RAUC, swupdate and systemd-boot keep a new slot only after boot-complete.target.
     install -d ${D}${systemd_system_unitdir}/boot-complete.target.requires
     ln -s ../edgeprov-boot-check.service ${D}${systemd_system_unitdir}/boot-complete.target.requires/edgeprov-boot-check.service
+
+    # A device gets one archive of byte code, half a megabyte. The fleet's package brings the folder, which goes before it.
+    ${PYTHON} ${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov.zip
+    echo edgeprov.zip > ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov.pth
 }
+do_install[file-checksums] += "${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py:True"
 
 SYSTEMD_PACKAGES = "edgeprov-services"
 SYSTEMD_SERVICE:edgeprov-services = "\
@@ -72,9 +77,7 @@ USERADD_PARAM:edgeprov-services = "--system --no-create-home --home-dir ${locals
 
 FILES:${PN}-fleet += "\
     ${bindir}/edgeprov-fleet \
-    ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet \
-    ${PYTHON_SITEPACKAGES_DIR}/edgeprov/cli/fleet_main.py \
-    ${PYTHON_SITEPACKAGES_DIR}/edgeprov/fleet \
+    ${PYTHON_SITEPACKAGES_DIR}/edgeprov \
 "
 FILES:edgeprov-network-hook += "\
     ${nonarch_libdir}/NetworkManager \
