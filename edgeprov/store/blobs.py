@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from edgeprov.errors import DigestMismatch, StoreError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
-from edgeprov.store.atomic import open_regular, open_temporary, remove, translated
+from edgeprov.store.atomic import open_regular, open_temporary, remove, translate
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -81,8 +81,10 @@ class BlobReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")[: self._left]
         if not view:
             return 0
-        with translated(self._what):
-            count = os.readv(self._fd, [view])
+        try:
+            count = os.readv(self._fd, (view,))
+        except OSError as error:
+            raise translate(error, self._what) from error
         if not count:
             raise DigestMismatch(f"{self._what} was cut while it was read")
         self._hash.update(view[:count])

@@ -93,8 +93,7 @@ def test_a_whole_boot_check_stays_on_its_path(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     script = f"""
 import sys
-sys.path[:0] = {sys.path!r}
-sys.argv = ["boot_check.py", {str(tmp_path / "device" / "edgeprov.toml")!r}]
+sys.argv = ["boot_check.py", *{sys.path!r}, {str(tmp_path / "device" / "edgeprov.toml")!r}]
 try:
     exec(open({str(ROOT / "tests/bench/cases/boot_check.py")!r}).read())
 except SystemExit as end:

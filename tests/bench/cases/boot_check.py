@@ -31,6 +31,8 @@ def opened(_context):
 
 
 os.environ["EDGEPROV_CONFIG"] = sys.argv.pop()
+sys.path += sys.argv[1:]  # behind the standard library, as a .pth file places them
+del sys.argv[1:]
 from edgeprov.cli.device_main import main  # noqa: E402
 from edgeprov.device.context import Context  # noqa: E402
 

@@ -10,6 +10,7 @@ import gc
 import sys
 
 gc.disable()
+sys.path.append(sys.argv[1])
 import json  # noqa: E402
 import tomllib  # noqa: E402
 from hashlib import sha256  # noqa: E402
@@ -32,7 +33,7 @@ class Ecdsa(ec.ECDSA):
 tomllib.loads("")
 json.loads("{}")
 buffer, digest = bytearray(65536), sha256()
-with open(sys.argv[1], "rb", buffering=0) as file:
+with open(sys.argv[2], "rb", buffering=0) as file:
     while count := file.readinto(buffer):
         digest.update(memoryview(buffer)[:count])
 key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes.fromhex(POINT))

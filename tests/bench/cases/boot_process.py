@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -27,8 +28,28 @@ def verify(folder: Path, *, read: bool = True) -> None:
     layout = Layout.open(folder, read_only=True)
     path = next((folder / "blobs" / "sha256").iterdir())
     descriptor = Descriptor(media_type="x", digest=Digest(path.name), size=path.stat().st_size)
-    if read:
-        layout.verify_blob(descriptor)
+    print(_used_s((lambda: layout.verify_blob(descriptor)) if read else (lambda: _hash(path))))
+
+
+def _hash(path: Path) -> None:
+    """The least that hashing a file in Python can cost: pieces into one buffer, and nothing checked."""
+    import os
+    from hashlib import sha256
+
+    digest, buffer = sha256(), memoryview(bytearray(64 * 1024))
+    fd = os.open(path, os.O_RDONLY)
+    while count := os.readv(fd, (buffer,)):
+        digest.update(buffer[:count])
+    digest.digest()
+    os.close(fd)
+
+
+def _used_s(call: Callable[[], None]) -> float:
+    import time
+
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def make_site(folder: Path) -> None:
@@ -69,7 +90,7 @@ def verity(folder: Path) -> None:
 
 if __name__ == "__main__":
     word, place, *rest = sys.argv[1:]
-    if word == "blank":
+    if word == "floor":
         verify(Path(place), read=False)
     else:
         {"blob": blob, "verify": verify, "site": make_site, "verity": verity}[word](Path(place), *rest)
