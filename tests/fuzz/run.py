@@ -1,37 +1,71 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Long fuzzing: ``python -m tests.fuzz.run TARGET [--seconds N]``; ``--list`` names the targets.
+"""Long fuzzing: ``python -m tests.fuzz.run [TARGET ...] [--seconds N]``; ``--list`` names the targets.
 
-With atheris (pip install atheris) the run is guided by coverage; without it the mutator of the short
-runs goes on until the time is over. What breaks is written to ``corpus/TARGET/``, so that the tests
-run it from then on.
+With atheris (tests/peers/install atheris, or pip) the run is guided by coverage; without it the mutator of
+the short runs goes on until the time is over. What breaks is written to ``corpus/TARGET/``, so that the
+tests run it from then on.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
+import os
 import random
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import CORPUS, TARGETS, Fuzz, target
+
+if TYPE_CHECKING:
+    from tests.fuzz.targets import Fuzz
+
+PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprov" / "peers"
+HERE = Path(__file__).parent
 
 
-def guided(fuzz: Fuzz, seconds: int) -> None:
-    """libFuzzer through atheris; it ends the process itself."""
-    import atheris
+def find_atheris() -> Any:
+    """The module, or None."""
+    if str(PEERS / "atheris") not in sys.path:
+        sys.path.append(str(PEERS / "atheris"))
+    with contextlib.suppress(ImportError):
+        import atheris
 
-    folder = CORPUS / fuzz.name
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds = CORPUS.parent / "seeds" / fuzz.name  # not tracked
-    seeds.mkdir(parents=True, exist_ok=True)
+        return atheris
+    return None
+
+
+def guided(atheris: Any, fuzz: Fuzz, limit: str) -> int:
+    """libFuzzer through atheris, in a child, since it ends its process; returns the child's exit status."""
+    corpus, seeds = (
+        HERE / "corpus" / fuzz.name,
+        HERE / "seeds" / fuzz.name,
+    )  # seeds: what it finds on its way, not tracked
+    for folder in (corpus, seeds):
+        folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(fuzz.inputs()):
         (seeds / str(number)).write_bytes(seed)
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", str(seeds)], fuzz.once)
-    atheris.Fuzz()
+    child = os.fork()
+    if not child:
+        try:
+            options = (
+                limit,
+                f"-artifact_prefix={corpus}/",
+                "-print_final_stats=1",
+                "-rss_limit_mb=1024",
+                "-verbosity=0",
+            )
+            atheris.Setup([sys.argv[0], *options, str(seeds)], fuzz.once)
+            atheris.Fuzz()
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):
+        corpus.rmdir()  # nothing was found, and nothing had been
+    return status
 
 
 def plain(fuzz: Fuzz, seconds: int) -> int:
@@ -43,7 +77,7 @@ def plain(fuzz: Fuzz, seconds: int) -> int:
         try:
             fuzz.once(data)
         except BaseException:
-            folder = CORPUS / fuzz.name
+            folder = HERE / "corpus" / fuzz.name
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"found-{abs(hash(data)):016x}"
             path.write_bytes(data)
@@ -53,20 +87,35 @@ def plain(fuzz: Fuzz, seconds: int) -> int:
     return count
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", nargs="?", help="default: all, one after the other")
+    parser.add_argument("targets", nargs="*", help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="per target")
+    parser.add_argument("--runs", type=int, help="inputs per target in place of a time (atheris)")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
+    atheris = find_atheris()
+    # Only what is imported here is watched for coverage.
+    with atheris.instrument_imports(include=["edgeprov"]) if atheris else contextlib.nullcontext():
+        from tests.fuzz.targets import TARGETS, target
     if arguments.list:
         print("\n".join(item.name for item in TARGETS))
-        return
-    if arguments.target and importlib.util.find_spec("atheris"):
-        guided(target(arguments.target), arguments.seconds)
-    for fuzz in [target(arguments.target)] if arguments.target else TARGETS:
-        print(f"{fuzz.name}: {plain(fuzz, arguments.seconds)} inputs", flush=True)
+        return 0
+    if arguments.runs and not atheris:
+        parser.error("--runs needs atheris: tests/peers/install atheris")
+    limit = f"-runs={arguments.runs}" if arguments.runs else f"-max_total_time={arguments.seconds}"
+    broken = []
+    for fuzz in [target(name) for name in arguments.targets] or TARGETS:
+        if not atheris:
+            print(f"{fuzz.name}: {plain(fuzz, arguments.seconds)} inputs", flush=True)
+        elif status := guided(atheris, fuzz, limit):
+            broken.append(f"{fuzz.name} (exit {status})")
+        else:
+            print(f"{fuzz.name}: nothing found", flush=True)
+    if broken:
+        print(f"broken: {', '.join(broken)}")
+    return bool(broken)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
