@@ -13,7 +13,9 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +25,14 @@ from tests.fuzz.mutate import mutate
 if TYPE_CHECKING:
     from tests.fuzz.targets import Fuzz
 
-PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprov" / "peers"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprov"
 HERE = Path(__file__).parent
 
 
 def find_atheris() -> Any:
     """The module, or None."""
-    if str(PEERS / "atheris") not in sys.path:
-        sys.path.append(str(PEERS / "atheris"))
+    if str(CACHE / "peers" / "atheris") not in sys.path:
+        sys.path.append(str(CACHE / "peers" / "atheris"))
     with contextlib.suppress(ImportError):
         import atheris
 
@@ -38,30 +40,22 @@ def find_atheris() -> Any:
     return None
 
 
-def guided(atheris: Any, fuzz: Fuzz, limit: str) -> int:
-    """libFuzzer through atheris, in a child, since it ends its process; returns the child's exit status."""
-    corpus, seeds = (
-        HERE / "corpus" / fuzz.name,
-        HERE / "seeds" / fuzz.name,
-    )  # seeds: what it finds on its way, not tracked
+def guided(atheris: Any, fuzz: Fuzz, limit: str, seeds: Path) -> int:
+    """libFuzzer through atheris, in a child, since it ends its process; returns the child's exit status.
+
+    ``seeds`` is where it starts from, and where it keeps what leads to new code.
+    """
+    corpus = HERE / "corpus" / fuzz.name
     for folder in (corpus, seeds):
         folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(fuzz.inputs()):
         (seeds / str(number)).write_bytes(seed)
     child = os.fork()
     if not child:
-        try:
-            options = (
-                limit,
-                f"-artifact_prefix={corpus}/",
-                "-print_final_stats=1",
-                "-rss_limit_mb=1024",
-                "-verbosity=0",
-            )
-            atheris.Setup([sys.argv[0], *options, str(seeds)], fuzz.once)
-            atheris.Fuzz()
-        finally:
-            os._exit(1)
+        options = (limit, f"-artifact_prefix={corpus}/", "-print_final_stats=1", "-rss_limit_mb=1024", "-verbosity=0")
+        atheris.Setup([sys.argv[0], *options, str(seeds)], fuzz.once)
+        atheris.Fuzz()
+        raise SystemExit(1)  # not os._exit: libFuzzer writes what it found when the process exits
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):
         corpus.rmdir()  # nothing was found, and nothing had been
@@ -104,14 +98,18 @@ def main() -> int:
     if arguments.runs and not atheris:
         parser.error("--runs needs atheris: tests/peers/install atheris")
     limit = f"-runs={arguments.runs}" if arguments.runs else f"-max_total_time={arguments.seconds}"
+    # A long run goes on where the last one ended; a counted one begins anew.
+    folder = Path(tempfile.mkdtemp(prefix="edgeprov-fuzz-")) if arguments.runs else CACHE / "fuzz"
     broken = []
     for fuzz in [target(name) for name in arguments.targets] or TARGETS:
         if not atheris:
             print(f"{fuzz.name}: {plain(fuzz, arguments.seconds)} inputs", flush=True)
-        elif status := guided(atheris, fuzz, limit):
+        elif status := guided(atheris, fuzz, limit, folder / fuzz.name):
             broken.append(f"{fuzz.name} (exit {status})")
         else:
             print(f"{fuzz.name}: nothing found", flush=True)
+    if arguments.runs:
+        shutil.rmtree(folder)
     if broken:
         print(f"broken: {', '.join(broken)}")
     return bool(broken)
