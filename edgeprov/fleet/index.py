@@ -3,8 +3,8 @@
 """The fleet's index: one SQLite file with what the registries hold and what verification said.
 
 It is a cache: every row can be made again by `sync` and `verify`. Readers see a consistent state
-while a sync writes (WAL). The schema is schema.sql; a file of another version is set aside, not
-migrated, because rebuilding is cheaper than being wrong.
+while a sync writes (WAL). The schema is schema.sql. It only grows: a file of an older version gets
+the tables that it lacks when it is next written, one of a newer version is left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.store.atomic import make_dirs
 from edgeprov.values import dataclass, field_names, replace
 
-VERSION: Final = 1
+VERSION: Final = 2
 FILE: Final = "index.sqlite"
 _BUSY_S: Final = 30.0
 _HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")
@@ -125,8 +125,8 @@ class Index:
         Raises:
             NotStored: None there, and not ``write``.
             StateNewer: Made by a newer version.
-            StoreCorrupt: Not an index, or damaged; it was set aside, and the next sync makes a new one.
-            StoreError: The folder cannot be used.
+            StoreCorrupt: Not an index, or damaged.
+            StoreError: The folder cannot be used, or the file is older and not opened for writing.
         """
         path = folder / FILE
         if write:
@@ -138,12 +138,17 @@ class Index:
             connection.row_factory = sqlite3.Row
             try:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0 and write:
-                    _create(connection)
-                elif version != VERSION:
+                if version > VERSION:
                     raise StateNewer(  # noqa: TRY301 - the connection is closed below
                         f"{path} has version {version}, this program knows {VERSION}"
                     )
+                if version < VERSION and not write:
+                    raise StoreError(  # noqa: TRY301 - as above
+                        f"{path} has version {version}, this program reads {VERSION}",
+                        advice="Run edgeprov-fleet sync: it adds what is missing, and keeps what is there.",
+                    )
+                if version < VERSION:
+                    _create(connection)
                 if write:
                     connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -426,7 +431,10 @@ def _create(connection: sqlite3.Connection) -> None:
     from importlib import resources
 
     script = resources.files("edgeprov.fleet").joinpath("schema.sql").read_text()
-    connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
+    # Two commands may find no file, or an old one, at the same moment.
+    script = script.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ")
+    script = script.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ")
+    connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
 
 
 def _where(query: Query) -> tuple[str, list[Any]]:

@@ -116,6 +116,19 @@ def test_an_index_of_a_newer_version_is_left_alone(full):
     assert full.run("query").code == 33
 
 
+def test_an_index_of_an_older_version_grows_at_the_next_sync(full):
+    import sqlite3
+
+    full.sync()
+    with sqlite3.connect(full.fleet / "index.sqlite") as db:
+        db.executescript("DROP TABLE collection_kits; DROP TABLE rollups; PRAGMA user_version = 1;")
+    told = full.run("query")
+    assert told.code == 34
+    assert "sync" in told.err
+    assert full.run("sync").code == 0  # its registries are still known
+    assert len(full.run("query", "--json").items) == 8
+
+
 def test_forged_tags_and_annotations(full):
     """A tag that names another device, an annotation that contradicts the subject, a kit that is none."""
     unit = full.units["a1"]
