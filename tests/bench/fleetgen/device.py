@@ -85,7 +85,8 @@ class Truth:
     last_seq: int = 0  # of the TPM's counter at the end: what a head tells
     good: int = 0
     records: dict[str, int] = field(default_factory=dict)  # accepted records by model digest
-    labelled: int = 0  # labels in good kits for records in good kits
+    rows: dict[str, int] = field(default_factory=dict)  # the same without forks: what a data set holds
+    labelled: int = 0  # labels of those rows
     twins: dict[str, int] = field(default_factory=dict)  # a fork's second kit -> its records
     lost: list[int] = field(default_factory=list)
     voided: list[int] = field(default_factory=list)
@@ -217,7 +218,7 @@ class FleetDevice:
             day, model, records, labels, fault if fault in ("unsigned", "rotten", "lying-list") else None
         )
         digest = str(sealed.manifest.digest)
-        if fault in ("lost", "unsigned", "rotten"):
+        if fault in ("lost", "unsigned", "rotten", "fork"):
             self._gone.update(range(self._next_n - records, self._next_n))
         if fault == "lost":
             self.truth.lost.append(self.tpm.counter)
@@ -225,7 +226,7 @@ class FleetDevice:
         if fault in ("unsigned", "rotten"):
             self.truth.refused[digest] = fault
         else:
-            self._count(sealed, model, records, labels)
+            self._count(model, records, labels, forked=fault == "fork")
         if fault == "lying-list":
             self.truth.odd[digest] = fault
         elif self._wall_ns(day, 0) != self.settings.start_ns + day * DAY_S * NS:
@@ -234,11 +235,13 @@ class FleetDevice:
             )
         yield sealed
 
-    def _count(self, sealed: Artifact, model: int, records: int, labels: Sequence[tuple[int, bool]]) -> None:
+    def _count(self, model: int, records: int, labels: Sequence[tuple[int, bool]], *, forked: bool) -> None:
         self.truth.good += 1
         key = str(self.models[model].digest)
         self.truth.records[key] = self.truth.records.get(key, 0) + records
-        self.truth.labelled += sum(n not in self._gone for n, _ in labels)
+        if not forked:
+            self.truth.rows[key] = self.truth.rows.get(key, 0) + records
+            self.truth.labelled += sum(n not in self._gone for n, _ in labels)
 
     def _seal(
         self, day: int, model: int, records: int, labels: Sequence[tuple[int, bool]], fault: str | None
