@@ -12,20 +12,21 @@ worse or better only where chance does not explain the difference (two proportio
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
 
 from edgeprov.errors import NotStored
 from edgeprov.fleet import tables_summary
-from edgeprov.fleet.output import OWN
+from edgeprov.fleet.output import STATEMENT, open_output
 from edgeprov.formats.digest import Digest
 
 BINS: Final = 20
 SHIFT: Final = 0.25
 """PSI above which two spreads are commonly called shifted."""
 
+_PARTITION: Final = re.compile(r"model=([0-9a-f]{64})/device=[^/]+/part-0\.parquet")
 _CLASSES: Final = 1_000
 _Z: Final = 1.959964
 """Of the normal distribution, for 95 %."""
@@ -33,28 +34,36 @@ _FLOOR: Final = 1e-4
 _COUNTS: Final = ("rows", "labelled", "compared", "right")
 
 
-def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict[str, Any]:
+def drift(name: str, since: str | None = None, to: str | None = None) -> dict[str, Any]:
     """Compare the model versions of a data set.
 
     Args:
-        folder: What `collect` wrote.
+        name: Folder or URL that `collect` wrote to.
         since: RFC 3339; rows before are left out.
         to: RFC 3339; rows from then on are left out.
 
     Raises:
         NotStored: Not a data set.
     """
-    if not (folder / OWN).is_dir():
-        raise NotStored(f"{folder} is no data set", advice="Run edgeprov-fleet collect -o DIR first.")
+    output = open_output(name)
+    files = output.files()
+    if STATEMENT not in files:
+        raise NotStored(f"{name} is no data set", advice="Run edgeprov-fleet collect -o DIR first.")
     models: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("model=*/device=*/part-0.parquet")):
-        digest = str(Digest(path.parent.parent.name.removeprefix("model=")))
+    for path in files:
+        match = _PARTITION.fullmatch(path)
+        if match is None:
+            continue
+        digest = str(Digest(match[1]))
         one = models.setdefault(
             digest,
             {"model": digest, **dict.fromkeys(_COUNTS, 0), "spread": Counter(), "confusion": Counter()},
         )
-        for counts in tables_summary.summarise(path, since, to, bins=BINS, classes=_CLASSES):
-            _add(one, counts)
+        with output.reading(path) as stream:
+            if stream is None:
+                continue  # a collect is writing there now
+            for counts in tables_summary.summarise(stream, since, to, bins=BINS, classes=_CLASSES):
+                _add(one, counts)
     result = [_finish(one) for one in models.values() if one["rows"]]
     result.sort(key=lambda one: one["first"] or "")
     pairs = [
@@ -64,7 +73,7 @@ def drift(folder: Path, since: str | None = None, to: str | None = None) -> dict
         if (before["kind"], before["edges"]) == (after["kind"], after["edges"])
         for psi in [round(_psi(before["spread"], after["spread"]), 4)]
     ]
-    return {"folder": str(folder), "models": result, "pairs": pairs}
+    return {"folder": output.name, "models": result, "pairs": pairs}
 
 
 def _add(one: dict[str, Any], counts: dict[str, Any]) -> None:

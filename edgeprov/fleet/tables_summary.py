@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,19 +15,21 @@ import pyarrow.parquet as pq
 _TIME: Final = pa.timestamp("ns", tz="UTC")
 
 
-def summarise(path: Path, since: str | None, to: str | None, *, bins: int, classes: int) -> Iterator[dict[str, Any]]:
+def summarise(
+    file: BinaryIO, since: str | None, to: str | None, *, bins: int, classes: int
+) -> Iterator[dict[str, Any]]:
     """Counts of each row group of a finished file, for drift: spread of the first output, and agreement with labels.
 
     A vector output decides for its largest element; one number is put into ``bins`` over the tensor's range, and
     decides for class 1 above the middle.
     """
-    with pq.ParquetFile(path) as file:
-        field = file.schema_arrow.field("output_0") if "output_0" in file.schema_arrow.names else None
+    with pq.ParquetFile(file) as parquet:
+        field = parquet.schema_arrow.field("output_0") if "output_0" in parquet.schema_arrow.names else None
         if field is None or not pa.types.is_fixed_size_list(field.type):
             return
         tensor = json.loads(field.metadata[b"tensor"])
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["recorded_at", "output_0", "label"])
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, columns=["recorded_at", "output_0", "label"])
             for text, keep in ((since, pc.greater_equal), (to, pc.less)):
                 if text:
                     table = table.filter(

@@ -30,7 +30,7 @@ def test_spread_and_accuracy(hub, tmp_path):
     push_kit(hub.registry, unit, unit.seal(records=50, model=new))
     hub.sync()
     assert hub.run("collect", "-o", tmp_path / "out").code == 0
-    report = drift(tmp_path / "out")
+    report = drift(str(tmp_path / "out"))
     first, second = report["models"]
     records = [parse_record(row) for row in unit.sealed[0].rows]
     decided = [int(signed(r.outputs[0][1]) > signed(r.outputs[0][0])) for r in records]
@@ -44,6 +44,17 @@ def test_spread_and_accuracy(hub, tmp_path):
     run = hub.run("audit", "--from", "2026-02", "--to", "2026-02", "--data", tmp_path / "out", "--html", page)
     assert run.code == 0, run.err
     assert "Model versions compared" in page.read_text()
+
+
+def test_a_data_set_behind_a_url(hub, tmp_path):
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=9))
+    hub.sync()
+    for name in (f"file://{tmp_path}/out", "memory://drift"):
+        assert hub.run("collect", "-o", name).code == 0
+        run = hub.run("audit", "--from", "2026-02", "--to", "2026-02", "--data", name, "--json")
+        assert run.code == 0, run.err
+        assert [model["rows"] for model in run.last("audit")["drift"]["models"]] == [9]
 
 
 def test_not_a_data_set(tmp_path, hub):

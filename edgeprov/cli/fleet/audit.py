@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as one page")
     parser.add_argument("--csv", action="store_true")
     parser.add_argument(
-        "--data", metavar="DIR", type=Path, help="what `collect` wrote: adds drift and accuracy by model"
+        "--data", metavar="DIR", help="folder or URL that `collect` wrote to: adds drift and accuracy by model"
     )
     parser.add_argument(
         "--sign", metavar="FILE", type=Path, help="write a signed statement of the report and the page (needs a signer)"
