@@ -55,7 +55,7 @@ def parse_json(text: str) -> tuple[list[Figure], dict[str, Any]]:
 def as_svg(figures: Iterable[Figure]) -> str:
     """Bars of value/limit (limit/value where more is better): all left of the line is within budget."""
     rows = [item for item in figures if item.value is not None and item.limit]
-    height, left, width = 22, 420, 420
+    height, left, width = 22, 560, 420
     scale = width / 1.6  # the line at 1.0 stands at five eighths
     total = len(rows) * height + 60
     parts = [
@@ -68,7 +68,7 @@ def as_svg(figures: Iterable[Figure]) -> str:
         share = used(item)
         colour = "#2b7a4b" if item.verdict == "ok" else "#b3372f"
         parts.append(
-            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(f"{item.group}: {item.name}"[:66])}</text>'
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(f"{item.group}: {item.name}"[:92])}</text>'
         )
         parts.append(
             f'<rect x="{left}" y="{y + 2}" width="{max(1.0, min(share, 1.6) * scale):.1f}" height="{height - 7}" fill="{colour}"/>'
