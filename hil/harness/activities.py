@@ -105,10 +105,11 @@ class Activities:
 
     def _prepare(self, activity: str) -> None:
         """Make sure that it has something to do."""
-        waiting = [kit for kit in self._state["kits"] if kit["last"]]
-        if activity in ("sealing", "uploading") and not self._state["numbers"] and not waiting:
+        nothing_waits = not any(kit["last"] for kit in self._state["kits"])
+        needs_records = activity == "sealing" or (activity == "uploading" and nothing_waits)
+        if needs_records and not self._state["numbers"]:
             self._read(self._begin("recording"))
-        if activity == "uploading" and not waiting:
+        if activity == "uploading" and nothing_waits:
             self._device.edgeprov("seal")
         if activity == "switching" and self._target not in self._state["listed"]:
             self._device.edgeprov("model", "install", "--no-activate", self._models + self._target)
@@ -160,8 +161,9 @@ class Activities:
         if activity == "recording":
             new = len(set(answer["numbers"]) - set(self._state["numbers"]))
             return {0: "before", BATCH: "after"}.get(new, "between two records")
+        sealed = {n for kit in waiting for n in range(kit["first"], kit["last"] + 1)}
         over = {
-            "sealing": bool(waiting),
+            "sealing": set(answer["numbers"]) <= sealed,
             "uploading": not waiting,
             "installing": self._target in answer["listed"],
             "switching": answer["active"] == self._target,
