@@ -102,7 +102,7 @@ def _space(context: Context) -> Finding:
             fix="Run `edgeprov upload` or `edgeprov export`, or remove old models.",
             code=30,
         )
-    return Finding(check="disk space", verdict="ok", found=f"{free // MIB} MiB free")
+    return Finding(check="disk space", verdict="ok", found=f"{free / 1e9:.1f} GB free")
 
 
 def _clock(context: Context) -> Finding:
