@@ -457,9 +457,10 @@ def _refuse_encoding(answer: Answer) -> None:
 
 
 def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:
-    data = bytearray()
-    while len(data) <= descriptor.size and (chunk := stream.read(descriptor.size + 1 - len(data))):
-        data += chunk
-    body = bytes(data)
+    pieces, left = [], descriptor.size + 1  # one more than there should be: a longer stream shows
+    while left and (piece := stream.read(min(left, CHUNK_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    body = b"".join(pieces)
     descriptor.verify(body, "blob to push")
     return body

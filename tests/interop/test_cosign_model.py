@@ -4,17 +4,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import edgeprov
+from edgeprov.cli.device_main import main as device_main
+from edgeprov.device.context import Context
 from edgeprov.errors import SignerUntrusted, SubjectMismatch
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.verify.policy import parse_policy
 from edgeprov.verify.signature import signature_kind, verify_model_signature
 from tests.support import pki
+from tests.support.kits import KITS, golden_kit
 from tests.support.peers import peer, run
+from tests.support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer("cosign")]
 
@@ -83,3 +90,50 @@ def test_model_signed_by_cosign(world, registry, publisher, version, certificate
         verify_model_signature(world.model, signatures, others, pki.NOW)
     with pytest.raises(SubjectMismatch):
         verify_model_signature(world.make_model("other", b"other"), signatures, policy, pki.NOW)
+
+
+def push(tool: str, layout: Path, host: str, repo: str, digest: str) -> None:
+    """A kit from its OCI layout to a registry, by somebody else's program."""
+    if tool == "skopeo":
+        options = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
+        run([peer(tool), *options, f"oci:{layout}", f"docker://{host}/{repo}:packed"])
+    elif tool == "oras":
+        options = ["cp", "--from-oci-layout", "--to-plain-http"]
+        run([peer(tool), *options, f"{layout}@{digest}", f"{host}/{repo}:packed"])
+    else:
+        run([peer(tool), "push", "--insecure", str(layout), f"{host}/{repo}:packed"])
+
+
+@pytest.mark.parametrize(
+    ("kit", "tool", "version"),
+    [
+        ("kit-1.7-tar", "skopeo", "cosign"),
+        ("kit-1.7-gzip", "oras", "cosign2"),
+        ("kit-1.11-tar", "crane", "cosign"),
+        ("kit-1.11-gzip", "skopeo", "cosign2"),
+        ("kit-1.11-modelpack-gzip", "oras", "cosign"),
+    ],
+)
+def test_a_model_that_others_packed_pushed_and_signed_is_installed_and_runs(
+    registry, publisher, tmp_path, monkeypatch, capsys, kit, tool, version
+):
+    """No program of ours touches it before the device does: kit, skopeo or oras or crane, cosign."""
+    site = Site(tmp_path / "device", settings="")
+    site.config_file.write_text(site.config_file.read_text().replace("[trust]", "plain_http = true\n[trust]"))
+    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
+    monkeypatch.setattr(Context, "now", lambda _self: pki.NOW)
+    monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
+    site.install_identity()
+    manifest, _, _ = golden_kit(kit)
+    reference = f"{registry.host}/models/{kit}@{manifest.digest}"
+    push(tool, KITS / kit, registry.host, f"models/{kit}", str(manifest.digest))
+    assert device_main(["model", "install", reference, "--json"]) == 12  # nobody signed it yet
+    publisher.sign(version, reference, certificate=True)
+    capsys.readouterr()
+    assert device_main(["model", "install", reference, "--json"]) == 0
+    (told,) = [item for item in map(json.loads, capsys.readouterr().out.splitlines()) if item["type"] == "installed"]
+    assert told["model"] == str(manifest.digest)
+    assert device_main(["model", "activate", str(manifest.digest)]) == 0
+    with edgeprov.open_device() as device:
+        assert device.load_model().run(np.zeros((1, 30), np.int8)) is not None

@@ -12,10 +12,12 @@ registry asks for tokens it can let one expire on the way.
 from __future__ import annotations
 
 import http.client
+import queue
 import random
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -91,6 +93,43 @@ class CutProxy:
             while data := server.recv(CHUNK):
                 client.sendall(data)
         _close(client)
+
+
+class SlowProxy(CutProxy):
+    """A link with a bandwidth for what goes up, shared by all connections, and a delay each way; it never breaks."""
+
+    def __init__(self, upstream: str, *, bytes_per_s: float, delay_s: float) -> None:
+        super().__init__(upstream, mean_bytes=0, seed=0)
+        self._rate = bytes_per_s
+        self._delay = delay_s
+        self._free_at = 0.0
+
+    def _forward(self, client: socket.socket, server: socket.socket, life: int) -> None:
+        self._carry(client, server, limited=True)
+
+    def _back(self, client: socket.socket, server: socket.socket) -> None:
+        self._carry(server, client, limited=False)
+
+    def _carry(self, source: socket.socket, target: socket.socket, *, limited: bool) -> None:
+        # What is in flight: at 20 Mbit/s and 20 ms that is 50 kB, so the sender soon feels the bandwidth.
+        flying: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=8)
+        threading.Thread(target=self._land, args=(flying, target), daemon=True).start()
+        with suppress(OSError):
+            while data := source.recv(CHUNK):
+                with self._lock:
+                    now = time.monotonic()
+                    if limited:
+                        self.sent += len(data)
+                        self._free_at = now = max(now, self._free_at) + len(data) / self._rate
+                flying.put((now + self._delay, data))
+        flying.put((0.0, b""))
+
+    def _land(self, flying: queue.Queue[tuple[float, bytes]], target: socket.socket) -> None:
+        with suppress(OSError):
+            while (landed := flying.get())[1]:
+                time.sleep(max(0.0, landed[0] - time.monotonic()))
+                target.sendall(landed[1])
+        _close(target)
 
 
 def _close(item: socket.socket) -> None:

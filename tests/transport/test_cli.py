@@ -103,3 +103,21 @@ def test_the_bar_shows_bytes_kits_rate_and_time_left() -> None:
     )
     assert progress_line(tally, 0) == "[#####...............] 10.0 MB of 40.0 MB, 3 of 12 kits"
     assert "2:46:40 left" in progress_line(tally, 3000)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (76, "[#####...............] 10.0 MB of 40.0 MB, 3 of 12 kits, 1.0 MB/s, 0:30 left"),
+        (75, "10.0 MB of 40.0 MB, 3 of 12 kits, 1.0 MB/s, 0:30 left"),
+        (52, "10.0 MB of 40.0 MB, 3 of 12 kits, 0:30 left"),
+        (42, "10.0 MB of 40.0 MB, 0:30 left"),
+        (28, "10.0 MB of 40.0 MB"),
+        (17, "25 %"),
+        (3, "25 "),
+        (0, ""),
+    ],
+)
+def test_a_narrow_terminal_shows_whole_figures(columns: int, expected: str) -> None:
+    tally = Tally(total_bytes=40_000_000, done_bytes=10_000_000, artifacts=12, done_artifacts=3)
+    assert progress_line(tally, 1_000_000, columns) == expected

@@ -22,8 +22,10 @@ _BAR: Final = 20
 class Meter:
     """Draws bytes, artifacts, rate and time left on stderr; ``note`` puts a line above the bar."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, *, shown: bool, limit_bytes_per_s: int = 0) -> None:
+        """With a bandwidth limit nothing is told to be faster than that: between two parts the link rests."""
         self._shown = shown
+        self._limit = limit_bytes_per_s
         self._next = 0.0
         self._drawn = False
         self._samples: list[tuple[float, int]] = []
@@ -36,14 +38,15 @@ class Meter:
         self._next = now + _REDRAW_S
         self._samples = [item for item in self._samples if now - item[0] < _RATE_WINDOW_S]
         self._samples.append((now, tally.sent_bytes))
-        line = progress_line(tally, self._rate())
-        sys.stderr.write("\r" + line[: shutil.get_terminal_size().columns - 1] + "\x1b[K")
+        line = progress_line(tally, self._rate(), shutil.get_terminal_size().columns - 1)
+        sys.stderr.write("\r" + line + "\x1b[K")
         sys.stderr.flush()
         self._drawn = True
 
     def _rate(self) -> float:
         (first, before), (last, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (last - first) if last > first else 0.0
+        rate = (after - before) / (last - first) if last > first else 0.0
+        return min(rate, self._limit) if self._limit else rate
 
     def clear(self) -> None:
         """Take the bar away, so that a line can be written."""
@@ -53,17 +56,27 @@ class Meter:
             self._drawn = False
 
 
-def progress_line(tally: Tally, bytes_per_s: float) -> str:
-    """``[####....] 12.3 MB of 40.0 MB, 3 of 12 kits, 1.2 MB/s, 0:23 left``."""
+def progress_line(tally: Tally, bytes_per_s: float, columns: int = 120) -> str:
+    """``[####....] 12.3 MB of 40.0 MB, 3 of 12 kits, 1.2 MB/s, 0:23 left``; on a narrow terminal the best of it."""
     total = max(tally.total_bytes, 1)
     filled = min(_BAR, _BAR * tally.done_bytes // total)
-    parts = [
-        f"[{'#' * filled}{'.' * (_BAR - filled)}] {size(tally.done_bytes)} of {size(tally.total_bytes)}",
-        f"{tally.done_artifacts} of {tally.artifacts} kits",
-    ]
+    bar = f"[{'#' * filled}{'.' * (_BAR - filled)}] "
+    amount = f"{size(tally.done_bytes)} of {size(tally.total_bytes)}"
+    kits = f"{tally.done_artifacts} of {tally.artifacts} kits"
+    rate = left = ""
     if bytes_per_s >= 1:
-        left = int(max(0, total - tally.done_bytes) / bytes_per_s)
-        hours, rest = divmod(left, 3600)
-        clock = f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-        parts += [f"{size(int(bytes_per_s))}/s", f"{clock} left"]
-    return ", ".join(parts)
+        seconds = int(max(0, total - tally.done_bytes) / bytes_per_s)
+        hours, rest = divmod(seconds, 3600)
+        rate = f"{size(int(bytes_per_s))}/s"
+        left = (f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}") + " left"
+    for head, parts in (
+        (bar, (amount, kits, rate, left)),
+        ("", (amount, kits, rate, left)),
+        ("", (amount, kits, left)),
+        ("", (amount, left)),
+        ("", (amount,)),
+    ):
+        line = head + ", ".join(filter(None, parts))
+        if len(line) <= columns:
+            return line
+    return f"{100 * tally.done_bytes // total} %"[: max(columns, 0)]

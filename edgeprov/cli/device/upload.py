@@ -47,9 +47,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
         order=args.order,
         regardless=args.now,
     )
-    observer = _Teller(out)
+    context = load_context()
+    limit = context.config.upload.bandwidth_bytes_per_s if options.bytes_per_s is None else options.bytes_per_s
+    observer = _Teller(out, limit)
     try:
-        result = upload(load_context(), options, observer=observer)
+        result = upload(context, options, observer=observer)
     finally:
         observer.meter.clear()
     out.item(
@@ -83,9 +85,9 @@ def _exit_code(result: Uploaded, out: Output) -> int:
 class _Teller(Observer):
     """A bar on a terminal, and a line for each kit as it arrives."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: Output, limit_bytes_per_s: int) -> None:
         self._out = out
-        self.meter = Meter(shown=not out.as_json and sys.stderr.isatty())
+        self.meter = Meter(shown=not out.as_json and sys.stderr.isatty(), limit_bytes_per_s=limit_bytes_per_s)
 
     def changed(self, tally: Tally) -> None:
         self.meter.changed(tally)
