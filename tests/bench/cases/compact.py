@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edgeprov.fleet import tables
+from edgeprov.fleet import arrow_columns
 from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import encode_part_header, parse_part
 from edgeprov.formats.record import encode_record, parse_record
@@ -67,10 +67,10 @@ def to_arrow(packed: bytes) -> int:
     """As collect does: decompress, decode, hand the columns over without a copy."""
     blocks = parse_part(decompress(packed, 1 << 26)).blocks
     rows = sum(block.count for block in blocks)
-    tables.numbers_of(blocks)
+    arrow_columns.numbers_of(blocks)
     for name in ("recorded_at", "mono"):
-        tables.sums(blocks, name)
-    tables.int64s(b"".join([block.columns["duration"] for block in blocks]), rows)
+        arrow_columns.sums(blocks, name)
+    arrow_columns.int64s(b"".join([block.columns["duration"] for block in blocks]), rows)
     outputs = b"".join([block.output(0) for block in blocks])
     pa.Array.from_buffers(pa.binary(10), rows, [None, pa.py_buffer(outputs)])
     for block in blocks:

@@ -20,10 +20,15 @@ DOCUMENTS = Path(edgeprov.formats.__file__).parent
 PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("packing", "tarball", "modelkit"))
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
+ROLLUP = "fleet/test_rollup.py::"
 ENROLMENT, FLEET = "unit/trust/test_enrolment.py::", "fleet/test_enroll.py::"
 
 # Words of the sentence with the MUST, and its refused cases: vectors by their id, tests by file and name.
 RULES: Mapping[str, tuple[str, ...]] = {
+    "`repository` MUST be the one in which the roll-up was found": (
+        ROLLUP + "test_a_roll_up_by_a_stranger_is_refused_and_accuses_nobody",
+        ROLLUP + "test_a_roll_up_of_another_shard_is_refused_and_accuses_nobody",
+    ),
     "One encoding per value; a reader MUST refuse every other": (
         PACKING + "test_what_is_not_canonical_is_refused",
         PACKING + "test_rows_must_be_whole_canonical_and_of_one_width",
