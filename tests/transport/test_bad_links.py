@@ -78,7 +78,8 @@ def happened(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     faults: Counter[str] = Counter()
     yield faults
     told = ", ".join(f"{kind} {faults[kind]}" for kind in GUARDED_FAULTS)
-    request.config.pluginmanager.getplugin("terminalreporter").write_line(f"\n{faults.total()} faults: {told}")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        request.config.pluginmanager.getplugin("terminalreporter").write_line(f"\n{faults.total()} faults: {told}")
     assert all(faults[kind] for kind in GUARDED_FAULTS)
 
 
