@@ -170,7 +170,7 @@ def throughput(
     return figure(
         GROUP, name, speed, "x", "info" if limit is None else ">=", limit,
         ours=f"ours {spread(ours)[0]:.1f} s, oras {spread(theirs)[0]:.1f} s{bare}",
-        note=note,
+        note=note, headline="" if limit is None else f"upload: {name}",
     )  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def broken(kit: Kit, host: str, what: str, session: str) -> list[Figure]:
         figure(
             GROUP, f"bytes sent, cut every 8 MiB on average, {what}", ratio, "x", "<=",
             1.05, ours=f"{cuts} cuts, {runs} runs for 3 uploads" + ("" if session == "keeps" else f"; floor {EXPECTED:.3f} x"),
-            note=note,
+            note=note, headline=f"upload: bytes sent when cut every 8 MiB, {what}",
         )
     ]  # fmt: skip
 
