@@ -23,9 +23,8 @@ from edgeprov.errors import (
     EdgeprovError,
     FormatError,
     NotStored,
-    RegistryDenied,
+    RegistryError,
     RegistryNotFound,
-    RegistryProtocolError,
     VerificationError,
 )
 from edgeprov.fleet.index import Index, chunked, parse_moment
@@ -70,7 +69,13 @@ _SIGNATURES: Final = (SIGSTORE_BUNDLE, NOTATION_SIGNATURE)
 
 @dataclass(slots=True)
 class SyncReport:
-    """What one sync did. ``faults`` are (repo, reference, why), ``gone`` (repo, tag, roll-up that names it)."""
+    """What one sync did.
+
+    Attributes:
+        faults: (repo, reference, why) of what is unusable; a list that could not be had has no reference.
+        gone: (repo, tag, roll-up that names it).
+        unread: What a registry would not list or give, first one first: kits may be there that nobody has seen.
+    """
 
     source: str
     shards: int = 0
@@ -81,6 +86,7 @@ class SyncReport:
     known: int = 0
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     gone: list[tuple[str, str, str]] = field(default_factory=list)
+    unread: list[EdgeprovError] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,10 @@ class _Sync:
             }
             try:
                 wanted = known | {repo for repo in registry.list_repositories() if repo.startswith(prefix)}
-            except (FormatError, RegistryNotFound, VerificationError):
+            except RegistryNotFound:
+                wanted = known or {f"{prefix}devices"}
+            except (FormatError, VerificationError) as error:
+                self._note_unread("", f"its catalogue cannot be read: {error.message}", error)
                 wanted = known or {f"{prefix}devices"}
         self._load_seen()
         for repo in sorted(wanted):
@@ -211,15 +220,25 @@ class _Sync:
             tags: Sequence[str] = self.reader.registry.list_tags(repo)
         except RegistryNotFound:
             tags = ()
-        except (FormatError, RegistryDenied, RegistryProtocolError) as error:
-            tags = self.rollups.members(repo)
-            if not tags and isinstance(error, RegistryDenied):
+        except (FormatError, RegistryError) as error:
+            if _is_cut(error):
                 raise
+            tags = self._members(repo)
             later = f"; its {len(tags)} kits are known from roll-ups, later ones are not" if tags else ""
-            self.report.faults.append((repo, "", f"its tags cannot be listed{later}: {error.message}"))
+            self._note_unread(repo, f"its tags cannot be listed{later}: {error.message}", error)
             return tags
         self._note_rollups(repo, tags)
         return tags
+
+    def _members(self, repo: str) -> Sequence[str]:
+        try:
+            return self.rollups.members(repo)
+        except (FormatError, RegistryError):
+            return ()  # nothing of this shard can be had
+
+    def _note_unread(self, repo: str, why: str, error: EdgeprovError) -> None:
+        self.report.faults.append((repo, "", why))
+        self.report.unread.append(error)
 
     def _load_seen(self) -> None:
         self.seen: dict[tuple[str, str], str | None] = {
@@ -262,8 +281,10 @@ class _Sync:
         except (VerificationError, FormatError, RegistryNotFound, NotStored) as error:
             return name, None, None, f"{type(error).__name__}: {error.message}"
         except EdgeprovError as error:
-            if error.retryable:
+            if _is_cut(error):
                 raise
+            if error.retryable:
+                self.report.unread.append(error)
             return name, None, None, f"{type(error).__name__}: {error.message}"
 
     def _extra(self, name: _Name, manifest: Manifest) -> Any:
@@ -435,6 +456,11 @@ def _tombstone_columns(manifest: Manifest) -> dict[str, Any]:
         }
     except (KeyError, ValueError) as error:
         raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
+
+
+def _is_cut(error: EdgeprovError) -> bool:
+    """No answer at all: what is asked next gets none either. An answer of 500 concerns what was asked for."""
+    return error.retryable and getattr(error, "status", None) is None
 
 
 def _moment(text: str | None) -> str | None:

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bring the index up to date with the registries; only new kits cost anything.
 
-Registries are remembered: later, `edgeprov-fleet sync` alone reads all of them.
+Registries are remembered: later, `edgeprov-fleet sync` alone reads all of them. When a registry, or a
+shard of one, cannot be listed, the others are read all the same, and the exit code is that of the
+first such failure. What is listed and unusable is shown; the exit code stays 0.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                     )
                     continue
             reports.append(report)
+            failed = failed or next(iter(report.unread), None)
             out.item(
                 "synced",
                 source=report.source,
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 models=report.models,
                 known=report.known,
                 faults=len(report.faults),
+                unread=len(report.unread),
                 gone=len(report.gone),
             )
             for repo, reference, why in report.faults[:1000]:
