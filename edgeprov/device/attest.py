@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeprov import journal
 from edgeprov.device.measure import current_log
-from edgeprov.device.seal import SEAL_LOCK
-from edgeprov.device.series import load_head
+from edgeprov.device.series import SEAL_LOCK, load_head
 from edgeprov.errors import UsageError
 from edgeprov.formats.head import Head, encode_head, head_qualifying
 

@@ -22,11 +22,13 @@ from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.formats.manifest import Manifest
-    from edgeprov.store.state import State
+    from edgeprov.store.state import Active, State
 
 SERIES: Final = "series"
 INTENT: Final = "seal"
 MODELS: Final = "models"
+SEAL_LOCK: Final = "seal"
+"""Held by whoever adds to the series, or must not see it grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,15 @@ def model_descriptor(state: State, digest: Digest) -> Descriptor:
     if not isinstance(size, int):
         raise NotStored(f"model {digest} was never used on this device")
     return Descriptor(media_type=OCI_MANIFEST, digest=digest, size=size)
+
+
+def first_active(state: State) -> Active | None:
+    """The active model of the first slot that has one: what a number is charged to when nothing tells its model.
+
+    Raises:
+        StoreError: The state cannot be read.
+    """
+    return next((active for slot in state.slots() if (active := state.active(slot)) is not None), None)
 
 
 def load_numbers(state: State, slot: str) -> list[tuple[int, int, Digest]]:

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.device.boot import active_models
 from edgeprov.device.context import free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
 from edgeprov.device.measure import load_stamp
-from edgeprov.device.seal import waiting
 from edgeprov.device.series import load_head
 from edgeprov.device.weights import find_model
 from edgeprov.errors import EdgeprovError, NotStored
+from edgeprov.store.spool import RECORD, read_segment
 from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
@@ -111,8 +112,21 @@ def _read_models(context: Context, state: State | None, status: Status) -> None:
             entry.verdict = str(verdict.get("verdict"))
             entry.error = verdict.get("error") or entry.error
         if state is not None:
-            entry.records, entry.spool_bytes = waiting(state, slot)
+            entry.records, entry.spool_bytes = _waiting(state, slot)
         status.slots.append(entry)
+
+
+def _waiting(state: State, slot: str) -> tuple[int, int]:
+    """Records and bytes of a slot that are in no kit yet; the open segment's rows are counted by reading it."""
+    records = size = 0
+    for info in state.spool(slot).segments():
+        with suppress(NotStored):  # freed meanwhile
+            count = info.records
+            if count is None:
+                count = sum(kind == RECORD for kind, _ in read_segment(info.path).frames())
+            records += count
+            size += info.size_bytes
+    return records, size
 
 
 def _read_outbox(state: State, status: Status) -> None:

@@ -18,7 +18,7 @@ from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.link import why_not_now
 from edgeprov.device.remotes import open_registry, split_name
-from edgeprov.device.seal import SEAL_LOCK
+from edgeprov.device.series import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
 from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
 from edgeprov.registry.base import Registry

@@ -1,0 +1,356 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The device's series at work: a kit or tombstone gets its number, its evidence, its signature, and its place.
+
+Order is the invariant: intent, TPM counter, manifest, evidence, signatures, head of the series (the
+commit point), outbox entry; only then is the spool freed. A crash before the head leaves a number that a
+signed tombstone accounts for at the next start; a crash after it is finished from the intent.
+
+Spec: FORMAT.md sections "Series" and "Tombstone".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeprov import journal
+from edgeprov.device.batch import NumberedKit, encode_pending, intents_of, load_pending
+from edgeprov.device.context import Context, timestamp
+from edgeprov.device.identity import counter_base
+from edgeprov.device.outbox import data_repo, rebuild_outbox
+from edgeprov.device.release import drop_uncommitted, entry_of, free_sealed, rebuild_head
+from edgeprov.device.series import INTENT, Head, first_active, load_head, model_descriptor, save_head
+from edgeprov.device.signing import Signature, Signer, save_signatures
+from edgeprov.device.weights import find_model
+from edgeprov.errors import FormatError, NotStored, StoreError
+from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
+from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.store.state import OutboxEntry, State
+from edgeprov.values import dataclass
+
+if TYPE_CHECKING:
+    from edgeprov.device.discard import Range
+    from edgeprov.device.kitplan import Work
+    from edgeprov.device.parts import Contents
+    from edgeprov.formats.tombstone import Reason
+    from edgeprov.tpm.device import Tpm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """One artifact that is now in the outbox.
+
+    ``damaged`` names the segments of a kit that the disk did not give back as they were written,
+    ``lost`` the records that are gone with it.
+    """
+
+    entry: OutboxEntry
+    contents: Contents | None = None
+    damaged: tuple[str, ...] = ()
+    lost: tuple[Range, ...] = ()
+
+
+class Sequencer:
+    """Gives kits and tombstones their place in the series. One at a time on a device: under series.SEAL_LOCK.
+
+    Attributes:
+        done: What was committed, in order of the numbers.
+    """
+
+    def __init__(self, context: Context, state: State, tpm: Tpm, progress: Callable[[Sealed], None]) -> None:
+        self._context = context
+        self._state = state
+        self._tpm = tpm
+        self._signer = Signer(context, state, tpm)
+        self._progress = progress
+        self._pending: list[NumberedKit] = []
+        self._signed: list[OutboxEntry] = []
+        self.done: list[Sealed] = []
+
+    # -- after a crash --------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Finish what was committed, and account for numbers that were used up without a kit."""
+        intent = self._state.load_document(INTENT)
+        head = load_head(self._state) or rebuild_head(self._state)
+        known = head.seq if head else counter_base(self._state)
+        if intent and head and any(head.seq > int(item["base"]) for item in intents_of(intent)):
+            self._finish(intent, head)
+            intent = None
+        elif intent:
+            known = self._resume(intent, known)
+        rebuild_outbox(self._context, self._state, known)
+        counter = self._tpm.read_counter()
+        if counter > known:
+            drop_uncommitted(self._state, known)
+            if intent:
+                self.add_tombstone(str(intent["slot"]), parse_digest(str(intent["model"])), "crash", (), seq=counter)
+            elif active := first_active(self._state):
+                self.add_tombstone(active.slot, active.model, "crash", (), seq=counter)
+        if intent:
+            self._state.remove_document(INTENT)
+
+    def _resume(self, intent: Mapping[str, Any], known: int) -> int:
+        """Sign the kits that a batch had numbered; returns the number of the last."""
+        try:
+            self._pending = load_pending(intent, known, self._state.layout)
+        except (FormatError, StoreError) as error:
+            journal.event("quarantined", f"a batch cannot be finished: {error.message}", priority=journal.ERROR)
+            return known
+        if not self._pending:
+            return known
+        last = self._pending[-1].kit.seq
+        # First forget the kit that was next: a stop after the commit must not free its segments.
+        self._state.save_document(INTENT, encode_pending(self._pending))
+        self.finish()
+        return last
+
+    def _finish(self, intent: Mapping[str, Any], head: Head) -> None:
+        # The kits are complete and their numbers are taken. Unless one was already sent and freed, it
+        # belongs into the outbox: the newest by the head, those of its batch by what the layout holds.
+        entry = entry_of(head)
+        if self._state.layout.has_manifest(entry.digest):
+            self._state.save_outbox(entry)
+        for item in intents_of(intent):
+            if head.seq > int(item["base"]):
+                free_sealed(self._state, item)
+        self._state.remove_document(INTENT)
+
+    # -- kits -----------------------------------------------------------------------------------
+
+    def elapsed_ms(self) -> int | None:
+        """Milliseconds since the last kit by the TPM's own clock; None before the first."""
+        head = load_head(self._state)
+        return self._tpm.clock().clock_ms - head.tpm_clock_ms if head else None
+
+    def make_room(self, slot: str, model: Digest) -> None:
+        """Finish the open batch if a kit of this slot and model cannot stand in one statement with it."""
+        if self._pending and not self._pending[0].fits(slot, model, self._signer.log()):
+            self.finish()
+
+    def add_kit(self, work: Work, contents: Contents, labels: Sequence[str]) -> None:
+        """Number, attest and store one kit; the last of its batch is signed too.
+
+        Call within a batch of the layout, in which no garbage collection can take the blobs that nothing
+        names yet, and settle() after it.
+
+        Raises:
+            TpmError: The TPM failed; the intent tells what a next start has to account for.
+            StoreError: The disk failed; likewise.
+        """
+        intent = {
+            "slot": work.slot,
+            "model": str(work.model),
+            "segments": [info.path.name for info in work.segments],
+            "numbers": work.numbers(),
+            "labels": list(labels),
+            "lost": work.lost(),
+            "broken": list(work.damaged),
+        }
+        self._pending.append(self._number_kit(work, contents, intent))
+        if len(self._pending) >= self._context.config.seal.batch_kits:
+            self._signed = self._sign()
+
+    def settle(self) -> None:
+        """Commit the batch if it was signed; else note that its newest kit waits for its signature."""
+        if self._signed:
+            entries, self._signed = self._signed, []
+            self._commit_kits(entries)
+        else:
+            self._state.save_document(INTENT, encode_pending(self._pending))
+
+    def finish(self) -> None:
+        """Sign and commit what is numbered."""
+        if self._pending:
+            with self._state.layout.batch():
+                entries = self._sign()
+            self._commit_kits(entries)
+
+    def _number_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> NumberedKit:
+        subject = self._subject(work.model)
+        with self._tpm.group():
+            seq = self._next_number(intent)
+            prev = self._pending[-1].kit.digest if self._pending else self._head_digest()
+            now_ns = time.time_ns()
+            manifest, config = build_datakit(
+                model=subject,
+                device=self._context.urn,
+                slot=work.slot,
+                seq=seq,
+                prev=prev,
+                records=contents.records,
+                labels=contents.labels,
+                first=contents.first,
+                last=contents.last,
+                recorded_first_ns=contents.recorded_first_ns,
+                recorded_last_ns=contents.recorded_last_ns,
+                merkle=contents.merkle,
+                parts=contents.parts,
+                created=timestamp(now_ns),
+            )
+            kit = self._signer.attest(manifest.digest, seq)
+        self._state.layout.save_blob(config, manifest.config.media_type)
+        self._state.layout.save_manifest(manifest, ref=kit_tag(self._context.serial, seq, manifest.digest))
+        details = {
+            "records": contents.records,
+            "labels": contents.labels,
+            "first": contents.first,
+            "last": contents.last,
+            "bytes": sum(blob.size for blob in manifest.blobs),
+        }
+        started_ns = contents.recorded_first_ns
+        return NumberedKit(
+            intent=intent, manifest=manifest, kit=kit, created_ns=now_ns, started_ns=started_ns, details=details,
+            contents=contents,
+        )  # fmt: skip
+
+    def _sign(self) -> list[OutboxEntry]:
+        """One statement over all numbered kits; call within a batch of the layout."""
+        first, kits = self._pending[0], [(kit.manifest, kit.kit) for kit in self._pending]
+        started_ns = next((kit.started_ns for kit in self._pending if kit.started_ns is not None), None)
+        signed = self._signer.sign_kits(kits, model=first.model, slot=first.slot, started_ns=started_ns)
+        return [
+            self._save("kit", kit.slot, kit.model, kit.kit.seq, kit.manifest, signatures, kit.created_ns, kit.details)
+            for kit, signatures in zip(self._pending, signed, strict=True)
+        ]
+
+    def _commit_kits(self, entries: Sequence[OutboxEntry]) -> None:
+        kits, self._pending = self._pending, []
+        self._commit(entries, [kit.intent for kit in kits])
+        for kit, entry in zip(kits, entries, strict=True):
+            damaged, lost = kit.intent.get("broken", ()), kit.intent.get("lost", ())
+            ranges = tuple((int(first), int(last)) for first, last in lost)
+            sealed = Sealed(entry=entry, contents=kit.contents, damaged=tuple(damaged), lost=ranges)
+            self.done.append(sealed)
+            self._progress(sealed)
+            journal.event(
+                "kit-sealed",
+                f"slot {kit.slot}: kit {entry.seq} with {entry.info['records']} records sealed",
+                slot=kit.slot,
+                model_digest=kit.model,
+                kit_digest=entry.digest,
+                seq=entry.seq,
+            )
+
+    # -- tombstones -----------------------------------------------------------------------------
+
+    def add_tombstone(
+        self,
+        slot: str,
+        model: Digest,
+        reason: Reason,
+        lost: Sequence[Range],
+        *,
+        seq: int | None = None,
+    ) -> None:
+        """Sign and commit a tombstone.
+
+        Args:
+            slot: Slot of the lost records.
+            model: The model that made them.
+            reason: Why they, or the number alone, are lost.
+            lost: Their ranges.
+            seq: A number that the counter has already reached; without it the next one is taken.
+
+        Raises:
+            TpmError: The TPM failed.
+            StoreError: The disk failed.
+        """
+        intent: dict[str, Any] = {
+            "slot": slot,
+            "model": str(model),
+            "segments": [],
+            "numbers": [],
+            "labels": [],
+            "discarded": lost if reason == "discarded" else [],
+            "damaged": lost if reason == "damaged" else [],
+        }
+        subject = self._subject(model)
+        with self._state.layout.batch():
+            with self._tpm.group():
+                number = self._next_number(intent) if seq is None else seq
+                intent.setdefault("base", number - 1)
+                now_ns = time.time_ns()
+                manifest, layer = build_tombstone(
+                    model=subject,
+                    device=self._context.urn,
+                    slot=slot,
+                    seq=number,
+                    prev=self._head_digest(),
+                    reason=reason,
+                    discarded=lost,
+                    at=timestamp(now_ns),
+                )
+                signatures = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
+            self._state.layout.save_blob(layer, manifest.layers[0].media_type)
+            self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
+            details = {"reason": reason, "records": 0, "labels": 0, "bytes": sum(b.size for b in manifest.blobs)}
+            entry = self._save("tombstone", slot, model, number, manifest, signatures, now_ns, details)
+        self._commit([entry], [intent])
+        sealed = Sealed(entry=entry)
+        self.done.append(sealed)
+        self._progress(sealed)
+        journal.event(
+            "tombstone-signed",
+            f"slot {slot}: number {number} is a tombstone: {reason}",
+            priority=journal.WARNING,
+            slot=slot,
+            model_digest=model,
+            seq=number,
+        )
+
+    # -- both -----------------------------------------------------------------------------------
+
+    def _subject(self, model: Digest) -> Descriptor:
+        try:
+            return model_descriptor(self._state, model)
+        except NotStored:
+            return find_model(self._context, self._state, model).manifest.descriptor
+
+    def _head_digest(self) -> Digest | None:
+        head = load_head(self._state)
+        return head.digest if head else None
+
+    def _next_number(self, intent: dict[str, Any]) -> int:
+        intent["base"] = self._tpm.read_counter()
+        self._state.save_document(INTENT, encode_pending(self._pending, intent))
+        return self._tpm.increment_counter()
+
+    def _save(
+        self,
+        kind: str,
+        slot: str,
+        model: Digest,
+        seq: int,
+        manifest: Manifest,
+        signatures: list[Signature],
+        now_ns: int,
+        details: Mapping[str, Any],
+    ) -> OutboxEntry:
+        tag = kit_tag(self._context.serial, seq, manifest.digest)
+        self._state.layout.save_manifest(manifest, ref=tag)
+        save_signatures(self._state.layout, signatures)
+        repo = data_repo(self._context, model, timestamp(now_ns))
+        info = {
+            **details,
+            "slot": slot,
+            "model": str(model),
+            "created": timestamp(now_ns),
+            "signatures": [str(signature.manifest.digest) for signature in signatures],
+        }
+        return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)
+
+    def _commit(self, entries: Sequence[OutboxEntry], intents: Sequence[Mapping[str, Any]]) -> None:
+        clock_ms, newest = self._tpm.clock().clock_ms, entries[-1]
+        document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
+        save_head(self._state, Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=clock_ms, entry=document))
+        for entry in entries:
+            self._state.save_outbox(entry)
+        for intent in intents:
+            free_sealed(self._state, intent)
+        self._state.remove_document(INTENT)
