@@ -16,18 +16,24 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import StoreError, UsageError
 from edgeprov.fleet import tables
+from edgeprov.fleet.collect_lists import Lists
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index import Artifact, Index, Query, chunked
+from edgeprov.fleet.index import Artifact, Index, Query
 from edgeprov.fleet.label_types import LabelType, join_kinds
+from edgeprov.fleet.ledger import Ledger
 from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, Output
-from edgeprov.fleet.partition import KitInput, Partition, Written, label_types, write_partitions
+from edgeprov.fleet.partition import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
@@ -89,104 +95,214 @@ def collect(
         UsageError: Something else lies there, or kits have no verdict.
         StoreError: It cannot be written, or workers wrote where it cannot be seen from here.
     """
-    before = _prepare(output)
-    chosen, refused = _choose(index, query)
-    sources = index.sources()
-    kits = [
-        (
-            a,
-            KitInput(
-                digest=a.digest,
-                source=sources[a.source],
-                repo=a.repo,
-                slot=a.slot,
-                seq=a.seq,
-                records=a.records,
-                labels=a.labels,
-            ),
+    run = _Run(index, query, trust, engine, output, dequantise=dequantise, inputs=inputs, progress=progress)
+    with Index.open(index.folder, write=False) as snapshot:
+        # One moment of the index, whatever sync and verify write meanwhile.
+        snapshot.rows("BEGIN")
+        if unchecked := snapshot.count(replace(query, verdict="unchecked"))[0]:
+            raise UsageError(
+                f"{unchecked} kits have no verdict yet",
+                advice="Run edgeprov-fleet verify with the same filters first.",
+            )
+        before = _prepare(output)
+        label_type = run.guess_label_type(snapshot)
+        while True:
+            try:
+                with ExitStack() as stack:
+                    lists = Lists(output, stack)
+                    run.write(snapshot, lists, label_type)
+                break
+            except _OtherLabelsError as error:
+                label_type = error.label_type
+    run.clean(before)
+    return _finish(index, query, trust, output, run.report, lists.subjects(), now, signer)
+
+
+class _OtherLabelsError(Exception):
+    """Labels have another type than was thought: what was written so far is of no use."""
+
+    def __init__(self, label_type: LabelType) -> None:
+        super().__init__(label_type)
+        self.label_type = label_type
+
+
+class _Run:
+    """One pass over the kits of a query: partitions go out to tasks, files and lists come back.
+
+    Memory holds the kits of one device, those of the batches under way, and the names of files.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        query: Query,
+        trust: Trust,
+        engine: Engine,
+        output: Output,
+        *,
+        dequantise: bool,
+        inputs: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._query, self._trust, self._engine, self._output = query, trust, engine, output
+        self._dequantise, self._inputs, self._progress = dequantise, inputs, progress
+        self._sources = index.sources()
+        self._ledger = Ledger(index, output.name)
+        self._under_way: deque[Partition] = deque()
+        self.report = CollectReport(folder=output.name)
+        self._paths: set[str] = set()
+
+    def guess_label_type(self, snapshot: Index) -> LabelType:
+        """What labels most likely are: as in the run before, else as in one kit that has some."""
+        known = self._ledger.label_type()
+        if known is not None:
+            return known
+        labelled = replace(self._query, verdict="ok", labelled=True)
+        kits = [self._input(artifact) for artifact in snapshot.iterate(labelled, limit=1)]
+        return join_kinds(self._engine.run(guess_label_type, kits))
+
+    def write(self, snapshot: Index, lists: Lists, label_type: LabelType) -> None:
+        """Write all files and lists.
+
+        Raises:
+            _OtherLabelsError: Labels have another type.
+        """
+        self.report, self._paths = CollectReport(folder=self._output.name), set()
+        self._under_way.clear()
+        done, total = 0, snapshot.count(self._query)[0]
+        seen: LabelType = "null"
+        batches = _batches(self._partitions(snapshot, lists, label_type))
+        for results in self._engine.run(write_partitions, batches):
+            for written in results:
+                partition = self._under_way.popleft()
+                seen = join_kinds((seen, written.label_type))
+                if not written.digest:
+                    raise _OtherLabelsError(seen)
+                self._take(partition, written, lists)
+                done += len(partition.kits)
+            self._ledger.keep(results)
+            if self._progress:
+                self._progress(done, total)
+        if seen != label_type:
+            raise _OtherLabelsError(seen)
+        self.report.refused = lists.refused
+
+    def clean(self, before: list[str]) -> None:
+        """Remove files that nobody asked for, and what killed runs left aside."""
+        stale = [path for path in before if _PART.fullmatch(path) and path not in self._paths]
+        for path in before:
+            if path.rpartition("/")[2].startswith(TEMPORARY) or path in stale:
+                self._output.remove(path)
+        self._ledger.forget(stale)
+        _check_there(self._output, self._paths)
+
+    def _partitions(self, snapshot: Index, lists: Lists, label_type: LabelType) -> Iterator[Partition]:
+        """By device, and for each by model; what is refused is listed on the way."""
+        for device, artifacts in groupby(snapshot.iterate(self._query), attrgetter("device")):
+            forked = self._forked(snapshot, device)
+            groups: dict[str, list[KitInput]] = {}
+            for artifact in artifacts:
+                if not artifact.verified:
+                    _refuse(lists, artifact, artifact.error or "", artifact.detail or "", artifact.step)
+                elif artifact.seq in forked:
+                    why = f"{forked[artifact.seq]} artifacts claim number {artifact.seq}: a fork"
+                    _refuse(lists, artifact, "SeriesBroken", why, 9)
+                elif artifact.kind == "kit":
+                    groups.setdefault(artifact.model, []).append(self._input(artifact))
+            for model, kits in sorted(groups.items()):
+                if any(kit.records for kit in kits):
+                    partition = Partition(
+                        model=model,
+                        device=device,
+                        kits=tuple(kits),
+                        label_type=label_type,
+                        dequantise=self._dequantise,
+                        inputs=self._inputs,
+                        output=self._output.name,
+                    )
+                    partition = replace(partition, known=self._ledger.find(partition.path, partition.key))
+                    self._under_way.append(partition)
+                    yield partition
+
+    def _forked(self, snapshot: Index, device: str) -> dict[int, int]:
+        """Numbers that several verified artifacts of a device claim, whatever else the query asks for."""
+        rows = snapshot.rows(
+            "SELECT a.seq, count(*) FROM artifacts a JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "
+            "WHERE a.device = ? AND v.verified = 1 GROUP BY a.seq HAVING count(*) > 1",
+            (self._query.policy, device),
         )
-        for a in chosen
-    ]
-    label_type = _label_type([kit for _, kit in kits if kit.labels], engine)
-    groups: dict[tuple[str, str], list[KitInput]] = {}
-    for artifact, kit in kits:
-        groups.setdefault((artifact.model, artifact.device), []).append(kit)
-    partitions = [
-        Partition(
-            model=model,
-            device=device,
-            kits=tuple(sorted(group, key=lambda kit: (kit.seq, kit.digest))),
-            label_type=label_type,
-            dequantise=dequantise,
-            inputs=inputs,
-            output=output.name,
+        return {int(seq): int(count) for seq, count in rows}
+
+    def _input(self, artifact: Artifact) -> KitInput:
+        return KitInput(
+            digest=artifact.digest,
+            source=self._sources[artifact.source],
+            repo=artifact.repo,
+            slot=artifact.slot,
+            seq=artifact.seq,
+            records=artifact.records,
+            labels=artifact.labels,
         )
-        for (model, device), group in sorted(groups.items())
-        if any(kit.records for kit in group)
-    ]
-    _remove_stale(output, before, {partition.path for partition in partitions})
-    written: list[Written] = []
-    done, total = 0, sum(len(partition.kits) for partition in partitions)
-    by_path = {partition.path: len(partition.kits) for partition in partitions}
-    for results in engine.run(write_partitions, _batches(partitions)):
-        written.extend(results)
-        done += sum(by_path[item.path] for item in results)
-        if progress:
-            progress(done, total)
-    return _finish(index, query, trust, output, partitions, written, refused, now, signer)
 
-
-def _choose(index: Index, query: Query) -> tuple[list[Artifact], list[dict[str, Any]]]:
-    chosen: list[Artifact] = []
-    refused: list[dict[str, Any]] = []
-    claims: dict[tuple[str, int], list[Artifact]] = {}
-    unchecked = 0
-    for artifact in index.iterate(query):
-        if artifact.verified is None:
-            unchecked += 1
-        elif not artifact.verified:
-            refused.append(_refusal(artifact, artifact.error or "", artifact.detail or "", artifact.step))
-        else:
-            claims.setdefault((artifact.device, artifact.seq), []).append(artifact)
-    if unchecked:
-        raise UsageError(
-            f"{unchecked} kits have no verdict yet", advice="Run edgeprov-fleet verify with the same filters first."
+    def _take(self, partition: Partition, written: Written, lists: Lists) -> None:
+        for digest, error, why in written.left_out:
+            lists.leave_out(kit=digest, device=written.device, error=error, why=why, step=0)
+        out = {digest for digest, _, _ in written.left_out}
+        for kit in partition.kits:
+            if kit.digest not in out:
+                lists.inputs.add(
+                    {
+                        "kit": kit.digest,
+                        "model": partition.model,
+                        "device": partition.device,
+                        "seq": kit.seq,
+                        "records": kit.records,
+                        "labels": kit.labels,
+                    }
+                )
+        lists.files.add(
+            {
+                "path": written.path,
+                "digest": written.digest,
+                "bytes": written.bytes,
+                "rows": written.rows,
+                "labelled": written.labelled,
+                "duplicates": written.duplicates,
+            }
         )
-    for group in claims.values():
-        if len(group) > 1:
-            refused += [
-                _refusal(item, "SeriesBroken", f"{len(group)} artifacts claim number {item.seq}: a fork", 9)
-                for item in group
-            ]
-        elif group[0].kind == "kit":
-            chosen.append(group[0])
-    return chosen, refused
+        self._paths.add(written.path)
+        report = self.report
+        report.files += 1
+        report.kits += len(partition.kits) - len(out)
+        report.rows += written.rows
+        report.labelled += written.labelled
+        report.reused += written.reused
+        report.bytes += written.bytes
+        report.models[written.model] = report.models.get(written.model, 0) + written.rows
 
 
-def _refusal(artifact: Artifact, error: str, why: str, step: int | None) -> dict[str, Any]:
-    return {
-        "kit": artifact.digest,
-        "device": artifact.device,
-        "seq": artifact.seq,
-        "kind": artifact.kind,
-        "records": artifact.records,
-        "step": step,
-        "error": error,
-        "why": why,
-    }
+def _refuse(lists: Lists, artifact: Artifact, error: str, why: str, step: int | None) -> None:
+    lists.refuse(
+        kit=artifact.digest,
+        device=artifact.device,
+        seq=artifact.seq,
+        kind=artifact.kind,
+        records=artifact.records,
+        step=step,
+        error=error,
+        why=why,
+    )
 
 
-def _label_type(kits: list[KitInput], engine: Engine) -> LabelType:
-    return join_kinds(engine.run(label_types, (tuple(batch) for batch in chunked(kits, _BATCH_KITS))))
-
-
-def _batches(partitions: list[Partition]) -> Iterator[tuple[Partition, ...]]:
+def _batches(partitions: Iterable[Partition]) -> Iterator[tuple[Partition, ...]]:
     batch: list[Partition] = []
+    kits = 0
     for partition in partitions:
         batch.append(partition)
-        if sum(len(item.kits) for item in batch) >= _BATCH_KITS:
+        kits += len(partition.kits)
+        if kits >= _BATCH_KITS:
             yield tuple(batch)
-            batch = []
+            batch, kits = [], 0
     if batch:
         yield tuple(batch)
 
@@ -203,18 +319,8 @@ def _prepare(output: Output) -> list[str]:
     return files
 
 
-def _remove_stale(output: Output, files: list[str], wanted: set[str]) -> None:
-    """Remove partitions that nobody asked for, and what killed runs left aside."""
-    folders = {path.rpartition("/")[0] for path in files if _PART.fullmatch(path) and path not in wanted}
-    for path in files:
-        folder, _, name = path.rpartition("/")
-        if folder in folders or name.startswith(TEMPORARY):
-            output.remove(path)
-
-
-def _check_there(output: Output, wanted: list[Written]) -> None:
-    there = set(output.files())
-    gone = sum(item.path not in there for item in wanted)
+def _check_there(output: Output, wanted: set[str]) -> None:
+    gone = len(wanted.difference(output.files()))
     if gone:
         raise StoreError(
             f"{output.name}: {gone} files that workers wrote are not seen from here",
@@ -227,64 +333,11 @@ def _finish(
     query: Query,
     trust: Trust,
     output: Output,
-    partitions: list[Partition],
-    written: list[Written],
-    refused: list[dict[str, Any]],
+    report: CollectReport,
+    subjects: list[dict[str, Any]],
     now: dt.datetime,
     signer: Signer | None,
 ) -> CollectReport:
-    _check_there(output, written)
-    by_key = {(item.model, item.device): item for item in written}
-    out: set[str] = set()
-    for item in written:
-        for digest, error, why in item.left_out:
-            out.add(digest)
-            refused.append({"kit": digest, "device": item.device, "error": error, "why": why, "step": 0})
-    inputs = [
-        {
-            "kit": kit.digest,
-            "model": partition.model,
-            "device": partition.device,
-            "seq": kit.seq,
-            "records": kit.records,
-            "labels": kit.labels,
-        }
-        for partition in partitions
-        for kit in partition.kits
-        if kit.digest not in out
-    ]
-    files = [
-        {
-            "path": item.path,
-            "digest": item.digest,
-            "bytes": item.bytes,
-            "rows": item.rows,
-            "labelled": item.labelled,
-            "duplicates": item.duplicates,
-        }
-        for item in sorted(by_key.values(), key=lambda item: item.path)
-    ]
-    subjects = []
-    for name, rows in (
-        ("files", files),
-        ("inputs", inputs),
-        ("refused", sorted(refused, key=lambda row: str(row["kit"]))),
-    ):
-        data = b"".join(encode_json(row) + b"\n" for row in rows)
-        output.save(f"{OWN}/{name}.jsonl", data)
-        subjects.append({"name": f"{OWN}/{name}.jsonl", "digest": {"sha256": digest_of(data).hex}})
-    report = CollectReport(
-        folder=output.name,
-        files=len(files),
-        rows=sum(item.rows for item in written),
-        labelled=sum(item.labelled for item in written),
-        kits=len(inputs),
-        refused=len(refused),
-        reused=sum(item.reused for item in written),
-        bytes=sum(item.bytes for item in written),
-    )
-    for item in written:
-        report.models[item.model] = report.models.get(item.model, 0) + item.rows
     created = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     statement = encode_json(
         {

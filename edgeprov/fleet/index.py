@@ -34,7 +34,7 @@ from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.store.atomic import make_dirs
 from edgeprov.values import dataclass, field_names, replace
 
-VERSION: Final = 2
+VERSION: Final = 3
 FILE: Final = "index.sqlite"
 _BUSY_S: Final = 30.0
 _HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")

@@ -8,6 +8,7 @@ slashes. The name of an output is all that travels to workers; each opens it for
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,7 +18,8 @@ from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
 from edgeprov.errors import NotStored, UsageError
-from edgeprov.store.atomic import load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
+from edgeprov.formats.digest import Digest
+from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
 
 OWN: Final = "_edgeprov"
 """Readers of partitioned data skip folders that begin with an underscore."""
@@ -27,6 +29,52 @@ BUNDLE: Final = f"{OWN}/statement.sigstore.json"
 INPUTS: Final = f"{OWN}/inputs.jsonl"
 TEMPORARY: Final = ".edgeprov-tmp-"
 _FOLDER_URL: Final = "file://"
+
+
+class DigestFile:
+    """A new file with the digest of what was written into it, whatever others do to it meanwhile.
+
+    As much of Python's file protocol as writers of tables need.
+    """
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        """Create it.
+
+        Raises:
+            StoreError: Something lies there, or it cannot be created.
+        """
+        self._file = DurableFile(path, create=True, mode=0o644)
+        self._state = hashlib.sha256()
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append; StoreError when it cannot be written."""
+        self._file.write(data)
+        self._state.update(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Close; twice is allowed."""
+        self._file.close()
+        self.closed = True
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.size
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` and the digest of all that was written."""
+        return str(Digest(self._state.hexdigest()))
 
 
 class Output(Protocol):
@@ -58,7 +106,7 @@ class Output(Protocol):
         """A file to read and seek in, None when there is none."""
 
     def writing(self, path: str) -> AbstractContextManager[Path]:
-        """A file of this machine to fill: at the end of the body it becomes ``path``, after an error it vanishes."""
+        """Name of a new file of this machine to fill: ``path`` at the end of the body; gone after an error."""
 
 
 @lru_cache(maxsize=8)
@@ -134,6 +182,7 @@ class FolderOutput:
         target = self._folder / path
         make_dirs(target.parent, 0o755)
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}.part")
+        remove(temporary)  # left by a killed process of this number; what lies there is never written into
         try:
             yield temporary
             with translated(temporary), temporary.open("rb") as stream:

@@ -9,11 +9,11 @@ A kit that turns out unusable is left out as a whole, and named beside the file.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import (
@@ -30,13 +30,15 @@ from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.output import Output, open_output
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
-from edgeprov.formats.datakit import DataKit, PartContents, parse_part
+from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.record import keyed_input_digest
+from edgeprov.formats.record import LabelColumns, keyed_input_digest
 from edgeprov.formats.segment import SegmentHeader, device_serial
-from edgeprov.limits import LIMITS
-from edgeprov.store.atomic import translated
 from edgeprov.verify.content import ContentCheck
+
+_UNUSABLE: Final = (FormatError, VerificationError, RegistryNotFound, NotStored)
+_OPENED_KITS: Final = 512
+"""Kits whose manifest and config are kept from the first pass to the second; of more, they are read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,26 @@ class KitInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One finished file; ``left_out`` are (kit digest, error class, why)."""
+
+    path: str
+    model: str
+    device: str
+    key: str
+    digest: str
+    """Of the bytes as they were written; empty where nothing was, because ``label_type`` did not fit."""
+    bytes: int
+    rows: int
+    labelled: int
+    duplicates: int
+    label_type: LabelType
+    """The narrowest type of this file's own labels."""
+    reused: bool = False
+    left_out: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
     """All kits of one model and device, in the order of the series."""
 
@@ -63,16 +85,13 @@ class Partition:
     dequantise: bool
     inputs: bool
     output: str
+    known: Written | None = None
+    """What the ledger says of the file with this key, so that it need not be made again."""
 
     @property
     def path(self) -> str:
         """Of the file, relative to the data set."""
         return f"model={parse_digest(self.model).hex}/device={device_serial(self.device)}/part-0.parquet"
-
-    @property
-    def side(self) -> str:
-        """Of the list of kits that turned out unusable; there only when there are any."""
-        return self.path.rpartition("/")[0] + "/_left_out.json"
 
     @property
     def key(self) -> str:
@@ -90,177 +109,182 @@ class Partition:
         return hashlib.sha256("\n".join([*parts, *(kit.digest for kit in self.kits)]).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """One finished file; ``left_out`` are (kit digest, error class, why)."""
-
-    path: str
-    model: str
-    device: str
-    digest: str
-    bytes: int
-    rows: int
-    labelled: int
-    duplicates: int
-    reused: bool
-    left_out: tuple[tuple[str, str, str], ...] = ()
-
-
 def write_partitions(partitions: tuple[Partition, ...]) -> list[Written]:
     """A task: make some files. Running it twice gives the same files."""
     return [_write_partition(partition) for partition in partitions]
 
 
-def label_types(kits: tuple[KitInput, ...]) -> LabelType:
-    """A task: the type that holds all labels of some kits."""
-    kinds: set[LabelType] = set()
-    for kit in kits:
-        reader = _readers(kit.source)
-        try:
-            opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
-            for part in opened.parts:
-                if part.kind == "labels":
-                    kinds.add(column_kind(parse_part(load_part(reader, kit.repo, part)).labels.values))
-        except (FormatError, DigestMismatch):
-            continue  # the same error leaves the kit out when its partition is written
-    return join_kinds(kinds)
+def guess_label_type(kit: KitInput) -> LabelType:
+    """A task: the type of one kit's labels, ``null`` where it cannot be read."""
+    reader = _readers(kit.source)
+    try:
+        opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
+        return join_kinds(column_kind(labels.values) for labels in _load_labels(reader, kit, opened))
+    except _UNUSABLE:
+        return "null"  # the same error leaves the kit out when its partition is written
 
 
 def _write_partition(partition: Partition) -> Written:
     output = open_output(partition.output)
-    reused = _reused(partition, output)
-    if reused is not None:
-        return reused
-    with output.writing(partition.path) as temporary:
-        work = _PartitionWork(partition, temporary)
-        work.run()
-        with translated(temporary), temporary.open("rb") as stream:
-            digest, size = _measure(stream)
-        if work.left_out:
-            output.save(partition.side, json.dumps(work.left_out).encode())
-        else:
-            output.remove(partition.side)
-    return Written(
-        path=partition.path, model=partition.model, device=partition.device, digest=digest, bytes=size, rows=work.rows,
-        labelled=work.labelled, duplicates=work.duplicates, reused=False, left_out=tuple(work.left_out),
-    )  # fmt: skip
+    known = partition.known
+    # What lies there is believed for its digest only: whoever can write there can also write a footer.
+    if known is not None and _digest_there(output, partition.path) == known.digest:
+        return replace(known, reused=True)
+    left_out: dict[str, tuple[str, str]] = {}
+    while True:
+        work = _PartitionWork(partition, left_out)
+        work.look()
+        written = Written(
+            path=partition.path, model=partition.model, device=partition.device, key=partition.key, digest="",
+            bytes=0, rows=0, labelled=0, duplicates=0, label_type=work.label_type,
+        )  # fmt: skip
+        if not work.fits:
+            return written
+        try:
+            with output.writing(partition.path) as temporary:
+                writer = work.write(temporary)
+        except _SpoiledError:
+            continue  # once: the pass went on to the end, and found all that is unusable
+        return replace(
+            written, digest=writer.digest, bytes=writer.bytes, rows=writer.rows, labelled=writer.labelled,
+            duplicates=work.duplicates, left_out=tuple((kit, *why) for kit, why in sorted(left_out.items())),
+        )  # fmt: skip
 
 
-def _reused(partition: Partition, output: Output) -> Written | None:
-    """The file of an earlier run, where it was made of the same inputs."""
-    with output.reading(partition.path) as stream:
-        if stream is None or tables.read_inputs_key(stream) != partition.key:
+def _digest_there(output: Output, path: str) -> str | None:
+    state = hashlib.sha256()
+    with output.reading(path) as stream:
+        if stream is None:
             return None
-        rows, labelled = tables.count_rows(stream)
-        stream.seek(0)
-        digest, size = _measure(stream)
-    side = output.load(partition.side, max_bytes=LIMITS.layer_bytes)
-    return Written(
-        path=partition.path, model=partition.model, device=partition.device, digest=digest, bytes=size, rows=rows,
-        labelled=labelled, duplicates=0, reused=True, left_out=tuple(map(tuple, json.loads(side))) if side else (),
-    )  # fmt: skip
+        while piece := stream.read(64 * 1024):
+            state.update(piece)
+    return str(Digest(state.hexdigest()))
+
+
+def _load_labels(reader: Reader, kit: KitInput, opened: DataKit) -> list[LabelColumns]:
+    return [parse_part(load_part(reader, kit.repo, part)).labels for part in opened.parts if part.kind == "labels"]
+
+
+class _SpoiledError(Exception):
+    """Something of a kit went in before the kit turned out unusable: the file must be made without it."""
 
 
 class _PartitionWork:
-    """Reads the kits of one partition twice: labels first, because they come later than their records."""
+    """Reads the kits of one partition: labels first, because they come later than their records.
 
-    def __init__(self, partition: Partition, path: Path) -> None:
+    A kit counts entirely or not at all. ``left_out`` are those that do not, with error class and reason:
+    what it names already is not looked at, what turns out unusable is added.
+    """
+
+    def __init__(self, partition: Partition, left_out: dict[str, tuple[str, str]]) -> None:
         self.partition = partition
-        self.path = path
+        self.left_out = left_out
         self.labels: dict[str, LabelSet] = {}
+        self.label_type: LabelType = "null"
+        self.fits = True
         self.label_counts: dict[str, int] = {}
-        self.left_out: list[tuple[str, str, str]] = []
         self.last: dict[str, int] = {}
         self.writer: PartitionWriter | None = None
         self.tensors: SegmentHeader | None = None
-        self.duplicates = self.rows = self.labelled = 0
+        self.duplicates = 0
+        self._has_inputs = self._spoiled = False
+        self._opened: dict[str, DataKit] = {}
 
-    def run(self) -> None:
+    def look(self) -> None:
+        """Open each kit; learn its labels, and whether there are captured inputs."""
         for kit in self.partition.kits:
-            if kit.labels:
-                self._guard(kit, self._read_labels)
+            self._guard(kit, self._look)
+
+    def write(self, path: Path) -> PartitionWriter:
+        """Write the file; returns its closed writer.
+
+        Raises:
+            _SpoiledError: Not a file to keep: make it again, without what is left out now.
+        """
         for labels in self.labels.values():
             labels.finish()
-        out = {digest for digest, _, _ in self.left_out}
         for kit in self.partition.kits:
-            if kit.records and kit.digest not in out:
-                self._guard(kit, self._read_records)
+            if kit.records:
+                self._guard(kit, partial(self._read_records, path))
+        if self._spoiled:
+            raise _SpoiledError
         if self.writer is None:  # every kit was left out: an empty file says so
-            self.writer = PartitionWriter(
-                self.path, TableSpec(outputs=(), label_type=self.partition.label_type), self._metadata()
-            )
+            spec = TableSpec(outputs=(), label_type=self.partition.label_type)
+            self.writer = PartitionWriter(path, spec, self._metadata())
         self.writer.close()
-        self.rows, self.labelled = self.writer.rows, self.writer.labelled
+        return self.writer
 
     def _guard(self, kit: KitInput, step: Callable[[KitInput, Reader, DataKit], None]) -> None:
+        if kit.digest in self.left_out:
+            return
         try:
             reader = _readers(kit.source)
-            step(kit, reader, open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest))))
-        except (FormatError, VerificationError, RegistryNotFound, NotStored) as error:
+            opened = self._opened.pop(kit.digest, None)
+            if opened is None:
+                opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
+            step(kit, reader, opened)
+        except _UNUSABLE as error:
             # Verified before, unusable now: the registry lost or changed it meanwhile. Whatever else happens
             # (a cut line, a full disk) says nothing about the kit, and ends the run.
-            self.left_out.append((kit.digest, type(error).__name__, error.message))
+            self.left_out[kit.digest] = (type(error).__name__, error.message)
+            self._spoiled |= kit.digest in self.label_counts
 
-    def _read_labels(self, kit: KitInput, reader: Reader, opened: DataKit) -> None:
-        # Decoded as a whole before any is kept: a kit counts entirely or not at all.
-        found = [parse_part(load_part(reader, kit.repo, part)) for part in opened.parts if part.kind == "labels"]
-        self.label_counts[kit.digest] = sum(len(contents.labels) for contents in found)
-        for contents in found:
-            self.labels.setdefault(kit.slot, LabelSet(self.partition.label_type)).add(contents.labels, kit.seq)
+    def _look(self, kit: KitInput, reader: Reader, opened: DataKit) -> None:
+        if kit.labels:
+            found = _load_labels(reader, kit, opened)
+            whole = self.partition.label_type
+            self.label_type = join_kinds((self.label_type, *(column_kind(labels.values) for labels in found)))
+            self.fits = join_kinds((self.label_type, whole)) == whole
+            self.label_counts[kit.digest] = sum(map(len, found))
+            for labels in found if self.fits else ():
+                self.labels.setdefault(kit.slot, LabelSet(whole)).add(labels, kit.seq)
+        self._has_inputs |= any(part.kind == "inputs" for part in opened.parts)
+        if kit.records and len(self._opened) < _OPENED_KITS:
+            self._opened[kit.digest] = opened
 
-    def _read_records(self, kit: KitInput, reader: Reader, opened: DataKit) -> None:
+    def _read_records(self, path: Path, kit: KitInput, reader: Reader, opened: DataKit) -> None:
         content = ContentCheck(opened, load_evidence(reader, kit.repo, opened), merkle=False)
         content.add_labels(self.label_counts.get(kit.digest, 0))
-        parts = [part for part in opened.parts if part.kind == "records"]
-        contents: Iterable[PartContents]
-        if len(parts) == 1:
-            contents = [parse_part(load_part(reader, kit.repo, parts[0]))]
-            content.add(contents[0])
-        else:
-            # First a look, then the rows: a kit that turns out bad in its last part must leave no row behind.
-            for part in parts:
-                content.add(parse_part(load_part(reader, kit.repo, part)))
-            contents = (parse_part(load_part(reader, kit.repo, part)) for part in parts)
-        content.finish()
         inputs = self._captured(reader, kit, opened) if self.partition.inputs else None
-        for item in contents:
-            for block in item.blocks:
-                self._add(kit, block, inputs)
+        begun = False
+        try:
+            for part in opened.parts:
+                if part.kind == "records":
+                    contents = parse_part(load_part(reader, kit.repo, part))
+                    content.add(contents)
+                    begun = True
+                    for block in contents.blocks:
+                        self._add(path, kit, block, inputs)
+            content.finish()
+        except _UNUSABLE:
+            self._spoiled |= begun
+            raise
 
     def _captured(self, reader: Reader, kit: KitInput, opened: DataKit) -> _CapturedInputs | None:
         parts = [part for part in opened.parts if part.kind == "inputs"]
         return _CapturedInputs(reader, kit.repo, parts) if parts else None
 
-    def _add(self, kit: KitInput, block: Any, inputs: _CapturedInputs | None) -> None:
+    def _add(self, path: Path, kit: KitInput, block: Any, inputs: _CapturedInputs | None) -> None:
         header: SegmentHeader = block.header
         if self.tensors is None:
             self.tensors = header
             spec = TableSpec(
-                outputs=header.outputs, inputs=header.inputs if self.partition.inputs and self._any_inputs() else (),
+                outputs=header.outputs, inputs=header.inputs if self.partition.inputs and self._has_inputs else (),
                 label_type=self.partition.label_type, dequantise=self.partition.dequantise,
             )  # fmt: skip
-            self.writer = PartitionWriter(self.path, spec, self._metadata())
+            self.writer = PartitionWriter(path, spec, self._metadata())
         elif (header.outputs, header.inputs) != (self.tensors.outputs, self.tensors.inputs):
             raise SubjectMismatch("the kit's tensors are not those of the model's other kits")
         assert self.writer is not None  # noqa: S101 - narrowing for mypy
         last = self.last.get(kit.slot, -1)
         skip = sum(number <= last for number in block.numbers()) if block.first <= last else 0
         self.duplicates += skip
-        if skip < block.count:
+        if skip < block.count and not self._spoiled:
             captured = inputs.of(block) if inputs and self.writer.spec.inputs else None
             self.writer.add(
                 block, kit=kit.digest, seq=kit.seq, labels=self.labels.get(kit.slot), skip=skip, inputs=captured
             )
             self.last[kit.slot] = block.last
-
-    def _any_inputs(self) -> bool:
-        for kit in self.partition.kits:
-            if kit.records:
-                reader = _readers(kit.source)
-                opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
-                if any(part.kind == "inputs" for part in opened.parts):
-                    return True
-        return False
 
     def _metadata(self) -> dict[str, str]:
         return {
@@ -297,14 +321,6 @@ class _CapturedInputs:
         for part in parts:
             for item in parse_part(load_part(reader, repo, part)).inputs:
                 yield item.n, tuple(bytes(tensor) for tensor in item.inputs)
-
-
-def _measure(stream: BinaryIO) -> tuple[str, int]:
-    state, size = hashlib.sha256(), 0
-    while piece := stream.read(64 * 1024):
-        state.update(piece)
-        size += len(piece)
-    return str(Digest(state.hexdigest())), size
 
 
 _OPEN: dict[Source, Reader] = {}

@@ -130,6 +130,19 @@ CREATE TABLE collections (
   created TEXT NOT NULL
 ) WITHOUT ROWID;
 
+-- What `collect` wrote where, so that a later run believes a file for its digest, and not for what it says.
+CREATE TABLE data_files (
+  folder TEXT NOT NULL,               -- folder or URL of the data set
+  path TEXT NOT NULL,                 -- within it
+  key TEXT NOT NULL,                  -- SHA-256 of all that the file depends on
+  model TEXT NOT NULL,
+  device TEXT NOT NULL,               -- URN
+  digest TEXT NOT NULL,               -- of the file, as it was written
+  bytes INTEGER NOT NULL, rows INTEGER NOT NULL, labelled INTEGER NOT NULL, duplicates INTEGER NOT NULL,
+  label_type TEXT NOT NULL,           -- of the file's own labels
+  PRIMARY KEY (folder, path)
+) WITHOUT ROWID;
+
 -- Which kits went into a training set: from the list that hangs on the model trained on it.
 CREATE TABLE collection_kits (
   statement TEXT NOT NULL,            -- of collections

@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +40,7 @@ from edgeprov.fleet.arrow_columns import (
     sums,
 )
 from edgeprov.fleet.label_types import LabelType
+from edgeprov.fleet.output import DigestFile
 from edgeprov.formats.columns import Block
 from edgeprov.formats.record import LabelColumns
 from edgeprov.formats.segment import Tensor
@@ -52,7 +53,6 @@ ROW_GROUP_ROWS: Final = 128 * 1024
 ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
 """A row group is written when either is reached: this bounds memory."""
 
-INPUTS_KEY: Final = b"edgeprov.inputs"
 _TIME: Final = pa.timestamp("ns", tz="UTC")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
@@ -194,10 +194,11 @@ class PartitionWriter:
         self._pending: list[_Rows] = []
         self._pending_rows = self._pending_bytes = 0
         self._path = path
+        self._file = DigestFile(path)
         try:
             # zstd 1 as in the kits; statistics on, so that readers can skip row groups by n and time.
             self._writer = pq.ParquetWriter(
-                path,
+                pa.PythonFile(self._file, mode="w"),
                 self.schema,
                 compression="zstd",
                 compression_level=1,
@@ -317,30 +318,17 @@ class PartitionWriter:
             self._writer.close()
         except OSError as error:
             raise translate(error, str(self._path)) from error
+        self._file.close()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the closed file, as it was written."""
+        return self._file.digest
 
-def read_inputs_key(file: BinaryIO) -> str | None:
-    """What a finished file was made of, None when it is not readable as one of ours."""
-    try:
-        metadata = pq.read_schema(file).metadata or {}
-    except (OSError, pa.ArrowException):
-        return None
-    value = metadata.get(INPUTS_KEY)
-    return value.decode() if value else None
-
-
-def count_rows(file: BinaryIO) -> tuple[int, int]:
-    """Rows and labelled rows of a finished file, from its footer."""
-    footer = pq.read_metadata(file)
-    column = footer.schema.to_arrow_schema().names.index("labelled_at")
-    flat = (
-        [footer.row_group(0).column(i).path_in_schema for i in range(footer.num_columns)]
-        if footer.num_row_groups
-        else []
-    )
-    column = flat.index("labelled_at") if flat else 0
-    nulls = sum(footer.row_group(i).column(column).statistics.null_count for i in range(footer.num_row_groups))
-    return footer.num_rows, footer.num_rows - nulls
+    @property
+    def bytes(self) -> int:
+        """Size of the closed file."""
+        return self._file.size
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:

@@ -185,13 +185,17 @@ def test_a_kit_that_rots_after_its_verdict_is_left_out(full, tmp_path):
     sealed = full.units["a1"].sealed[1]
     path = full.root / "registry" / "blobs" / "sha256" / sealed.manifest.layers[0].digest.hex
     path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
     item = full.run("collect", "-o", tmp_path / "out", "--json").last("collected")
     assert (item["rows"], item["refused"]) == (140, 1)
     assert str(sealed.digest) not in {row["kit"] for row in lines(tmp_path / "out/_edgeprov/inputs.jsonl")}
-    # A second run tells the same, from what lies there.
+    # A second run tells the same; it looks again at the file that lacks a kit, and at no other.
     again = full.run("collect", "-o", tmp_path / "out", "--json").last("collected")
-    assert (again["rows"], again["refused"], again["reused"]) == (140, 1, 2)
+    assert (again["rows"], again["refused"], again["reused"]) == (140, 1, 1)
+    path.write_bytes(whole)
+    healed = full.run("collect", "-o", tmp_path / "out", "--json").last("collected")
+    assert (healed["rows"], healed["refused"]) == (160, 0)
 
 
 def test_a_data_set_closes_the_loop(full, tmp_path):
@@ -212,23 +216,24 @@ def test_a_data_set_closes_the_loop(full, tmp_path):
 
 def test_an_interrupted_run_leaves_no_half_file(full, tmp_path, monkeypatch):
     full.sync()
-    from edgeprov.fleet import partition as module
+    from edgeprov.fleet import collect, partition
 
-    real, calls = module._PartitionWork._add, []
+    real, calls = partition._PartitionWork._add, []
 
-    def dying(self, kit, block, inputs):
+    def dying(self, path, kit, block, inputs):
         calls.append(kit)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return real(self, kit, block, inputs)
+        return real(self, path, kit, block, inputs)
 
-    monkeypatch.setattr(module._PartitionWork, "_add", dying)
+    monkeypatch.setattr(collect, "_BATCH_KITS", 1)
+    monkeypatch.setattr(partition._PartitionWork, "_add", dying)
     assert full.run("collect", "-o", tmp_path / "out").code == 130
     done = list((tmp_path / "out").rglob("part-0.parquet"))
     assert len(done) == 1
     assert not (tmp_path / "out/_edgeprov/statement.json").exists()
-    assert [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")] == []
-    monkeypatch.setattr(module._PartitionWork, "_add", real)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")] == []
+    monkeypatch.setattr(partition._PartitionWork, "_add", real)
     assert full.run("collect", "-o", tmp_path / "out", "--json").last("collected")["reused"] == 1
 
 

@@ -80,16 +80,16 @@ def test_an_interrupted_run_shows_as_such_and_is_finished_by_the_next(full, expe
     files = lambda: in_memory("set") if "://" in name else files_of(tmp_path / "set")  # noqa: E731
     assert full.run("collect", "-o", name, "--device", "a1").code == 0
     assert STATEMENT in files()
-    whole = partition._PartitionWork.run
+    whole = partition._PartitionWork.write
     left = [1]
 
-    def die(work: partition._PartitionWork) -> None:
+    def die(work: partition._PartitionWork, path: Path) -> object:
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        whole(work)
+        return whole(work, path)
 
-    monkeypatch.setattr(partition._PartitionWork, "run", die)
+    monkeypatch.setattr(partition._PartitionWork, "write", die)
     full.run("collect", "-o", name, "--no-inputs")
     after = files()
     assert STATEMENT not in after

@@ -112,11 +112,11 @@ def test_only_loopback_is_there(site):
 def test_the_same_comes_out_though_workers_die(site, alone):
     index = site.index("ray")
     site.cluster.killed.clear()
-    with site.cluster.killing(2):
+    with site.cluster.hunting(site.cluster.workers(2)):
         run = site.cluster.fleet("verify", *index)
     assert run.returncode == 10, run.stdout + run.stderr
     assert len(site.cluster.killed) == 2
-    with site.cluster.killing(1):
+    with site.cluster.hunting(site.cluster.workers(1)):
         run = site.cluster.fleet("collect", *index, "-o", "s3://data/set")
     assert run.returncode == 0, run.stdout + run.stderr
     assert len(site.cluster.killed) == 3
@@ -126,7 +126,7 @@ def test_the_same_comes_out_though_workers_die(site, alone):
 def test_the_same_comes_out_though_a_whole_node_dies(site, alone):
     index = site.index("node")
     before = len(site.cluster.killed)
-    with site.cluster.killing_a_node():
+    with site.cluster.hunting(site.cluster.node):
         run = site.cluster.fleet("collect", *index, "-o", site.root / "node-data")
     assert run.returncode == 0, run.stdout + run.stderr
     assert len(site.cluster.killed) == before + 1

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,42 +123,19 @@ class Cluster:
         return found
 
     @contextlib.contextmanager
-    def killing(self, count: int) -> Iterator[None]:
-        """Kill the first workers that are seen at a task: Ray gives them its name meanwhile."""
-        stop = threading.Event()
+    def hunting(self, kill: Callable[[int], bool]) -> Iterator[None]:
+        """Show ``kill`` each worker that is seen at a task (Ray gives it the task's name) until it had enough.
 
-        def hunt() -> None:
-            left = count
-            while left and not stop.is_set():
-                for pid in self.processes(b"ray::_call"):
-                    if left and pid not in self.killed:
-                        os.kill(pid, signal.SIGKILL)
-                        self.killed.append(pid)
-                        left -= 1
-                time.sleep(0.005)
-
-        thread = threading.Thread(target=hunt)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    @contextlib.contextmanager
-    def killing_a_node(self) -> Iterator[None]:
-        """Kill the second node's raylet as soon as a worker of it is at a task: its workers die with it."""
+        Args:
+            kill: Takes the number of a process; returns whether the hunt is over.
+        """
         stop = threading.Event()
 
         def hunt() -> None:
             while not stop.is_set():
                 for pid in self.processes(b"ray::_call"):
-                    with contextlib.suppress(OSError):
-                        raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-                        if b"--head" not in Path(f"/proc/{raylet}/cmdline").read_bytes().split(b"\0"):
-                            os.kill(raylet, signal.SIGKILL)
-                            self.killed.append(raylet)
-                            return
+                    if kill(pid):
+                        return
                 time.sleep(0.005)
 
         thread = threading.Thread(target=hunt)
@@ -168,6 +145,28 @@ class Cluster:
         finally:
             stop.set()
             thread.join()
+
+    def workers(self, count: int) -> Callable[[int], bool]:
+        """For hunting: kill the first ``count`` workers."""
+        until = len(self.killed) + count
+
+        def kill(pid: int) -> bool:
+            if pid not in self.killed:
+                os.kill(pid, signal.SIGKILL)
+                self.killed.append(pid)
+            return len(self.killed) == until
+
+        return kill
+
+    def node(self, pid: int) -> bool:
+        """For hunting: kill the raylet of a worker of the second node; its workers die with it."""
+        with contextlib.suppress(OSError):
+            raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if b"--head" not in Path(f"/proc/{raylet}/cmdline").read_bytes().split(b"\0"):
+                os.kill(raylet, signal.SIGKILL)
+                self.killed.append(raylet)
+                return True
+        return False
 
 
 @contextlib.contextmanager
