@@ -1,16 +1,19 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Verify what kits lean on: device records, model kits and roll-ups, byte for byte, from the registries themselves.
+"""Verify what kits lean on, from the registries themselves: device records, models, roll-ups, training sets.
 
 A model is judged by its publisher's signature and by the digest of its config and every layer; a device
-record by its enroller's (step 1), a roll-up by its collector's. Verdicts are cached as those of kits are.
+record by its enroller's (step 1), roll-ups and training sets by their collector's. Verdicts are cached as
+those of kits are.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdict
@@ -18,17 +21,21 @@ from edgeprov.fleet.index import Index
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust import Trust
+from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS
+from edgeprov.verify.collector import verify_collection
 from edgeprov.verify.enrolment import verify_device_record
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import verify_model_signature
 
+_KEYS: Final = ("devices.digest", "models.digest", "rollups.key", "collection_signatures.statement")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """A verdict on a device record or a model; ``verified`` None means that it could not be read now."""
+    """A verdict on a device record, a model, a roll-up or a training set; ``verified`` None means: not readable now."""
 
     kind: str
     digest: str
@@ -38,7 +45,7 @@ class Other:
 
 
 def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = False) -> Iterator[Other]:
-    """Judge all device records and models of the index.
+    """Judge all device records, models, roll-ups and signed training sets of the index.
 
     Args:
         index: Open for writing.
@@ -49,7 +56,7 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
     sources = {number: _Lazy(source) for number, source in index.sources().items()}
     known = {
         row["digest"]: row
-        for column in ("devices.digest", "models.digest", "rollups.key")
+        for column in _KEYS
         for row in index.rows(
             f"SELECT v.* FROM {column.partition('.')[0]} JOIN verdicts v ON v.digest = {column} WHERE v.policy = ?",  # noqa: S608
             (trust.digest,),
@@ -68,6 +75,11 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         ("rollup", row["key"], f"{row['repo']}:{row['tag']}", row["source"], row["repo"])
         for row in index.rows("SELECT key, source, repo, tag FROM rollups ORDER BY repo, tag")
     ]
+    # One that nobody signed gets no verdict: lineage says so.
+    rows += [
+        ("training set", row["statement"], row["statement"][7:19], 0, "")
+        for row in index.rows("SELECT statement FROM collection_signatures WHERE bundles != '[]' ORDER BY statement")
+    ]
     for kind, key, name, number, repo in rows:
         rollup = (
             index.rows("SELECT digest, signatures FROM rollups WHERE key = ?", (key,))[0] if kind == "rollup" else None
@@ -84,10 +96,12 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
             )
             yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
             continue
-        source = sources[number]
         if rollup is not None:
             judged = _rollup(key, digest, repo, rollup["signatures"], trust.policy, at)
+        elif kind == "training set":
+            judged = _training_set(index, key, trust.policy, at)
         else:
+            source = sources[number]
             signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
             judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
         if judged.verified is not None:
@@ -107,6 +121,19 @@ def _rollup(key: str, digest: str, repo: str, signatures: bytes, policy: TrustPo
             detail=error.message, code=error.exit_code,
         )  # fmt: skip
     return Judged(digest=key, verified=True)
+
+
+def _training_set(index: Index, statement: str, policy: TrustPolicy, at: dt.datetime) -> Judged:
+    """From the bytes that sync kept, as a roll-up."""
+    bundles = index.rows("SELECT bundles FROM collection_signatures WHERE statement = ?", (statement,))[0]["bundles"]
+    try:
+        raw = [parse_b64(item, "signature") for item in json.loads(bundles)]
+        signer = verify_collection(parse_digest(statement), raw, policy, at)
+    except EdgeprovError as error:
+        return Judged(
+            digest=statement, verified=False, error=type(error).__name__, detail=error.message, code=error.exit_code
+        )
+    return Judged(digest=statement, verified=True, detail=signer)
 
 
 class _Lazy:

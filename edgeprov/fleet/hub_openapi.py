@@ -168,11 +168,15 @@ def _device() -> dict[str, Any]:
 
 
 def _lineage() -> dict[str, Any]:
-    node = _object(**_model(), repo=_NULL_TEXT, verified_kits=_COUNT, labels=_COUNT)
+    signed = {"type": ["boolean", "null"]}
+    node = _object(**_model(), repo=_NULL_TEXT, verified_kits=_COUNT, labels=_COUNT, signed=signed)
     collection = _object(
         optional=("created", "next_models"),
         statement=_DIGEST,
         known={"type": "boolean"},
+        verified={"type": "boolean"},
+        signer=_NULL_TEXT,
+        why=_NULL_TEXT,
         models={"type": "array", "items": _DIGEST},
         kits=_NULL_COUNT,
         rows=_NULL_COUNT,

@@ -434,7 +434,9 @@ def _create(connection: sqlite3.Connection) -> None:
     # Two commands may find no file, or an old one, at the same moment.
     script = script.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ")
     script = script.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ")
-    connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
+    # Version 3 learns from tombstones while it judges them: what an older one judged is judged again.
+    older = "DELETE FROM verdicts WHERE digest IN (SELECT digest FROM artifacts WHERE kind = 'tombstone');"
+    connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{older}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
 
 
 def _where(query: Query) -> tuple[str, list[Any]]:

@@ -3,12 +3,14 @@
 """Lineage: model, its kits, the training sets made of them, the next model, and so on, in both directions.
 
 An edge from a training set to a model is what the model's signed manifest names; an edge from kits to a
-training set is what its statement names.
+training set is what its statement names. Both are only as good as their signatures: a model's by its
+publisher, a statement's by a collector; ``verify`` judges them, and what it did not verify is unverified.
 """
 
 from __future__ import annotations
 
 import json
+from sqlite3 import Row
 from typing import Any, Final
 
 from edgeprov.fleet.index import Index, Query
@@ -23,11 +25,11 @@ def lineage(index: Index, model: str, policy: str = "") -> dict[str, Any]:
     Args:
         index: The index.
         model: Manifest digest.
-        policy: Digest of the trust folder, for the number of verified kits.
+        policy: Digest of the trust folder under which verdicts are read; nothing is verified under none.
     """
     return {
         "model": _node(index, model, policy),
-        "before": _before(index, model, {model}),
+        "before": _before(index, model, policy, {model}),
         "after": _after(index, model, policy, {model}),
     }
 
@@ -43,6 +45,7 @@ def _node(index: Index, model: str, policy: str) -> dict[str, Any]:
     return {
         "digest": model,
         **names,
+        "signed": None if (judged := _judged(index, model, policy)) is None else bool(judged["verified"]),
         "kits": kits,
         "verified_kits": verified,
         "records": records,
@@ -51,7 +54,7 @@ def _node(index: Index, model: str, policy: str) -> dict[str, Any]:
     }
 
 
-def _before(index: Index, model: str, seen: set[str]) -> list[dict[str, Any]]:
+def _before(index: Index, model: str, policy: str, seen: set[str]) -> list[dict[str, Any]]:
     """Training sets and models that led here, nearest first."""
     result: list[dict[str, Any]] = []
     waiting = [model]
@@ -60,7 +63,7 @@ def _before(index: Index, model: str, seen: set[str]) -> list[dict[str, Any]]:
             "SELECT trained_on FROM models WHERE digest = ? AND trained_on IS NOT NULL", (waiting.pop(0),)
         )
         for row in rows:
-            collection = _collection(index, row["trained_on"])
+            collection = _collection(index, row["trained_on"], policy)
             result.append(collection)
             fresh = [name for name in collection["models"] if name not in seen]
             seen.update(fresh)
@@ -77,7 +80,7 @@ def _after(index: Index, model: str, policy: str, seen: set[str]) -> list[dict[s
         for row in index.rows("SELECT statement, models FROM collections ORDER BY created, statement"):
             if own not in json.loads(row["models"]):
                 continue
-            collection = _collection(index, row["statement"])
+            collection = _collection(index, row["statement"], policy)
             children = [
                 child["digest"]
                 for child in index.rows(
@@ -93,10 +96,12 @@ def _after(index: Index, model: str, policy: str, seen: set[str]) -> list[dict[s
     return result
 
 
-def _collection(index: Index, statement: str) -> dict[str, Any]:
+def _collection(index: Index, statement: str, policy: str) -> dict[str, Any]:
     rows = index.rows("SELECT * FROM collections WHERE statement = ?", (statement,))
+    vouched = collection_verdict(index, statement, policy)
     if not rows:
-        return {"statement": statement, "known": False, "models": [], "kits": None, "rows": None, "labelled": None}
+        unknown = {"known": False, "models": [], "kits": None, "rows": None, "labelled": None}
+        return {"statement": statement, **unknown, **vouched}
     row = rows[0]
     return {
         "statement": statement,
@@ -106,4 +111,27 @@ def _collection(index: Index, statement: str) -> dict[str, Any]:
         "rows": row["rows"],
         "labelled": row["labelled"],
         "created": row["created"],
+        **vouched,
     }
+
+
+def collection_verdict(index: Index, statement: str, policy: str) -> dict[str, Any]:
+    """Whether a collector whom the trust folder knows signed a training set: ``verified``, ``signer``, ``why`` not."""
+    judged = _judged(index, statement, policy)
+    if judged is not None and judged["verified"]:
+        return {"verified": True, "signer": judged["detail"], "why": None}
+    known = index.rows("SELECT bundles FROM collection_signatures WHERE statement = ?", (statement,))
+    if judged is not None:
+        why = judged["detail"]
+    elif not known:
+        why = "no registry that was read holds its statement"
+    elif known[0]["bundles"] == "[]":
+        why = "nobody signed it"
+    else:
+        why = "not judged yet: edgeprov-fleet verify"
+    return {"verified": False, "signer": None, "why": why}
+
+
+def _judged(index: Index, digest: str, policy: str) -> Row | None:
+    rows = index.rows("SELECT verified, detail FROM verdicts WHERE digest = ? AND policy = ?", (digest, policy))
+    return rows[0] if rows else None

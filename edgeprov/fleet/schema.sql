@@ -105,7 +105,7 @@ CREATE TABLE rollup_kits (
 ) WITHOUT ROWID;
 
 CREATE TABLE verdicts (
-  digest TEXT NOT NULL,               -- of a roll-up: its key
+  digest TEXT NOT NULL,               -- of a roll-up: its key; of a training set: its statement
   policy TEXT NOT NULL,               -- SHA-256 of the trust folder
   depth INTEGER NOT NULL,             -- 1 evidence, 2 and every blob's digest, 3 and every record's leaf
   verified INTEGER NOT NULL,
@@ -148,4 +148,25 @@ CREATE TABLE collection_kits (
   statement TEXT NOT NULL,            -- of collections
   kit TEXT NOT NULL,                  -- manifest digest
   PRIMARY KEY (statement, kit)
+) WITHOUT ROWID;
+
+-- Who vouches for a training set: the signatures over its statement that hang on models, as sync found them.
+CREATE TABLE collection_signatures (
+  statement TEXT PRIMARY KEY,         -- of collections
+  bundles TEXT NOT NULL               -- JSON: sigstore bundles in base64; [] when nobody signed it
+) WITHOUT ROWID;
+
+-- What a tombstone says, written with its verdict: no other kit or tombstone has a row.
+CREATE TABLE tombstones (
+  digest TEXT PRIMARY KEY,
+  reason TEXT NOT NULL,               -- crash | discarded | damaged
+  lost TEXT NOT NULL                  -- JSON: ranges of record numbers that are gone, inclusive
+) WITHOUT ROWID;
+
+-- What audits read in kits themselves. The bytes behind a digest never change, so each is opened once.
+CREATE TABLE opened (
+  digest TEXT NOT NULL,               -- of a verified kit
+  question TEXT NOT NULL,             -- labels, or inside FROM TO
+  answer TEXT NOT NULL,               -- JSON: numbers that have a label, as inclusive ranges; or what lies in the period
+  PRIMARY KEY (digest, question)
 ) WITHOUT ROWID;

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a statement of the back end (an audit, a roll-up) was signed by somebody whom the policy knows.
+"""Whether a statement of the back end (audit, roll-up, training set) was signed by somebody whom the policy knows.
 
 Collectors share the publishers' CA. Pure: bytes in, a decision out.
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from edgeprov.errors import EdgeprovError, SignatureInvalid, SignerUntrusted, SubjectMismatch
 from edgeprov.formats.bundle import parse_bundle
-from edgeprov.formats.digest import Digest
+from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import Statement, parse_statement
-from edgeprov.formats.mediatypes import ROLLUP_PREDICATE
+from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, ROLLUP_PREDICATE
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.keys import verify_message
 from edgeprov.verify.policy import TrustPolicy
@@ -83,6 +83,36 @@ def verify_rollup(digest: Digest, repo: str, bundles: Sequence[bytes], policy: T
                 raise SubjectMismatch(f"the signed statement is not about the roll-up {digest}")
             if statement.predicate.get("repository") != repo:
                 raise SubjectMismatch(f"the roll-up {digest} was signed for another repository than {repo}")
+        except EdgeprovError as error:
+            refused = error
+        else:
+            return signer
+    raise refused
+
+
+def verify_collection(statement: Digest, bundles: Sequence[bytes], policy: TrustPolicy, at: dt.datetime) -> str:
+    """A collector signed the statement of this training set; one good signature is enough.
+
+    Args:
+        statement: Digest of the in-toto statement, as a model names it.
+        bundles: All signatures over it.
+        policy: Whom to trust.
+        at: Time at which certificates are judged.
+
+    Returns:
+        The signer's name.
+
+    Raises:
+        SignatureInvalid: No signature.
+        SubjectMismatch: Signed, but another statement, or none of a training set.
+        VerificationError: As verify_collector.
+    """
+    refused: EdgeprovError = SignatureInvalid(f"nobody signed the training set {statement}")
+    for raw in bundles:
+        try:
+            parsed, signer = verify_collector(raw, policy, at, "the training set")
+            if parsed.predicate_type != COLLECTION_PREDICATE or digest_of(parsed.raw) != statement:
+                raise SubjectMismatch(f"the signed statement is not the one of the training set {statement}")
         except EdgeprovError as error:
             refused = error
         else:

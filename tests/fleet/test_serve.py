@@ -331,13 +331,17 @@ def test_lineage_closes_the_loop(judged, tmp_path):
     assert "training set" in fleet("lineage", "wdbc:1.0.0", *other).out
     # And which kits the model was trained on: those of the list, no other.
     inputs = [json.loads(line)["kit"] for line in (tmp_path / "out/_edgeprov/inputs.jsonl").read_text().splitlines()]
-    found = fleet("query", "--trained", published["digest"], "--json", *other).items
+    found = kits_of(fleet("query", "--trained", published["digest"], "--json", *other))
     assert {item["digest"] for item in found} == set(inputs)
     push_kit(judged.registry, judged.units["a1"], judged.units["a1"].seal(records=2))
     assert fleet("sync", *other).code == 0
-    assert len(fleet("query", "--trained", published["digest"], "--json", *other).items) == len(inputs)
+    assert len(kits_of(fleet("query", "--trained", published["digest"], "--json", *other))) == len(inputs)
     assert fleet("query", "--trained", "wdbc:1.0.0", *other).code == 2
     assert judged.run("lineage", "nothing").code == 2
+
+
+def kits_of(run):
+    return [item for item in run.items if item["type"] == "kit"]
 
 
 def test_a_forged_training_set_is_not_believed(judged, tmp_path):

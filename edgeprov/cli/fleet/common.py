@@ -76,6 +76,18 @@ def load_trust(args: argparse.Namespace, *, parse: bool = True) -> Trust:
     return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"), parse=parse)
 
 
+def verdict_policy(args: argparse.Namespace, index: Index) -> str:
+    """The trust folder whose verdicts are shown; where none is named and none lies ready, that of the newest run."""
+    from edgeprov.errors import NotStored
+
+    try:
+        return load_trust(args, parse=False).digest
+    except NotStored:
+        if args.trust:
+            raise
+        return index.newest_policy()
+
+
 def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, labels: bool = True) -> None:
     """Which kits."""
     group = parser.add_argument_group("which kits")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
@@ -17,7 +18,7 @@ from edgeprov.errors import NotStored, UsageError
 from edgeprov.values import replace
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.index import Artifact
+    from edgeprov.fleet.index import Artifact, Index, Query
 
 _SHOWN = 50
 _CSV = (
@@ -54,9 +55,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.rollup_read import as_json as gone_json
-    from edgeprov.fleet.rollup_read import gone_kits, gone_sentence
-
     try:
         trust = common.load_trust(args, parse=False)
     except NotStored:
@@ -76,33 +74,73 @@ def run(args: argparse.Namespace, out: Output) -> None:
             text = f"{count} kits and tombstones, {records} records, {labels} labels"
             out.item("counted", text, kits=count, records=records, labels=labels)
             return
-        names, gone = index.model_names(), gone_kits(index, query)
-        limit = args.limit or (None if out.as_json or args.csv else _SHOWN)
-        found = index.iterate(query, limit=limit)
+        found = _Found(index, query, args.limit or (None if out.as_json or args.csv else _SHOWN))
         if args.csv:
-            import csv
+            _csv(found)
+        elif out.as_json:
+            _json(found, out)
+        else:
+            _table(found, out)
+            if trust is None and query.policy:
+                out.text(
+                    f"verdicts under the trust folder {short(query.policy)} of the newest run; --trust names another"
+                )
+            out.next("edgeprov-fleet collect with the same filters" if found.total[0] else "edgeprov-fleet sync")
 
-            writer = csv.writer(sys.stdout)
-            writer.writerow(_CSV)
-            writer.writerows([_cell(getattr(item, name)) for name in _CSV] for item in found)
-            if gone:
-                sys.stderr.write(f"{gone_sentence(gone)}; --json lists them\n")
-            return
-        if out.as_json:
-            for item in found:
-                values = {name: getattr(item, name) for name in _CSV}
-                out.item("kit", **values, model_name=names.get(item.model), detail=item.detail)
-            for kit in gone:
-                out.item("gone", **gone_json(kit))
-            return
-        rows = list(found)
-        count, records, labels = index.count(query)
+
+class _Found:
+    """What a query finds, and what belongs beside it."""
+
+    def __init__(self, index: Index, query: Query, limit: int | None) -> None:
+        from edgeprov.fleet.lineage import collection_verdict
+        from edgeprov.fleet.rollup_read import gone_kits, gone_sentence
+
+        self.names, self.gone = index.model_names(), gone_kits(index, query)
+        self.sets = [
+            {"statement": item} | collection_verdict(index, item, query.policy) for item in query.collection or ()
+        ]
+        self.notes = [_training_set(item) for item in self.sets]
+        if self.gone:
+            self.notes.append(f"{gone_sentence(self.gone)}; --json lists them")
+        self.kits = index.iterate(query, limit=limit)
+        self._index, self._query = index, query
+
+    @cached_property
+    def total(self) -> tuple[int, int, int]:
+        """Kits and tombstones, records, labels."""
+        return self._index.count(self._query)
+
+
+def _csv(found: _Found) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(_CSV)
+    writer.writerows([_cell(getattr(item, name)) for name in _CSV] for item in found.kits)
+    for note in found.notes:
+        sys.stderr.write(f"{note}\n")
+
+
+def _json(found: _Found, out: Output) -> None:
+    from edgeprov.fleet.rollup_read import as_json as gone_json
+
+    for item in found.kits:
+        values = {name: getattr(item, name) for name in _CSV}
+        out.item("kit", **values, model_name=found.names.get(item.model), detail=item.detail)
+    for collection in found.sets:
+        out.item("training-set", **collection)
+    for kit in found.gone:
+        out.item("gone", **gone_json(kit))
+
+
+def _table(found: _Found, out: Output) -> None:
+    rows, (count, records, labels) = list(found.kits), found.total
     out.table(
         ("kit", "model", "device", "slot", "seq", "records", "labels", "recorded", "verdict"),
         [
             (
                 short(item.digest),
-                names.get(item.model) or short(item.model),
+                found.names.get(item.model) or short(item.model),
                 item.device.rpartition(":")[2],
                 item.slot,
                 item.seq,
@@ -118,11 +156,13 @@ def run(args: argparse.Namespace, out: Output) -> None:
         f"{count} kits and tombstones, {records} records, {labels} labels"
         + (f"; first {len(rows)} shown" if count > len(rows) else "")
     )
-    if gone:
-        out.text(f"{gone_sentence(gone)}; --json lists them")
-    if trust is None and query.policy:
-        out.text(f"verdicts under the trust folder {short(query.policy)} of the newest run; --trust DIR names another")
-    out.next("edgeprov-fleet collect with the same filters" if count else "edgeprov-fleet sync")
+    for note in found.notes:
+        out.text(note)
+
+
+def _training_set(item: dict[str, Any]) -> str:
+    text = f"signed by {item['signer']}" if item["verified"] else f"UNVERIFIED: {item['why']}"
+    return f"the list of kits is that of the training set {short(item['statement'])}; {text}"
 
 
 def _verdict(item: Artifact) -> str:

@@ -126,11 +126,12 @@
   const ancestry = async digest => {
     const found = (await json("api/v1/lineage/" + digest)).items[0], list = el("ul");
     const models = new Map([...$("models").tBodies[0].rows].map(r => [r.dataset.digest, r.dataset.name]));
-    const node = m => named(m) + ": " + number(m.records) + " records in " + number(m.kits) + " kits (" + number(m.verified_kits) + " verified) of " + number(m.devices) + " devices";
-    for (const set of [...found.before].reverse()) list.append(el("li", "Training set " + short(set.statement) + (set.known ? ", of the data of " + set.models.map(d => models.get(d) || short(d)).join(", ") : ", not known here")));
+    const vouched = set => set.verified ? "; signed by " + set.signer : "; UNVERIFIED: " + set.why;
+    const node = m => named(m) + (m.signed ? "" : " (publisher UNVERIFIED)") + ": " + number(m.records) + " records in " + number(m.kits) + " kits (" + number(m.verified_kits) + " verified) of " + number(m.devices) + " devices";
+    for (const set of [...found.before].reverse()) list.append(el("li", "Training set " + short(set.statement) + (set.known ? ", of the data of " + set.models.map(d => models.get(d) || short(d)).join(", ") : ", not known here") + vouched(set)));
     list.append(el("li", "Model " + node(found.model)));
     for (const set of found.after) {
-      const li = el("li", "Training set " + short(set.statement) + ": " + number(set.rows) + " rows (" + number(set.labelled) + " labelled) from " + number(set.kits) + " kits");
+      const li = el("li", "Training set " + short(set.statement) + ": " + number(set.rows) + " rows (" + number(set.labelled) + " labelled) from " + number(set.kits) + " kits" + vouched(set));
       if (set.next_models.length) { const inner = el("ul"); for (const m of set.next_models) inner.append(el("li", "Model " + node(m))); li.append(inner); }
       list.append(li);
     }
