@@ -234,11 +234,9 @@ def install_edgeprov(tree: Path) -> None:
         run(PYTHON, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy)
         site = tree / "usr/lib/edgeprov/python"
         run("python3", "-m", "zipfile", "-e", next(Path(folder).glob("*.whl")), site)
-    # As the recipe does: one archive of byte code in place of the folder.
-    run(PYTHON, PACK, site / "edgeprov", tree / "usr/lib/edgeprov/edgeprov.zip")
+    # As the recipe does: one file of byte code in place of the folder.
+    run(PYTHON, PACK, site / "edgeprov", site / "edgeprov.pyc")
     shutil.rmtree(site / "edgeprov")
-    with (tree / "usr/lib/python3/dist-packages/edgeprov.pth").open("a") as paths:
-        paths.write("/usr/lib/edgeprov/edgeprov.zip\n")
     data = ROOT / "edgeprov/data"
     places = {
         ".service": "usr/lib/systemd/system", ".target": "usr/lib/systemd/system", ".timer": "usr/lib/systemd/system",

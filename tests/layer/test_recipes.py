@@ -282,7 +282,7 @@ def test_every_installed_file_is_in_a_package_and_in_the_right_one(installed: Pa
     fleet = {name for name, package in where.items() if package == "${PN}-fleet" and name.endswith(".py")}
     assert len(fleet) == len(list((ROOT / "edgeprov").rglob("*.py")))
     device = {name for name, package in where.items() if package == "${PN}" and ".dist-info/" not in name}
-    assert {name.rpartition("/")[2] for name in device} == {"edgeprov", "edgeprov.zip", "edgeprov.pth"}
+    assert {name.rpartition("/")[2] for name in device} == {"edgeprov", "edgeprov.pyc"}
 
 
 def test_every_system_file_of_edgeprov_is_installed_where_systemd_looks(installed: Path) -> None:
@@ -298,9 +298,9 @@ def test_every_system_file_of_edgeprov_is_installed_where_systemd_looks(installe
 
 
 def test_the_device_runs_without_the_fleet_package(installed: Path, tmp_path: Path) -> None:
-    (archive,) = installed.rglob("edgeprov.zip")
-    assert archive.with_suffix(".pth").read_text() == "edgeprov.zip\n"
-    environment = {"PYTHONPATH": str(archive), "PYTHONDONTWRITEBYTECODE": "1"}
+    (packed,) = installed.rglob("edgeprov.pyc")
+    shutil.copy(packed, tmp_path)  # away from the folder of the fleet's package, which goes before it
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     for verb in ([], ["boot-check"], ["status"], ["seal"], ["upload"], ["model"], ["identity"], ["export"], ["doctor"]):
         run = subprocess.run(
             [sys.executable, "-m", "edgeprov.cli.device_main", *verb, "--help"],

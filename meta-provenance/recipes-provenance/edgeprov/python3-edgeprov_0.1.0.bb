@@ -55,11 +55,13 @@ do_install:append:class-target() {
     install -d ${D}${systemd_system_unitdir}/boot-complete.target.requires
     ln -s ../edgeprov-boot-check.service ${D}${systemd_system_unitdir}/boot-complete.target.requires/edgeprov-boot-check.service
 
-    # A device gets one archive of byte code, half a megabyte. The fleet's package brings the folder, which goes before it.
-    ${PYTHON} ${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov.zip
-    echo edgeprov.zip > ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov.pth
+    # A device gets one file of byte code, half a megabyte. The fleet's package brings the folder, which goes before it.
+    ${PYTHON} ${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov ${D}${PYTHON_SITEPACKAGES_DIR}/edgeprov.pyc
 }
-do_install[file-checksums] += "${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py:True"
+do_install[file-checksums] += "\
+    ${PROVENANCE_LAYERDIR}/lib/oeprov/pack.py:True \
+    ${PROVENANCE_LAYERDIR}/lib/oeprov/packed.py:True \
+"
 
 SYSTEMD_PACKAGES = "edgeprov-services"
 SYSTEMD_SERVICE:edgeprov-services = "\
