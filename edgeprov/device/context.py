@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
     from edgeprov.verify.policy import TrustPolicy
 
+UPLOAD_LOCK: Final = "upload"
+"""Held by whoever takes artifacts out of the outbox, and until they have left the layout too."""
+
 _KERNEL_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _CLOCK_BEFORE_2000: Final = 946_684_800  # a clock that says so was never set
 

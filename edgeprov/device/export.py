@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
-from edgeprov.device.context import free_bytes
+from edgeprov.device.context import UPLOAD_LOCK, free_bytes
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
-from edgeprov.device.upload import UPLOAD_LOCK, unsent
+from edgeprov.device.upload import unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull
 from edgeprov.limits import KIB
 from edgeprov.registry.pace import Pace

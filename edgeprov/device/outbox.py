@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edgeprov import journal
+from edgeprov.device.context import UPLOAD_LOCK
 from edgeprov.errors import FormatError, StoreBusy
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import Digest, parse_digest
@@ -17,9 +18,6 @@ from edgeprov.store.state import OutboxEntry, State
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
-
-# An upload takes an entry out of the outbox before the kit leaves the layout: never look in between.
-_UPLOAD_LOCK: Final = "upload"
 
 
 def data_repo(context: Context, model: Digest, created: str) -> str:
@@ -50,7 +48,7 @@ def rebuild_outbox(context: Context, state: State, head_seq: int) -> int:
         StoreError: The state cannot be read or written.
     """
     found = 0
-    with suppress(StoreBusy), state.lock(_UPLOAD_LOCK):
+    with suppress(StoreBusy), state.lock(UPLOAD_LOCK):
         known = {entry.digest for entry in state.outbox()}
         for ref, descriptor in state.layout.refs().items():
             tag = parse_kit_tag(ref)

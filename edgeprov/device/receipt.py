@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeprov import journal
-from edgeprov.device.upload import UPLOAD_LOCK, collect_garbage, free_artifact
+from edgeprov.device.context import UPLOAD_LOCK
+from edgeprov.device.upload import collect_garbage, free_artifact
 from edgeprov.errors import SubjectMismatch
 from edgeprov.values import dataclass
 from edgeprov.verify.receipt import verify_receipt

@@ -17,7 +17,7 @@ from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, Reg
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.registry.base import Registry, push_referrer
+from edgeprov.registry.base import Following, Registry, push_referrer
 from edgeprov.registry.pace import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
@@ -118,15 +118,19 @@ class Transfer:
                 self._pace.spend(blob.size)
 
     def _push_blob(self, repo: str, blob: Descriptor, following: Descriptor | None) -> bool:
+        then = None if following is None else Following(following, partial(self._open, following))
         for left in reversed(range(_BAD_ARRIVALS)):
-            with self._layout.open_blob(blob) as stream:
+            with self._open(blob) as stream:
                 try:
-                    return self._registry.push_blob(repo, blob, cast("BinaryIO", stream), following=following)
+                    return self._registry.push_blob(repo, blob, stream, following=then)
                 except DigestMismatch:
                     self._layout.verify_blob(blob)
                     if not left:
                         raise
         raise AssertionError("unreachable")
+
+    def _open(self, blob: Descriptor) -> BinaryIO:
+        return cast("BinaryIO", self._layout.open_blob(blob))
 
     def _confirm(self, repo: str, manifests: list[Manifest]) -> None:
         for manifest in manifests:

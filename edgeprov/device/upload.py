@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from edgeprov import journal
-from edgeprov.device.context import Context, timestamp
+from edgeprov.device.context import UPLOAD_LOCK, Context, timestamp
 from edgeprov.device.link import why_not_now
 from edgeprov.device.remotes import open_registry, split_name
 from edgeprov.device.series import SEAL_LOCK
@@ -26,7 +26,6 @@ from edgeprov.registry.pace import Clock, OutOfTime, Pace
 from edgeprov.store.state import OutboxEntry, State
 from edgeprov.values import dataclass, field, replace
 
-UPLOAD_LOCK: Final = "upload"
 LAST_UPLOAD: Final = "upload"
 CONFIRMED: Final = "confirmed"
 _RECEIPTS: Final = 64

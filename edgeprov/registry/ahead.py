@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The two questions that come before a part, asked while the part before it is on its way.
+"""All that comes before the body of a part, done while the part before it is on its way.
 
 A part costs three round trips: is it there, where may I put it, here it is. The first two carry no data,
-so asking them early leaves the promise alone that a cut costs at most one part; only one body is ever on
-the wire. What was asked early is a guess: whatever goes wrong with it is forgotten, and asked again in turn.
+and reading and hashing the part needs no line at all, so doing them early leaves the promise alone that a
+cut costs at most one part; only one body is ever on the wire. What was done early is a guess: whatever
+goes wrong with it is forgotten, and done again in turn.
 """
 
 from __future__ import annotations
@@ -12,52 +13,67 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.values import dataclass
+
+if TYPE_CHECKING:
+    from edgeprov.registry.base import Following
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a blob may be put; no session means that it is there already."""
+    """Where a blob may be put; no session means that it is there already.
+
+    Attributes:
+        body: Its verified bytes, None when they still have to be read.
+    """
 
     session: str | None
+    body: bytes | None = None
 
 
 class Ahead:
-    """At most one question at a time, in a thread that nobody waits for when the program ends."""
+    """At most one blob at a time, in one thread that nobody waits for when the program ends."""
 
-    def __init__(self, ask: Callable[[str, Descriptor], Place]) -> None:
-        self._ask = ask
+    def __init__(self, prepare: Callable[[str, Following], Place]) -> None:
+        self._prepare = prepare
         self._asked: tuple[str, Digest] | None = None
-        self._thread: threading.Thread | None = None
-        self._answers: list[Place] = []
+        self._answers: SimpleQueue[Place | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[str, Following, SimpleQueue[Place | None]]] | None = None
 
-    def start(self, repo: str, blob: Descriptor) -> None:
-        """Ask for this blob now, unless it was asked for already."""
-        if self._asked == (repo, blob.digest):
+    def start(self, repo: str, blob: Following) -> None:
+        """Prepare this blob now, unless it was asked for already."""
+        asked = (repo, blob.descriptor.digest)
+        if self._asked == asked:
             return
-        answers: list[Place] = []
-
-        def work() -> None:
-            with suppress(EdgeprovError):  # the turn of this blob comes, with the caller's own patience
-                answers.append(self._ask(repo, blob))
-
-        self._asked, self._answers = (repo, blob.digest), answers
-        self._thread = threading.Thread(target=work, name="registry-ahead", daemon=True)
-        self._thread.start()
+        if self._work is None:
+            self._work = SimpleQueue()
+            threading.Thread(target=self._run, name="registry-ahead", daemon=True).start()
+        self._asked, self._answers = asked, SimpleQueue()
+        self._work.put((repo, blob, self._answers))
 
     def take(self, repo: str, digest: Digest) -> Place | None:
-        """The answer for this blob, waited for; None when it was not asked for, or not answered."""
-        if self._asked != (repo, digest) or self._thread is None:
+        """What was found for this blob, waited for; None when it was not asked for, or went wrong."""
+        if self._asked != (repo, digest):
             return None
-        self._thread.join()
-        answers, self._answers = self._answers, []
         self._asked = None
-        return answers[0] if answers else None
+        return self._answers.get()
 
     def forget(self) -> None:
         """After a cut: the registry may have been started anew, and have forgotten its sessions."""
         self._asked = None
+
+    def _run(self) -> None:
+        assert self._work is not None  # noqa: S101 - made before the thread
+        while True:
+            repo, blob, answers = self._work.get()
+            place = None
+            try:
+                with suppress(EdgeprovError):  # the turn of this blob comes, with the caller's own patience
+                    place = self._prepare(repo, blob)
+            finally:
+                answers.put(place)  # whatever happened: somebody may wait

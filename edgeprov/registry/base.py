@@ -11,7 +11,7 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
@@ -19,6 +19,20 @@ from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Index, Manifest, encode_index
+from edgeprov.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The blob that comes after the one that is pushed.
+
+    Attributes:
+        descriptor: What it is.
+        open: Gives its bytes; called in another thread, and perhaps never.
+    """
+
+    descriptor: Descriptor
+    open: Callable[[], contextlib.AbstractContextManager[BinaryIO]]
 
 
 class Registry(Protocol):
@@ -42,12 +56,12 @@ class Registry(Protocol):
         """
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Descriptor | None = None
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Following | None = None
     ) -> bool:
         """Upload; False when it was there already.
 
-        ``following`` is the blob that comes next, as far as the caller knows: a network registry asks meanwhile
-        what has to be asked before it.
+        ``following`` is the blob that comes next, as far as the caller knows: a network registry does meanwhile
+        all that comes before its body. A stream whose ``expected`` is the descriptor verifies itself.
 
         Raises:
             DigestMismatch: ``data`` is not what the descriptor names.

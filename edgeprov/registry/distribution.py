@@ -39,7 +39,7 @@ from edgeprov.registry.answers import (
     read_retry_after,
     read_strings,
 )
-from edgeprov.registry.base import fallback_tag
+from edgeprov.registry.base import Following, fallback_tag
 from edgeprov.values import replace
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -99,7 +99,7 @@ class DistributionClient:
         self.name = name
         self._base = base_url
         self._transport = transport
-        self._ahead = Ahead(self._find_place)
+        self._ahead = Ahead(self._prepare)
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class DistributionClient:
             answer.close()
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Descriptor | None = None
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Following | None = None
     ) -> bool:
         """See Registry.push_blob. What has the size of a part is verified before a byte of it is sent."""
         if isinstance(data, bytes):
@@ -136,7 +136,9 @@ class DistributionClient:
         if there:
             return False
         body: bytes | SizedStream
-        if isinstance(data, bytes):
+        if place is not None and place.body is not None:
+            body = place.body
+        elif isinstance(data, bytes):
             body = data
         elif descriptor.size <= LIMITS.part_max_bytes:
             body = _read_all(data, descriptor)
@@ -148,8 +150,15 @@ class DistributionClient:
             self._put_blob(repo, session, descriptor, body)
         return True
 
-    def _find_place(self, repo: str, blob: Descriptor) -> Place:
-        return Place(None if self.head_blob(repo, blob.digest) == blob.size else self._open_session(repo))
+    def _prepare(self, repo: str, blob: Following) -> Place:
+        descriptor = blob.descriptor
+        if self.head_blob(repo, descriptor.digest) == descriptor.size:
+            return Place(None)
+        session = self._open_session(repo)
+        if descriptor.size > LIMITS.part_max_bytes:
+            return Place(session)
+        with blob.open() as stream:
+            return Place(session, _read_all(stream, descriptor))
 
     def _open_session(self, repo: str) -> str:
         url = self._url(f"{repo}/blobs/uploads/")
@@ -457,10 +466,10 @@ def _refuse_encoding(answer: Answer) -> None:
 
 
 def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:
-    pieces, left = [], descriptor.size + 1  # one more than there should be: a longer stream shows
-    while left and (piece := stream.read(min(left, CHUNK_BYTES))):
-        pieces.append(piece)
-        left -= len(piece)
-    body = b"".join(pieces)
-    descriptor.verify(body, "blob to push")
+    # In one piece: every small one would let another thread in between, and wait for it.
+    body = stream.read(descriptor.size + 1)  # one more than there should be: a longer stream shows
+    while 0 < len(body) < descriptor.size and (piece := stream.read(descriptor.size + 1 - len(body))):
+        body += piece
+    if getattr(stream, "expected", None) != descriptor or len(body) != descriptor.size:
+        descriptor.verify(body, "blob to push")
     return body

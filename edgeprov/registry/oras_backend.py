@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import oras.provider
 import requests
 from requests.adapters import HTTPAdapter
 
@@ -27,7 +26,11 @@ from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryEr
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
 from edgeprov.registry.distribution import DistributionClient, SizedStream
+from edgeprov.registry.lean import later
 from edgeprov.values import dataclass
+
+with later("jsonschema"):  # for push and pull, which are not used here: a third of the time that oras takes
+    import oras.provider
 
 _USER_AGENT: Final = "edgeprov"
 _ANOTHERS: Final = ""

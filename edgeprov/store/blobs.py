@@ -34,6 +34,9 @@ class BlobReader(io.RawIOBase):
 
     ``len()`` is the size in bytes. Whoever must not use a single unverified byte calls
     ``Layout.verify_blob`` first or waits for the end of the stream.
+
+    Attributes:
+        expected: What is verified.
     """
 
     def __init__(self, path: Path, descriptor: Descriptor) -> None:
@@ -48,7 +51,7 @@ class BlobReader(io.RawIOBase):
         super().__init__()
         self._what = f"blob {descriptor.digest}"
         self._fd, size = open_regular(path, self._what)
-        self._expected = descriptor
+        self.expected = descriptor
         self._left = descriptor.size
         self._hash = hashlib.sha256()
         if size != descriptor.size:
@@ -58,7 +61,7 @@ class BlobReader(io.RawIOBase):
             self._verify()
 
     def __len__(self) -> int:
-        return self._expected.size
+        return self.expected.size
 
     def __bool__(self) -> bool:
         return True  # an empty blob is a stream all the same
@@ -69,7 +72,7 @@ class BlobReader(io.RawIOBase):
 
     def tell(self) -> int:
         """Bytes read so far; HTTP clients take what is left of the size as the length of a body."""
-        return self._expected.size - self._left
+        return self.expected.size - self._left
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill the buffer; 0 at the end.
@@ -95,7 +98,7 @@ class BlobReader(io.RawIOBase):
 
     def _verify(self) -> None:
         actual = self._hash.hexdigest()
-        if actual != self._expected.digest.hex:
+        if actual != self.expected.digest.hex:
             raise DigestMismatch(f"{self._what} has content of digest sha256:{actual}")
 
     def close(self) -> None:

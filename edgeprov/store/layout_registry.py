@@ -82,7 +82,7 @@ class LayoutRegistry:
         descriptor: Descriptor,
         data: bytes | BinaryIO,
         *,
-        following: Descriptor | None = None,  # noqa: ARG002 - a folder has nothing to ask before
+        following: object = None,  # noqa: ARG002 - a folder has nothing to ask before
     ) -> bool:
         """Store a blob durably.
 

@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE_PYTHON = ROOT / ".venv" / "device" / "bin" / "python"
 FLEET_PYTHON = ROOT / ".venv" / "fleet" / "bin" / "python"
+PACKAGES = sysconfig.get_path("purelib")
+PACK = ROOT / "meta-provenance/lib/oeprov/pack.py"
 READERS_PYTHON = ROOT / ".venv" / "readers" / "bin" / "python"  # DuckDB; there after `hil/setup readers`
 
 Sense = Literal["<=", ">=", "info"]

@@ -28,6 +28,8 @@ print(json.dumps(sorted(names - set(sys.stdlib_module_names))))
 BASE = {"edgeprov", "msgpack"}
 # cffi and pycparser come with cryptography's and the TPM library's bindings.
 CRYPTOGRAPHY = {"cryptography", "cffi", "pycparser"}
+# Not jsonschema, which oras imports for what is not used of it.
+HTTP = {"oras", "requests", "urllib3", "idna", "certifi", "charset_normalizer"}
 ZSTD = {"zstandard", "backports"}
 
 PATHS = {
@@ -36,6 +38,8 @@ PATHS = {
     "boot check": ("import edgeprov.device.boot, edgeprov.cli.device.boot_check", {"edgeprov"} | CRYPTOGRAPHY),
     "recorder": ("import edgeprov.device.recorder", BASE | ZSTD),
     "seal": ("import edgeprov.device.seal, edgeprov.cli.device.seal", BASE | ZSTD),
+    "upload, until a registry is opened": ("import edgeprov.device.upload, edgeprov.cli.device.upload", {"edgeprov"}),
+    "network registry": ("import edgeprov.registry.oras_backend", {"edgeprov"} | HTTP),
     "labels": ("import edgeprov.device.labels, edgeprov.cli.device.label", BASE | ZSTD),
     "API before a model is loaded": ("import edgeprov; edgeprov.open_device", BASE | ZSTD),
     "status": ("import edgeprov.device.status, edgeprov.cli.device.status", BASE | ZSTD | CRYPTOGRAPHY),
@@ -136,3 +140,20 @@ import edgeprov.device.api, edgeprov.device.boot, edgeprov.device.seal, edgeprov
 import edgeprov.device.doctor, edgeprov.device.status, edgeprov.device.export, edgeprov.device.attest
 """
     loaded(body)
+
+
+def test_what_was_put_off_is_there_when_it_is_used() -> None:
+    body = """
+import edgeprov.registry.oras_backend
+import oras.provider
+import oras.schemas
+try:
+    oras.provider.jsonschema.validate({}, schema=oras.schemas.manifest)
+except oras.provider.jsonschema.exceptions.ValidationError:
+    pass
+else:
+    raise AssertionError("an empty manifest was valid")
+import jsonschema
+assert jsonschema.__spec__ and jsonschema.validate is oras.provider.jsonschema.validate
+"""
+    assert "jsonschema" in loaded(body)

@@ -1,42 +1,52 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a registry before the turn of a part: early, never twice, and forgotten when it went wrong."""
+"""What is done before the turn of a part: early, never twice, and forgotten when it went wrong."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeprov.device.transfer import Tally, Transfer
-from edgeprov.errors import RegistryDenied, RegistryError
-from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.errors import DigestMismatch, RegistryDenied, RegistryError
+from edgeprov.formats.descriptor import describe
 from edgeprov.registry.ahead import Ahead, Place
+from edgeprov.registry.base import Following
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from edgeprov.registry.pace import Pace
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Sender
 
-ONE, TWO = describe(b"one", ""), describe(b"two", "")
+ONE, TWO = (Following(describe(data, ""), partial(BytesIO, data)) for data in (b"one", b"two"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with docker_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
 
 
 def test_an_answer_is_given_once_and_only_to_who_asked() -> None:
-    asked: list[tuple[str, Descriptor]] = []
+    asked: list[tuple[str, Following]] = []
 
-    def ask(repo: str, blob: Descriptor) -> Place:
+    def ask(repo: str, blob: Following) -> Place:
         asked.append((repo, blob))
         return Place("session")
 
     ahead = Ahead(ask)
-    assert ahead.take("repo", ONE.digest) is None
+    assert ahead.take("repo", ONE.descriptor.digest) is None
     ahead.start("repo", ONE)
     ahead.start("repo", ONE)
-    assert ahead.take("repo", TWO.digest) is None
-    assert ahead.take("elsewhere", ONE.digest) is None
-    assert ahead.take("repo", ONE.digest) == Place("session")
-    assert ahead.take("repo", ONE.digest) is None
+    assert ahead.take("repo", TWO.descriptor.digest) is None
+    assert ahead.take("elsewhere", ONE.descriptor.digest) is None
+    assert ahead.take("repo", ONE.descriptor.digest) == Place("session")
+    assert ahead.take("repo", ONE.descriptor.digest) is None
     assert asked == [("repo", ONE)]
 
 
@@ -47,14 +57,14 @@ def test_what_went_wrong_early_is_asked_again_in_turn(error: Exception) -> None:
 
     ahead = Ahead(ask)
     ahead.start("repo", ONE)
-    assert ahead.take("repo", ONE.digest) is None
+    assert ahead.take("repo", ONE.descriptor.digest) is None
 
 
 def test_after_a_cut_no_session_is_believed() -> None:
     ahead = Ahead(lambda *_: Place("of a registry that was started anew"))
     ahead.start("repo", ONE)
     ahead.forget()
-    assert ahead.take("repo", ONE.digest) is None
+    assert ahead.take("repo", ONE.descriptor.digest) is None
 
 
 @pytest.mark.parametrize("program", ["docker-registry", pytest.param("registry", marks=pytest.mark.slow)])
@@ -89,3 +99,30 @@ def test_the_next_part_is_prepared_during_this_one_and_one_body_is_on_the_wire(t
         registry._transport.send = inner  # type: ignore[method-assign]
         sender.verify_arrived(registry)
     assert (parts, most) == (5, 1)
+
+
+def test_the_body_of_the_next_part_is_read_early_and_only_where_it_is_missing(plain: str) -> None:
+    registry = OrasRegistry(plain, settings=RegistrySettings(plain_http=True))
+    opened = threading.Event()
+
+    def read(data: bytes) -> BytesIO:
+        opened.set()
+        return BytesIO(data)
+
+    missing = Following(describe(b"missing", ""), lambda: read(b"missing"))
+    assert registry.push_blob(REPO, describe(b"first", ""), b"first", following=missing)
+    assert opened.wait(timeout=20)
+    assert registry.push_blob(REPO, missing.descriptor, BytesIO(b"not looked at: it was read before"))
+    opened.clear()
+    assert not registry.push_blob(REPO, describe(b"first", ""), b"first", following=missing)
+    assert not registry.push_blob(REPO, missing.descriptor, BytesIO(b""))
+    assert not opened.is_set()
+
+
+def test_a_body_that_is_another_one_is_refused_in_its_turn(plain: str) -> None:
+    registry = OrasRegistry(plain, settings=RegistrySettings(plain_http=True))
+    damaged = Following(describe(b"as it was", ""), lambda: BytesIO(b"damaged!!"))
+    assert registry.push_blob(REPO, describe(b"first of two", ""), b"first of two", following=damaged)
+    with pytest.raises(DigestMismatch):
+        registry.push_blob(REPO, damaged.descriptor, BytesIO(b"damaged!!"))
+    assert registry.head_blob(REPO, damaged.descriptor.digest) is None

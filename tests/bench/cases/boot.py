@@ -13,15 +13,26 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
-from tests.bench.harness import ROOT, Figure, Usage, alternate, figure, main, milli, missing, ratios, run_process, tool
+from tests.bench.harness import (
+    PACK,
+    PACKAGES,
+    ROOT,
+    Figure,
+    Usage,
+    alternate,
+    figure,
+    main,
+    milli,
+    missing,
+    ratios,
+    run_process,
+    tool,
+)
 
 GROUP = "boot check"
 HELPER = "tests.bench.cases.boot_process"
-PACKAGES = sysconfig.get_path("purelib")
-PACK = ROOT / "meta-provenance/lib/oeprov/pack.py"
 
 
 def hashing(args: argparse.Namespace) -> list[Figure]:

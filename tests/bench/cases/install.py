@@ -67,6 +67,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
                 missing(GROUP, f"a model, to {title}", "x", "info", None, f"{name} is not installed")
                 for title in PEERS.values()
             ]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a device has byte code; the turn that does not count writes it
     size = (1000 if args.full else 100) * MB
     base, target = args.work / "device", args.work / "target"
     used: dict[str, list[Usage]] = {"ours": [], "oras": [], "skopeo": []}
