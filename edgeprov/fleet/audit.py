@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from sqlite3 import Row
 from typing import Any, Final
 
 from edgeprov import __version__
@@ -126,7 +127,8 @@ def audit(
     """
     since, to = query.since or "0001-01-01T00:00:00.000Z", query.to or "9999-12-31T00:00:00.000Z"
     names, records = index.model_names(), verified_devices(index, trust, now)
-    kits = KitReader(index.sources(), (since, to), exact=exact)
+    kits = KitReader(index, (since, to), exact=exact)
+    tombstones = {row["digest"]: row for row in index.rows("SELECT digest, reason, lost FROM tombstones")}
     result = Audit(
         since=since,
         to=to,
@@ -147,13 +149,14 @@ def audit(
     total = index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0]
     seen: set[str] = set()
     for done, (device, group) in enumerate(groupby(index.iterate(series), key=lambda item: item.device), 1):
-        work = _Device(result, device, list(group), records.get(device), names, kits, query, (since, to))
+        work = _Device(result, device, list(group), records.get(device), names, kits, tombstones, query, (since, to))
         entry = work.judge((heads or {}).get(device), identity.get(device, []))
         if entry is not None:
             result.devices.append(entry)
             seen.add(device)
         if progress:
             progress(done, total)
+    kits.flush()
     for device, record in sorted(records.items()):
         if device in seen or query.model is not None or (query.device is not None and device not in query.device):
             continue
@@ -180,11 +183,13 @@ class _Device:
         record: VerifiedDevice | EdgeprovError | None,
         names: Mapping[str, str],
         kits: KitReader,
+        tombstones: Mapping[str, Row],
         query: Query,
         period: tuple[str, str],
     ) -> None:
         self.result, self.device, self.items, self.record = result, device, items, record
         self.names, self.kits, self.query, self.period = names, kits, query, period
+        self.tombstones = tombstones
         self.good = [item for item in items if item.verified]
         self.inside: dict[str, Inside] = {}
 
@@ -229,7 +234,7 @@ class _Device:
             "refused": [self._refusal(item) for item in refused[:REFUSED_SHOWN]],
             "refused_count": len(refused),
             "unchecked": len(unchecked),
-            "series": (told := series_json(series, base, self.items, head)),
+            "series": (told := series_json(series, base, self.items, head, self.tombstones)),
             "identity_doubts": identity + [f"number {seq} claimed by two kits" for seq in sorted(forks)[:5]],
             "clock": clock.as_json(),
             "doubtful": [self._refusal(item) | {"why": clock.why(item)} for item in doubtful if item.verified],
@@ -357,6 +362,9 @@ class _Device:
         totals["unchecked"] += entry["unchecked"]
         totals["missing"] += told["missing_count"]
         totals["voided"] += len(series.voided)
+        for tombstone in told["tombstones"]:
+            totals[f"voided_{tombstone['reason']}"] += 1
+            totals["lost_records"] += tombstone["lost_records"]
         totals["forks"] += len(series.forks)
         totals["broken"] += len(series.broken_links)
         totals["reordered"] += len(series.reordered)

@@ -3,26 +3,29 @@
 """What an audit reads in the kits themselves: results of kits over an end of the period, and what has a label.
 
 The index knows how many labels a kit brings, not for which results: most labels come weeks later, in kits of
-another month. So the share without a label is counted by record number, and never guessed.
+another month. So the share without a label is counted by record number, and never guessed. What was read
+is kept in the index by the kit's digest: the next audit opens nothing that this one opened.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import load_part, open_kit
-from edgeprov.fleet.index import Artifact
-from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.index import Artifact, Index
+from edgeprov.fleet.remotes import Reader
 from edgeprov.formats.datakit import Part, format_time, parse_part
 from edgeprov.formats.digest import parse_digest
 
 Span = tuple[int, int]
+_KEPT_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +42,36 @@ class Inside:
 class KitReader:
     """Opens kits with one reader for each registry; with ``exact`` off nothing is opened and answers are bounds."""
 
-    def __init__(self, sources: Mapping[int, Source], period: tuple[str, str], *, exact: bool) -> None:
+    def __init__(self, index: Index, period: tuple[str, str], *, exact: bool) -> None:
         self.exact = exact
-        self._sources = sources
+        self._index = index
+        self._sources = index.sources()
         self._since, self._to = period
         self._readers: dict[int, Reader] = {}
+        self._fresh: dict[tuple[str, str], Any] = {}
+
+    def flush(self) -> None:
+        """Keep what was read since the last time; an index that is open for reading only learns nothing."""
+        fresh, self._fresh = self._fresh, {}
+        if fresh and self._index.writable:
+            with self._index.transaction():
+                for (digest, question), answer in fresh.items():
+                    self._index.put(
+                        "opened", digest=digest, question=question, answer=json.dumps(answer, separators=(",", ":"))
+                    )
+
+    def _ask(self, item: Artifact, question: str, read: Callable[[Artifact], Any]) -> Any:
+        """An answer that only the kit itself can give; it never changes, for its digest does not."""
+        key = (item.digest, question)
+        if key in self._fresh:
+            return self._fresh[key]
+        known = self._index.rows("SELECT answer FROM opened WHERE digest = ? AND question = ?", key)
+        if known:
+            return json.loads(known[0]["answer"])
+        self._fresh[key] = answer = read(item)
+        if len(self._fresh) >= _KEPT_AT_ONCE:
+            self.flush()
+        return answer
 
     def inside(self, item: Artifact) -> Inside:
         """The results of a verified kit in the period; the kit is opened only where it reaches over an end."""
@@ -53,7 +81,8 @@ class KitReader:
             return Inside(results=item.records, spans=whole, first=first, last=last, exact=True)
         if self.exact:
             try:
-                return self._opened(item)
+                found = self._ask(item, f"inside {self._since} {self._to}", self._opened)
+                return Inside(**found | {"spans": tuple(map(tuple, found["spans"]))}, exact=True)
             except EdgeprovError:
                 pass  # the registry does not answer now: shown as a bound
         first, last = max(first, self._since), min(last, self._to)
@@ -74,16 +103,15 @@ class KitReader:
         bound = min(results, sum(item.labels for item in kits))
         if not self.exact:
             return bound, False
-        numbers: set[int] = set()
+        labelled: list[Span] = []
         try:
             for item in kits:
-                numbers.update(self._label_numbers(item))
+                labelled += map(tuple, self._ask(item, "labels", self._label_spans))
         except EdgeprovError:
             return bound, False
-        ordered = array("q", sorted(numbers))
-        return sum(bisect_right(ordered, last) - bisect_left(ordered, first) for first, last in wanted), True
+        return _overlap(_merged(labelled), wanted), True
 
-    def _opened(self, item: Artifact) -> Inside:
+    def _opened(self, item: Artifact) -> dict[str, Any]:
         since, to = _ns(self._since), _ns(self._to)
         found: list[tuple[int, int]] = []
         for reader, repo, part in self._parts(item, "records"):
@@ -94,19 +122,20 @@ class KitReader:
                     if since <= moment < to
                 ]
         times = [moment for moment, _ in found] or [since]
-        return Inside(
-            results=len(found),
-            spans=tuple(_spans(sorted(number for _, number in found))),
-            first=format_time(min(times)),
-            last=format_time(max(times)),
-            exact=True,
-        )
+        return {
+            "results": len(found),
+            "spans": list(_spans(sorted(number for _, number in found))),
+            "first": format_time(min(times)),
+            "last": format_time(max(times)),
+        }
 
-    def _label_numbers(self, item: Artifact) -> Iterator[int]:
+    def _label_spans(self, item: Artifact) -> list[Span]:
+        numbers: set[int] = set()
         for reader, repo, part in self._parts(item, "labels"):
             labels = parse_part(load_part(reader, repo, part)).labels
             # No value is a label withdrawn: the result stays without one.
-            yield from (n for n, value in zip(labels.numbers, labels.values, strict=True) if value is not None)
+            numbers.update(n for n, value in zip(labels.numbers, labels.values, strict=True) if value is not None)
+        return list(_spans(sorted(numbers)))
 
     def _parts(self, item: Artifact, kind: str) -> Iterator[tuple[Reader, str, Part]]:
         reader = self._readers.get(item.source)
@@ -127,6 +156,29 @@ def _spans(numbers: list[int]) -> Iterator[Span]:
             yield start, before
             start = number
     yield start, numbers[-1]
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    """The same numbers in ascending ranges that do not overlap."""
+    merged: list[Span] = []
+    for first, last in sorted(spans):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _overlap(spans: list[Span], wanted: list[Span]) -> int:
+    """How many numbers of ``wanted`` lie in ``spans``; both ascending, and the second may overlap itself."""
+    count = 0
+    ends = [last for _, last in spans]
+    for first, last in wanted:
+        for start, end in islice(spans, bisect_left(ends, first), None):
+            if start > last:
+                break
+            count += min(end, last) - max(start, first) + 1
+    return count
 
 
 def _ns(text: str) -> int:

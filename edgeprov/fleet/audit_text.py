@@ -31,6 +31,8 @@ CSV_HEADER = (
     "closed_until",
     "labels",
     "unlabelled_share",
+    "voided_why",
+    "lost_records",
 )
 
 _NAMED = 5
@@ -117,10 +119,27 @@ def device_doubts(device: Mapping[str, Any]) -> list[str]:
 def device_notes(device: Mapping[str, Any]) -> list[str]:
     """What is accounted for, and no doubt: numbers voided by a signed tombstone, a silent device."""
     series = device["series"] or {}
-    result = [f"voided {', '.join(map(str, series['voided'][:5]))}"] if series.get("voided") else []
+    result = [f"voided {voided(series)}"] if series.get("voided") else []
     if not (device["kits"] or device["refused"] or device["unchecked"] or device["doubtful"]):
         result.append("nothing in this period")
     return result
+
+
+def voided(series: Mapping[str, Any], limit: int = 5) -> str:
+    """The numbers of tombstones with their reasons: ``3 (crash), 7 (damaged: records 5-9 lost)``."""
+    why = {item["seq"]: item for item in series.get("tombstones", ())}
+    shown = []
+    for seq in series["voided"][:limit]:
+        item = why.get(seq)
+        lost = f": records {ranges(item['lost'])} lost" if item and item["lost"] else ""
+        shown.append(f"{seq} ({item['reason']}{lost})" if item else str(seq))
+    return ", ".join(shown) + (", ..." if len(series["voided"]) > limit else "")
+
+
+def lost(totals: Mapping[str, int]) -> str:
+    """What the tombstones of a report say, in brackets; empty when they are of crashes only, which lose nothing."""
+    named = [f"{totals[f'voided_{why}']} {why}" for why in ("damaged", "discarded") if totals.get(f"voided_{why}")]
+    return f" ({', '.join(named)}: {totals['lost_records']} records lost)" if named else ""
 
 
 def ranges(pairs: Sequence[Sequence[int]], limit: int = 6) -> str:
@@ -166,10 +185,11 @@ def csv_rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             "; ".join(device["clock"]["doubts"]),
             series.get("closed_until"),
         )
-
+        lost = sum(item["lost_records"] for item in series.get("tombstones", ()))
+        last = (voided(series, 1000) if series.get("voided") else "", lost)
         for interval in device["intervals"] or [None]:
             if interval is None:
-                yield (device["serial"], device["assurance"], *[""] * 7, 0, 0, "", "", "", *tail, 0, "")
+                yield (device["serial"], device["assurance"], *[""] * 7, 0, 0, "", "", "", *tail, 0, "", *last)
                 continue
             yield (
                 device["serial"],
@@ -188,6 +208,7 @@ def csv_rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
                 *tail,
                 interval["labels"],
                 interval["unlabelled_share"],
+                *last,
             )
 
 

@@ -27,6 +27,7 @@ from edgeprov.formats.datakit import (
     DataKit,
     Part,
     SegmentEvidence,
+    Tombstone,
     parse_datakit,
     parse_evidence,
     parse_part,
@@ -92,6 +93,10 @@ class Judged:
     signed_before: str | None = None
     opened_clock_ms: int | None = None
     """TPM clock when the kit's first segment was opened: its records are younger."""
+    reason: str | None = None
+    """Of a tombstone: why there is no kit."""
+    lost: tuple[tuple[int, int], ...] | None = None
+    """Of a tombstone: ranges of record numbers that are gone."""
 
 
 @dataclass(slots=True)
@@ -214,7 +219,7 @@ def judge_batch(batch: Batch) -> list[Judged]:
 def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
     try:
         devices = _devices(batch.devices.get(item.device, ()), batch.trust.files, batch.at)
-        verdict, record, opened = _verify(reader, item, devices, batch)
+        verdict, record, opened, tombstone = _verify(reader, item, devices, batch)
     except EdgeprovError as error:
         if error.retryable:
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
@@ -237,18 +242,22 @@ def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
         safe=verdict.safe,
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
         opened_clock_ms=opened,
+        reason=tombstone.reason if tombstone else None,
+        lost=tombstone.discarded if tombstone else None,
     )
 
 
 def _verify(
     reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
-) -> tuple[Verdict, str, int | None]:
+) -> tuple[Verdict, str, int | None, Tombstone | None]:
+    tombstone: Tombstone | None = None
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
     known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
     signatures = reader.signatures(item.repo, manifest.digest, known)
     if item.kind == "tombstone":
         layer = reader.blob(item.repo, manifest.layers[0], max_bytes=LIMITS.config_bytes)
-        evidence = evidence_of_tombstone(parse_tombstone(manifest, layer), signatures)
+        tombstone = parse_tombstone(manifest, layer)
+        evidence = evidence_of_tombstone(tombstone, signatures)
     else:
         kit = open_kit(reader, item.repo, manifest)
         evidence = evidence_of_kit(kit, signatures, load_evidence(reader, item.repo, kit))
@@ -266,7 +275,7 @@ def _verify(
             if isinstance(device, EdgeprovError):
                 raise device
             verdict = verify_kit(evidence, device, batch.trust.policy, batch.at)
-            return verdict, record, _opened_clock(evidence.segments)
+            return verdict, record, _opened_clock(evidence.segments), tombstone
         except EdgeprovError as error:
             first = first or error  # the newest record's reason is the one to tell
     assert first is not None  # noqa: S101 - devices is not empty
@@ -361,6 +370,8 @@ def _detail(error: EdgeprovError) -> str:
 
 def save_verdict(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
     """Remember a verdict; the caller holds the transaction."""
+    if judged.reason is not None:
+        index.put("tombstones", digest=judged.digest, reason=judged.reason, lost=json.dumps(judged.lost or ()))
     index.put(
         "verdicts",
         digest=judged.digest,

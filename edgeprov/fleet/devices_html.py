@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, Final
 
 from edgeprov.fleet.audit_commands import Commands
-from edgeprov.fleet.audit_text import device_doubts, device_notes, ranges, share
+from edgeprov.fleet.audit_text import device_doubts, device_notes, ranges, share, voided
 from edgeprov.fleet.picture_html import ModelKeys, device_data
 
 _REFUSED_MAX: Final = 30
@@ -99,7 +99,11 @@ def _series(device: Mapping[str, Any]) -> Iterator[str]:
         ("reordered", "out of order"),
     ):
         if series.get(name):
-            numbers = ranges(series[name], 50) if name == "missing" else ", ".join(map(str, series[name][:50]))
+            numbers = ", ".join(map(str, series[name][:50]))
+            if name == "missing":
+                numbers = ranges(series[name], 50)
+            elif name == "voided":
+                numbers = voided(series, 50)
             facts.append(f"{text}: {numbers}")
     yield f"<p><b>Series:</b> {escape('; '.join(facts))}.</p>"
     for doubt in device["identity_doubts"]:

@@ -159,6 +159,11 @@ class Index:
                 raise
         return cls(folder, connection, write=write)
 
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._write
+
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):

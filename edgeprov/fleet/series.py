@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from sqlite3 import Row
 from typing import Any
 
 from edgeprov.fleet.index import Artifact, digest_of_text
@@ -42,8 +44,13 @@ def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
         yield run, item
 
 
-def series_json(series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None) -> dict[str, Any]:
-    """For the report; a number that is there but refused is not called missing."""
+def series_json(
+    series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None, tombstones: Mapping[str, Row]
+) -> dict[str, Any]:
+    """For the report; a number that is there but refused is not called missing.
+
+    ``tombstones`` are rows of that table, by digest.
+    """
     present = {item.seq for item in items if not item.verified}
     missing, refused_there = [], []
     count = 0
@@ -63,6 +70,7 @@ def series_json(series: SeriesReport, base: int, items: list[Artifact], head: Ve
         "missing_count": count,
         "refused_numbers": refused_there,
         "voided": list(series.voided),
+        "tombstones": list(_tombstones(series, items, tombstones)),
         "forks": list(series.forks),
         "broken_links": list(series.broken_links),
         "reordered": list(series.reordered),
@@ -70,6 +78,24 @@ def series_json(series: SeriesReport, base: int, items: list[Artifact], head: Ve
         "head": head.seq if head else None,
         "whole": series.whole,
     }
+
+
+def _tombstones(
+    series: SeriesReport, items: Iterable[Artifact], tombstones: Mapping[str, Row]
+) -> Iterator[dict[str, Any]]:
+    """Why each voided number has no kit, and which records are lost by it."""
+    voided = set(series.voided)
+    for item in items:
+        if item.verified and item.kind == "tombstone" and item.seq in voided and item.digest in tombstones:
+            lost = json.loads(tombstones[item.digest]["lost"])
+            yield {
+                "seq": item.seq,
+                "reason": tombstones[item.digest]["reason"],
+                "slot": item.slot,
+                "model": item.model,
+                "lost": lost,
+                "lost_records": sum(last - first + 1 for first, last in lost),
+            }
 
 
 def missing_days(

@@ -15,7 +15,7 @@ from edgeprov.fleet.index import parse_moment
 from edgeprov.fleet.remotes import parse_source
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, KIT_ARTIFACT
-from tests.support.fleet import data_repo, fleet, push_kit, push_signatures
+from tests.support.fleet import data_repo, fleet, push_kit, push_tombstone
 
 
 def test_sync_finds_kits_devices_and_tombstones(full):
@@ -212,30 +212,9 @@ def test_moments():
 def test_tombstones_are_indexed(hub):
     unit = hub.device("a1")
     push_kit(hub.registry, unit, unit.seal(records=2))
-    buried = unit.bury()
-    repo = data_repo(unit.sealed[0])
-    manifest = buried.manifest
-    from edgeprov.formats.datakit import kit_tag
-
-    layer = next(iter(manifest.layers))
-    hub.registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
-    hub.registry.push_blob(repo, layer, buried_layer(buried))
-    hub.registry.push_manifest(repo, manifest, tag=kit_tag("a1", buried.seq, manifest.digest))
-    push_signatures(hub.registry, repo, buried.signatures)
+    push_tombstone(hub.registry, unit, repo=data_repo(unit.sealed[0]))
     assert hub.run("sync", hub.name, "--json").last("synced")["tombstones"] == 1
     assert hub.run("verify").code == 0
-
-
-def buried_layer(evidence) -> bytes:
-    """Tombstone layers are canonical JSON: the same values give the same bytes."""
-    from edgeprov.formats.jsonx import encode_json
-
-    return encode_json(
-        {
-            "device": evidence.device, "seq": evidence.seq, "prev": str(evidence.prev) if evidence.prev else "none", "reason": "crash",
-            "model": str(evidence.model), "slot": evidence.slot, "discarded": [], "at": "2026-02-03T04:05:06Z",
-        }
-    )  # fmt: skip
 
 
 def test_a_plain_query_shows_the_newest_verdicts(full):

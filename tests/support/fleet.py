@@ -13,12 +13,13 @@ from pathlib import Path
 
 from edgeprov.cli.fleet_main import main
 from edgeprov.formats.datakit import kit_tag
+from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import EMPTY_CONFIG
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.registry.base import push_referrer
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.signature import SignatureArtifact
-from tests.support.world import Sealed, Unit, World
+from tests.support.world import CREATED, Sealed, Unit, World
 
 
 @dataclass
@@ -61,6 +62,27 @@ def push_kit(registry: LayoutRegistry, unit: Unit, sealed: Sealed, *, repo: str 
     registry.push_manifest(repo, sealed.manifest, tag=tag or kit_tag(unit.serial, sealed.kit.seq, sealed.digest))
     push_signatures(registry, repo, sealed.signatures)
     return repo
+
+
+def push_tombstone(
+    registry: LayoutRegistry, unit: Unit, *, repo: str, reason: str = "crash", lost: Iterable[tuple[int, int]] = ()
+) -> int:
+    """The device's next number as a tombstone; returns the number."""
+    lost = [*lost]
+    buried = unit.bury(reason=reason, lost=lost)
+    # Its layer is canonical JSON: the same values give the same bytes.
+    layer = encode_json(
+        {
+            "device": buried.device, "seq": buried.seq, "prev": str(buried.prev) if buried.prev else "none",
+            "reason": reason, "model": str(buried.model), "slot": buried.slot, "discarded": [[*item] for item in lost],
+            "at": CREATED,
+        }
+    )  # fmt: skip
+    registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
+    registry.push_blob(repo, buried.manifest.layers[0], layer)
+    registry.push_manifest(repo, buried.manifest, tag=kit_tag(unit.serial, buried.seq, buried.digest))
+    push_signatures(registry, repo, buried.signatures)
+    return buried.seq
 
 
 def push_device(registry: LayoutRegistry, unit: Unit) -> None:

@@ -348,8 +348,8 @@ class Unit:
             sealed.signatures = [sign_bundle(sealed.manifest.descriptor, statement, self.tpm, SLSA_PROVENANCE)]
         return singles
 
-    def bury(self, *, reason: str = "crash") -> KitEvidence:
-        """A tombstone for the number that a crash burnt."""
+    def bury(self, *, reason: str = "crash", lost: Sequence[tuple[int, int]] = ()) -> KitEvidence:
+        """A tombstone for the number that a crash burnt, or for records that are gone."""
         number = self.tpm.increment_counter()
         manifest, layer = build_tombstone(
             model=self.world.model.descriptor,
@@ -358,6 +358,7 @@ class Unit:
             seq=number,
             prev=self.prev,
             reason=reason,  # type: ignore[arg-type]
+            discarded=lost,
             at=CREATED,
         )
         from edgeprov.formats.datakit import parse_tombstone

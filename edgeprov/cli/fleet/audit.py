@@ -174,7 +174,7 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     out.text(
         f"{totals['kits']} kits counted ({totals['label_kits']} with labels only); {totals['refused']} refused, "
         f"{totals['missing']} numbers missing, {totals['gone']} gone from a registry, {totals['voided']} voided by a "
-        f"signed tombstone, {totals['forks']} forked, {totals['unchecked']} unchecked"
+        f"signed tombstone{audit_text.lost(totals)}, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
     for kit in report["gone"][:5]:
         out.text(

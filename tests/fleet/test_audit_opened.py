@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit learns from tombstones and kits themselves: told in each form, and read once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edgeprov.fleet import audit_kits
+from edgeprov.fleet.audit_kits import _merged, _overlap
+from edgeprov.formats.record import Label
+from tests.fleet.conftest import Hub
+from tests.support.browser import browser
+from tests.support.fleet import data_repo, push_kit, push_tombstone
+
+PERIOD = ("--from", "2026-02-01", "--to", "2026-02-28")
+
+
+@pytest.fixture
+def buried(hub: Hub) -> Hub:
+    """One device with a kit, then a tombstone of each reason, then a kit."""
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    repo = data_repo(unit.sealed[0])
+    push_tombstone(hub.registry, unit, repo=repo)
+    push_tombstone(hub.registry, unit, repo=repo, reason="damaged", lost=[(3, 5), (9, 9)])
+    push_tombstone(hub.registry, unit, repo=repo, reason="discarded", lost=[(10, 34)])
+    push_kit(hub.registry, unit, unit.seal(records=2))
+    hub.sync()
+    return hub
+
+
+def test_the_reason_of_each_tombstone_is_in_every_form_of_the_report(buried: Hub, tmp_path: Path) -> None:
+    found = buried.run("audit", *PERIOD, "--json", "--html", tmp_path / "page.html").last("audit")
+    first = found["devices"][0]["series"]["voided"][0]
+    told = found["devices"][0]["series"]["tombstones"]
+    assert [(item["seq"], item["reason"], item["lost"], item["lost_records"]) for item in told] == [
+        (first, "crash", [], 0),
+        (first + 1, "damaged", [[3, 5], [9, 9]], 4),
+        (first + 2, "discarded", [[10, 34]], 25),
+    ]
+    totals = found["totals"]
+    assert [totals[f"voided{name}"] for name in ("", "_crash", "_damaged", "_discarded")] == [3, 1, 1, 1]
+    assert totals["lost_records"] == 29
+    sentence = (
+        f"{first} (crash), {first + 1} (damaged: records 3-5, 9 lost), {first + 2} (discarded: records 10-34 lost)"
+    )
+    text = buried.run("audit", *PERIOD).out
+    assert f"voided {sentence}" in text
+    assert "voided by a signed tombstone (1 damaged, 1 discarded: 29 records lost)" in text
+    rows = list(csv.DictReader(io.StringIO(buried.run("audit", *PERIOD, "--csv").out)))
+    assert {(row["voided_why"], row["lost_records"]) for row in rows} == {(sentence, "29")}
+    with browser() as page:
+        page.open((tmp_path / "page.html").as_uri())
+        shown = page.js("document.body.textContent")
+    assert f"voided by tombstone: {sentence}" in shown
+    assert "29records lost (signed)" in shown
+
+
+def test_an_index_of_the_version_before_learns_why_at_its_next_audit(buried: Hub) -> None:
+    whole = buried.run("audit", *PERIOD, "--json").last("audit")
+    with sqlite3.connect(buried.fleet / "index.sqlite") as db:
+        for table in ("collection_signatures", "tombstones", "opened"):
+            db.execute(f"DROP TABLE {table}")
+        db.execute("PRAGMA user_version = 2")
+    again = buried.run("audit", *PERIOD, "--json").last("audit")
+    assert again["devices"] == whole["devices"]
+    assert again["totals"] == whole["totals"]
+
+
+@pytest.fixture
+def labelled(hub: Hub) -> Hub:
+    """A month of two kits; the label kit comes later, and one kit reaches over the end of the period."""
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=20))
+    labels = [Label(n=n, value=n % 2, source="lab", labelled_at_ns=10**18 + n) for n in (1, 2, 3, 7, 11)]
+    push_kit(hub.registry, unit, unit.seal(records=20, labels=labels))
+    hub.sync()
+    assert hub.run("verify").code == 0
+    return hub
+
+
+def test_a_second_audit_opens_nothing(labelled: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = labelled.run("query", "--json").items[1]["recorded_first"]
+    period = ("--from", "2026-02-01T00:00:00Z", "--to", moment[:-2] + "9Z")  # within the second kit
+    first = labelled.run("audit", *period, "--json").last("audit")
+    assert (first["totals"]["labels"], first["models"][0]["labels_exact"]) == (5, True)
+
+    opened: list[object] = []
+    real = audit_kits.open_kit
+    monkeypatch.setattr(audit_kits, "open_kit", lambda *args: opened.append(args) or real(*args))
+    again = labelled.run("audit", *period, "--json").last("audit")
+    assert again["devices"] == first["devices"]
+    assert opened == []
+    # Another period asks another question of the kit at its end, and the same one of the labels.
+    labelled.run("audit", *period[:3], moment[:-2] + "8Z", "--json")
+    assert len(opened) == 1
+
+
+def test_an_index_that_cannot_be_written_is_asked_all_the_same(labelled: Hub) -> None:
+    from datetime import UTC, datetime
+
+    from edgeprov.fleet.audit import audit
+    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.trust import load_trust
+
+    trust = load_trust(labelled.trust)
+    query = Query(since="2026-02-01T00:00:00.000Z", to="2026-03-01T00:00:00.000Z", policy=trust.digest)
+    with Index.open(labelled.fleet, write=False) as index:
+        assert audit(index, query, trust, now=datetime.now(UTC)).totals["labels"] == 5
+        assert index.rows("SELECT count(*) FROM opened")[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("spans", "wanted", "count"),
+    [
+        ([], [(0, 9)], 0),
+        ([(3, 5)], [(0, 2), (6, 9)], 0),
+        ([(3, 5), (5, 8), (1, 1)], [(0, 9)], 7),
+        ([(0, 100)], [(5, 5), (7, 9)], 4),
+        ([(2, 4), (6, 6), (9, 12)], [(4, 9)], 3),
+        ([(1, 2)], [(1, 1), (1, 2)], 3),
+    ],
+)
+def test_labels_are_matched_with_results_by_ranges(
+    spans: list[tuple[int, int]], wanted: list[tuple[int, int]], count: int
+) -> None:
+    numbers = {n for first, last in spans for n in range(first, last + 1)}
+    assert sum(n in numbers for first, last in wanted for n in range(first, last + 1)) == count
+    assert _overlap(_merged(spans), wanted) == count
