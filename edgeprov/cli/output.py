@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,14 +39,14 @@ class Output:
         """One result: ``values`` with ``type`` in JSON mode, else the line of text (None: nothing)."""
         if self.as_json:
             # One write per line, so that a reader of a pipe never sees half an object.
-            sys.stdout.write(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
+            _put(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
         elif text is not None:
             self.text(text)
 
     def text(self, line: str = "") -> None:
         """A line for a person; nothing in JSON mode."""
         if not self.as_json:
-            sys.stdout.write("\n".join(map(_printable, line.split("\n"))) + "\n")
+            _put("\n".join(map(_printable, line.split("\n"))) + "\n")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """An aligned table for a person; numbers stand right. Nothing in JSON mode."""
@@ -59,7 +61,7 @@ class Output:
                 cell.rjust(width) if to_right else cell.ljust(width)
                 for cell, width, to_right in zip(line, widths, right, strict=True)
             ]
-            sys.stdout.write("  ".join(padded).rstrip() + "\n")
+            _put("  ".join(padded).rstrip() + "\n")
 
     def next(self, action: str) -> None:
         """What to do next; the last line of a text output."""
@@ -133,9 +135,10 @@ def run_program(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in arguments)
+    _mend_streams(as_json=out.as_json)
     try:
         code = _dispatch(prog, description, package, verbs, arguments, out)
-        sys.stdout.flush()
+        _put("", flush=True)
     except BrokenPipeError:
         # The reader went away (| head): not an error. Python must not flush into it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -169,6 +172,33 @@ def _dispatch(
     return EXIT_DONE if code is None else int(code)
 
 
+def _mend_streams(*, as_json: bool) -> None:
+    """Streams that take whatever is written: closed ones become /dev/null, characters they lack are escaped.
+
+    A closed descriptor is given to the next file that is opened: who prints then would write into the spool.
+    """
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - os's own signature
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # JSON is UTF-8 whatever the terminal is; of a file name that is not, \udcXX is left, as JSON writes it.
+        sys.stdout.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
+
+
+def _put(text: str, *, flush: bool = False) -> None:
+    try:
+        sys.stdout.write(text)
+        if flush:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        kind = StoreFull if error.errno in _FULL else StoreError
+        advice = "What was done before stays done; send the output elsewhere and repeat the command."
+        raise kind(f"standard output: {error.strerror}", advice=advice) from error
+
+
 def _collect_garbage() -> None:
     """From here on: a program starts with the collector off (device_main), for imports leave no garbage."""
     if not gc.isenabled():
@@ -184,6 +214,7 @@ def _fail(prog: str, error: Exception, out: Output) -> int:
 
         traceback.print_exception(error)
     known = _translate(error)
+    told = False
     try:
         if out.as_json:
             out.item(
@@ -194,12 +225,13 @@ def _fail(prog: str, error: Exception, out: Output) -> int:
                 advice=known.advice,
                 retryable=known.retryable,
             )
-        else:
-            sys.stdout.flush()
-            sys.stderr.write(f"{prog}: {one_line(known.message)}\n  {one_line(known.advice)}\n")
         sys.stdout.flush()
-    except OSError:
-        pass  # nobody reads: the exit code still tells
+        told = out.as_json
+    except (OSError, EdgeprovError):
+        pass  # nobody reads there: stderr and the exit code still tell
+    if not told:
+        with suppress(OSError):
+            sys.stderr.write(f"{prog}: {one_line(known.message)}\n  {one_line(known.advice)}\n")
     journal.failure(known)
     return known.exit_code
 
@@ -217,6 +249,8 @@ def _translate(error: Exception) -> EdgeprovError:
             f"the package {error.name!r} is not installed beside edgeprov",
             advice="Install edgeprov[device] on a device, edgeprov[fleet] (and serve, cluster) at the back end.",
         )
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # from the command line
+        return UsageError(f"{error.object[:80]!r} is not UTF-8", advice="Names of models, devices and slots are UTF-8.")
     if isinstance(error, MemoryError):
         return EdgeprovError("out of memory", advice="Give the process more memory, or a smaller model.")
     return EdgeprovError(f"internal error: {type(error).__name__}: {error}")

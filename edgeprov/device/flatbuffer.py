@@ -40,7 +40,7 @@ def verify_flatbuffer(data: bytes | memoryview) -> None:
         FormatError: Wrong identifier, an offset or length beyond the file, or an index of a tensor,
             buffer or operator code that does not exist.
 
-    Spec: TensorFlow Lite schema v3; FORMAT.md section "Model file".
+    Spec: TensorFlow Lite schema v3.
     """
     _Walker(memoryview(data).cast("B")).model()
 

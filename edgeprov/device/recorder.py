@@ -8,7 +8,7 @@ is taken before the first row is accepted. When a segment is old, long or large 
 `edgeprov seal` asks through the slot's socket, a thread of this recorder starts the next one, so the
 TPM stays off the inference path. Imports neither numpy nor oras (tests/lean).
 
-Spec: FORMAT.md sections "Record", "Segment" and "Spool".
+Spec: FORMAT.md sections "Record" and "Segment header".
 """
 
 from __future__ import annotations

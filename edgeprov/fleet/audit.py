@@ -49,6 +49,9 @@ _DOUBTS: Final = (
     "refused_models",
     "gone",
 )
+_COUNTED: Final = (
+    "devices", "kits", "label_kits", "results", "labels", "voided", "headless", "silent_devices", *_DOUBTS
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ class Audit:
     policy: str
     sources: list[dict[str, Any]]
     query: dict[str, Any]
-    totals: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_COUNTED, 0)))
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     devices: list[dict[str, Any]] = field(default_factory=list)
     gone: list[dict[str, Any]] = field(default_factory=list)

@@ -119,20 +119,22 @@ class Index:
         self._write = write
 
     @classmethod
-    def open(cls, folder: Path, *, write: bool) -> Self:
-        """Open the index in a folder; with ``write`` it is made when there is none.
+    def open(cls, folder: Path, *, write: bool, make: bool = True) -> Self:
+        """Open the index in a folder; with ``write`` it is made when there is none, unless ``make`` is false.
 
         Raises:
-            NotStored: None there, and not ``write``.
+            NotStored: None there, and none was to be made.
             StateNewer: Made by a newer version.
             StoreCorrupt: Not an index, or damaged.
             StoreError: The folder cannot be used, or the file is older and not opened for writing.
         """
         path = folder / FILE
-        if write:
+        if write and make:
             make_dirs(folder, 0o755)
         elif not path.is_file():
-            raise NotStored(f"{folder} holds no fleet index", advice="Run: edgeprov-fleet sync REGISTRY --fleet DIR")
+            raise NotStored(
+                f"the folder {folder} holds no fleet index", advice="Run: edgeprov-fleet sync REGISTRY --fleet DIR"
+            )
         with translated(path):
             connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
             connection.row_factory = sqlite3.Row

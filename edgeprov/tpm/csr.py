@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A certificate signing request for the SK, signed by the TPM.
 
-Spec: RFC 2986; FORMAT.md "Device certificates".
+Spec: RFC 2986; FORMAT.md "Certificates".
 """
 
 from __future__ import annotations

@@ -114,6 +114,9 @@ def test_a_cut_line_is_no_verdict(full, monkeypatch):
     run = full.run("verify", "--json")
     assert run.code == 40
     assert run.last("verified")["unreachable"] == 8
+    told = full.run("verify").out
+    assert "NOT READABLE NOW" in told
+    assert "REFUSED" not in told
     monkeypatch.setattr(Reader, "manifest", real)
     assert full.run("verify", "--json").last("verified")["cached"] == 0
 

@@ -208,3 +208,32 @@ def test_several_registries_at_once_and_in_parallel(full, tmp_path, monkeypatch)
 def test_json_lines_are_one_object_a_line(judged):
     out = judged.run("query", "--json").out
     assert all(json.loads(line)["type"] == "kit" for line in out.splitlines())
+
+
+@pytest.mark.parametrize("verb", ["verify", "audit", "collect", "query"])
+def test_a_mistyped_fleet_folder_is_not_an_empty_fleet(verb, judged):
+    """An index made on the fly would let `verify` say that nothing was refused."""
+    words = {"audit": ("--from", "2026-01", "--to", "2026-02"), "collect": ("-o", judged.root / "out")}.get(verb, ())
+    run = fleet(verb, *words, "--fleet", judged.root / "flete", "--trust", judged.trust)
+    assert run.code == 35, run.err
+    assert "holds no fleet index" in run.err
+    assert not (judged.root / "flete").exists()
+
+
+def test_names_that_are_not_utf_8_are_a_usage_error(judged):
+    run = judged.run("query", "--model", "\udcff")
+    assert run.code == 2
+    assert "not UTF-8" in run.err
+
+
+def test_an_audit_of_nothing_says_so_in_every_form(hub):
+    assert hub.sync().code == 0
+    page = hub.root / "audit.html"
+    period = ("--from", "2026-01", "--to", "2026-02")
+    run = hub.run("audit", *period, "--html", page)
+    assert run.code == 0, run.err
+    assert "UNPROVED" in run.out
+    assert "next: edgeprov-fleet prove" in run.out  # the page is there already
+    assert page.is_file()
+    assert hub.run("audit", *period, "--json").last("audit")["totals"]["kits"] == 0
+    assert hub.run("audit", *period, "--csv").code == 0

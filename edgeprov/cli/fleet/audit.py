@@ -197,7 +197,8 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
         out.text(
             f"signed; check it anywhere: edgeprov-fleet audit --check {args.sign} --report {args.report} --trust DIR"
         )
-    out.next("--html FILE for a page to hand over; edgeprov-fleet prove SERIAL/SLOT/NUMBER -o FILE proves one result")
+    page = "" if args.html else "--html FILE for a page to hand over; "
+    out.next(f"{page}edgeprov-fleet prove SERIAL/SLOT/NUMBER -o FILE proves one result")
 
 
 def _sign(args: argparse.Namespace, report: dict[str, Any], page: bytes | None) -> None:

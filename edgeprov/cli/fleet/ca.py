@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
         "device-trust.d/": "goes into the device image: whose models may run",
         "trust.d/": "goes to fleet and auditors: whose devices count",
     }.items():
-        out.text(f"{args.folder / name}  {what}")
+        out.text(f"{args.folder}/{name:<16}{what}")
     if args.assurance == "dev":
         out.text("The trust folder accepts devices with a software TPM (assurance dev): for trials only.")
     out.next(f"edgeprov-fleet publish DIR --to REGISTRY --ca {args.folder}")

@@ -54,11 +54,11 @@ def fleet_folder(args: argparse.Namespace) -> Path:
     return given or Path(os.environ.get("EDGEPROV_FLEET") or "fleet")
 
 
-def open_index(args: argparse.Namespace, *, write: bool = False) -> Index:
-    """Open the index of the fleet folder."""
+def open_index(args: argparse.Namespace, *, write: bool = False, make: bool = False) -> Index:
+    """Open the index of the fleet folder; only `sync` makes one, for an empty one would answer "nothing refused"."""
     from edgeprov.fleet.index import Index
 
-    return Index.open(fleet_folder(args), write=write)
+    return Index.open(fleet_folder(args), write=write, make=make)
 
 
 def trust_option(parser: argparse.ArgumentParser) -> None:

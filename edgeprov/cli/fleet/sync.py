@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
     failed: EdgeprovError | None = None
     reports: list[SyncReport] = []
-    with common.open_index(args, write=True) as index:
+    with common.open_index(args, write=True, make=True) as index:
         sources = [common.source(args, name) for name in args.registries] or list(index.sources().values())
         if not sources:
             raise UsageError("no registry is known yet", advice="Name one: host[:port]/prefix or oci:DIR.")

@@ -15,6 +15,7 @@ from edgeprov.cli.output import Output, short
 from edgeprov.errors import RegistryError, VerificationError
 
 if TYPE_CHECKING:
+    from edgeprov.fleet.check import Judged
     from edgeprov.fleet.index import Index
     from edgeprov.fleet.trust import Trust
 
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             if shown <= _SHOWN:
                 where = f"step {judged.step}" if judged.step else "content"
                 out.text(
-                    f"REFUSED {short(judged.digest)} {artifact.device} number {artifact.seq}: {where}: {judged.detail}"
+                    f"{_word(judged)} {short(judged.digest)} {artifact.device} number {artifact.seq}: {where}: "
+                    f"{judged.detail}"
                 )
 
     with common.open_index(args, write=True) as index:
@@ -100,6 +102,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
+def _word(judged: Judged) -> str:
+    return "NOT READABLE NOW" if judged.verified is None else "REFUSED"  # a cut line is no verdict
+
+
 def _check_others(args: argparse.Namespace, out: Output, index: Index, trust: Trust) -> list[int]:
     """Device records and models: how many verified, refused, unreadable now."""
     from edgeprov.fleet.check_others import check_others
@@ -108,7 +114,11 @@ def _check_others(args: argparse.Namespace, out: Output, index: Index, trust: Tr
     for other in check_others(index, trust, at=common.now(), again=args.again):
         judged = other.judged
         counts[2 if judged.verified is None else 0 if judged.verified else 1] += 1
-        text = None if judged.verified else f"REFUSED {other.kind} {other.name} {short(other.digest)}: {judged.detail}"
+        text = (
+            None
+            if judged.verified
+            else f"{_word(judged)} {other.kind} {other.name} {short(other.digest)}: {judged.detail}"
+        )
         values = {
             "digest": other.digest,
             "name": other.name,

@@ -8,6 +8,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import edgeprov
 import edgeprov.formats
 from edgeprov.formats import merkle
 from edgeprov.formats.columns import encode_block
@@ -51,3 +52,13 @@ def test_sections_are_numbered_once() -> None:
     numbers = re.findall(r"^## (\d+) ", TEXT, re.MULTILINE)
     assert len(set(numbers)) == len(numbers)
     assert numbers == sorted(numbers, key=int)
+
+
+def test_every_section_that_the_code_names_is_there() -> None:
+    there = {*re.findall(r"^## \d+ (.+)$", TEXT, re.MULTILINE), *re.findall(r"\*([\w ]+)\.?\*", TEXT)}
+    there |= {name for title in there for name in title.split(" and ")}
+    missing = []
+    for path in Path(edgeprov.__file__).parent.rglob("*.py"):
+        for quoted in re.findall(r'FORMAT\.md,?(?: sections?)?((?:,? *(?:and )?"[A-Z][\w ]+")+)', path.read_text()):
+            missing += [(path.name, name) for name in re.findall(r'"([^"]+)"', quoted) if name not in there]
+    assert missing == []

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Standard streams that are closed, full or of another encoding, and words that are not UTF-8: never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEVICE = "edgeprov.cli.device_main"
+
+
+def shell(words: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    """A command as a shell starts it; ``words`` may redirect."""
+    config = folder / "edgeprov.toml"
+    if not config.exists():
+        config.write_text('[device]\nserial = "d1"\nstate_dir = "state"\nrun_dir = "run"\n')
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m {DEVICE} {words}', sys.executable],
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "EDGEPROV_CONFIG": str(config), "PYTHONPATH": str(ROOT), **(env or {})},
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr + done.stdout
+    assert b"internal error" not in done.stderr + done.stdout
+    return done
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("status >&-", 0),
+        ("status --json >&-", 0),
+        ("--help >&-", 0),
+        ("status --nonsense >&- 2>&-", 2),
+        ("status <&- >&- 2>&-", 0),
+        ("identity csr -o - >&-", 24),
+        ("infer --input - <&-", 55),
+        ("label --from - <&-", 0),
+        ("record <&-", 0),
+    ],
+)
+def test_a_closed_stream_is_an_empty_one(words: str, code: int, tmp_path: Path) -> None:
+    assert shell(words, tmp_path).returncode == code
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom edgeprov.cli.output import run_program\n"
+        "run_program('p', '', 'edgeprov.cli.device', {'v': ''}, [])\n"
+        "sys.exit(os.open('f', os.O_RDWR | os.O_CREAT))"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "{program}" <&- >&- 2>&-', sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode >= 3
+
+
+@pytest.mark.parametrize("words", ["status", "status --json", "--help", "doctor"])
+def test_a_full_output_is_said_on_stderr(words: str, tmp_path: Path) -> None:
+    done = shell(f"{words} >/dev/full", tmp_path)
+    assert done.returncode == 30
+    assert b"No space left" in done.stderr
+
+
+def test_an_error_in_json_that_nobody_can_read_is_said_on_stderr(tmp_path: Path) -> None:
+    done = shell("status --json --nonsense >/dev/full", tmp_path)
+    assert done.returncode == 2
+    assert b"--nonsense" in done.stderr
+
+
+def test_json_is_utf_8_whatever_the_terminal_is(tmp_path: Path) -> None:
+    done = shell("label --from ü☃ --json", tmp_path, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"})
+    assert json.loads(done.stdout)["code"] == 2
+    assert "ü☃" in done.stdout.decode()
+
+
+def test_text_that_a_terminal_lacks_is_escaped(tmp_path: Path) -> None:
+    done = shell("export ☃", tmp_path, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"})
+    assert done.returncode == 0
+    assert b"in \\u2603, " in done.stdout
+
+
+@pytest.mark.parametrize("words", ["label --from", "identity install", "receipt install", "model install"])
+def test_a_name_that_is_not_utf_8_gives_one_json_object(words: str, tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    name.write_bytes(b"\xff\xfe/x")
+    done = shell(f'{words} "$(cat name)" --json', tmp_path)
+    assert json.loads(done.stdout)["type"] == "error"
+    assert done.returncode not in (0, 1)
