@@ -14,7 +14,6 @@ Spec: FORMAT.md sections "Record" and "Segment header".
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -90,12 +89,10 @@ class Recorder:
         self.captures = self._capture != "none"
         """Whether append wants the inputs."""
         self._sampled_below = int(context.config.record.capture_rate * 2**64)
-        self.lock = threading.RLock()
-        """Held while a record is appended; an application may hold it around inference and append."""
         self._closed = False
         self._unconfirmed = True
         self._opened_mono_s = 0.0
-        self._clock_offset_ns = 0
+        self._slowest_ns = self._fastest_ns = 0  # bounds of wall clock less monotonic clock
         self._header: SegmentHeader | None = None
         self._key: bytes | None = None
         settings = context.config.record
@@ -104,6 +101,8 @@ class Recorder:
             interval_ms=settings.interval_ms,
             quota=Quota(limit_bytes=settings.quota_bytes, usage=state.spool_bytes),
         )
+        self.lock = self._writer.lock
+        """Held while a record is appended; an application may hold it around inference and append."""
         try:
             self._open_segment()
             self._server = RotationServer(context, slot, self._rotate, self._due_in_s)
@@ -154,17 +153,16 @@ class Recorder:
             if self._header is None:
                 self._open_segment()
             writer = self._writer
-            digest = None
+            n = writer.next_n
+            digest = captured = None
             if self.captures:
                 digest = keyed_input_digest(self._key or b"", inputs)
-            n = writer.next_n
+                if self._keeps_input(digest):
+                    captured = encode_input(n, inputs)
             now_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-            if not -_JUMP_NS < now_ns - mono_ns - self._clock_offset_ns < _JUMP_NS:
+            if not self._slowest_ns < now_ns - mono_ns < self._fastest_ns:
                 self._note_jump(now_ns - mono_ns)
-            row = encode_record(n, max(now_ns, 0), mono_ns, duration_ns, outputs, digest, params)
-            captured = None
-            if digest is not None and self._keeps_input(digest):
-                captured = encode_input(n, inputs)
+            row = encode_record(n, now_ns if now_ns > 0 else 0, mono_ns, duration_ns, outputs, digest, params)
             try:
                 writer.append_record(row, captured)
             except StoreFull:
@@ -238,7 +236,7 @@ class Recorder:
         self._header = header
         self._key = key
         self._opened_mono_s = time.monotonic()
-        self._clock_offset_ns = now_ns - mono_ns
+        self._set_clock_offset(now_ns - mono_ns)
         journal.event(
             "segment-opened",
             f"slot {self._slot}: recording from {position.next}",
@@ -280,9 +278,12 @@ class Recorder:
         # The keyed digest is as good as a die, and the sample does not depend on the order.
         return self._capture == "sampled" and int.from_bytes(digest[:8], "big") < self._sampled_below
 
+    def _set_clock_offset(self, offset_ns: int) -> None:
+        self._slowest_ns, self._fastest_ns = offset_ns - _JUMP_NS, offset_ns + _JUMP_NS
+
     def _note_jump(self, offset_ns: int) -> None:
-        moved_s = (offset_ns - self._clock_offset_ns) / 1e9
-        self._clock_offset_ns = offset_ns
+        moved_s = (offset_ns - _JUMP_NS - self._slowest_ns) / 1e9
+        self._set_clock_offset(offset_ns)
         journal.event(
             "clock-jumped",
             f"the wall clock moved by {moved_s:+.1f} s",

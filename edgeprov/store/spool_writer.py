@@ -8,6 +8,9 @@ returns. ``interval``: it is durable after at most that time; ``synced_n`` tells
 its number is still free. Space is set aside ahead, so rows that were taken into memory do not meet
 a full disk afterwards.
 
+An append only puts its row into a queue; what frames a row on the disk is added when a group is written.
+Whoever appends holds ``lock``; the thread that syncs takes rows out meanwhile without it.
+
 After a failed sync the kernel may have dropped what it could not write: the writer then refuses
 everything, and the next one starts from what is really on the disk.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import atexit
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -42,16 +46,12 @@ from edgeprov.store.lock import Lock
 from edgeprov.values import dataclass
 
 SYNC_MODES: Final = ("every", "interval", "seal")
-RESERVED_NUMBERS: Final = 8_192  # at most so many are skipped after an unclean stop
+RESERVED_NUMBERS: Final = 32_768  # at most so many are skipped after an unclean stop
 GROUP_BYTES: Final = 32 * KIB
 ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
+_EXIT_S: Final = 5.0
 _END_BYTES: Final = len(encode_end(0, 0))
 _GROUP_RECORDS: Final = GROUP_BYTES // (FRAME_BYTES + 1)  # as many as a group can hold at the most
-
-# Looked up once: append_record runs between an inference and the next.
-_PACK: Final = FRAME.pack
-_CRC32: Final = zlib.crc32
-_RECORD_CHECKSUM: Final = CHECKSUM_OF_KIND[RECORD]
 
 SaveHead = Callable[[int, int, int, bytes | None], None]
 
@@ -85,9 +85,12 @@ class Quota:
 
 
 class SpoolWriter:
-    """Appends rows to segments. Made by SlotSpool.open_writer; use it from one thread or several.
+    """Appends rows to segments. Made by SlotSpool.open_writer.
+
+    Where several threads share it, ``lock`` is held around everything but sync().
 
     Attributes:
+        lock: Re-entrant. A recorder holds it longer: from the choice of a record's number to its append.
         next_n: Number that the next append_record() must carry.
         synced_n: Records below this number are durable.
         segment_bytes: Size of the open segment.
@@ -117,13 +120,16 @@ class SpoolWriter:
         self._every = sync == "every"
         self._interval_s = interval_ms / 1000 if sync == "interval" else 0.0
         self._file: DurableFile | None = None
-        self._buffer = bytearray()
-        self._room = 0  # bytes that may be taken in without a look at group, disk, quota and reservation
+        self._rows: deque[bytes] = deque()  # taken in, not framed yet; only the appending thread adds
+        self._buffer = bytearray()  # frames that the disk has not got yet
+        self._taken = 0  # size of the segment with all that is in memory; only the appending thread counts
+        self._limit = 0  # up to where it may grow without a look at group, disk, quota and reservation
         self._reserved = position.next
         self._unsynced = False  # written, but not synced
         self._allocated = 0
         self._failed: StoreError | None = None
-        self._mutex = threading.RLock()
+        self.lock = threading.RLock()
+        self._mutex = threading.RLock()  # buffer and file; taken after ``lock``, never before it
         self._syncing = threading.Lock()
         self._dirty = threading.Event()
         self._stop = threading.Event()
@@ -154,7 +160,7 @@ class SpoolWriter:
     @property
     def segment_bytes(self) -> int:
         """Bytes of the open segment, what is still in memory included."""
-        return (self._file.size if self._file else 0) + len(self._buffer)
+        return self._taken
 
     # -- segments ---------------------------------------------------------------------------------
 
@@ -197,7 +203,7 @@ class SpoolWriter:
                 raise
             file.path = path
             self._file = file
-            self._room = 0
+            self._taken, self._limit = file.size, 0
             self._allocated = file.size + _END_BYTES
             self._first = self.next_n
             self._before = before
@@ -226,7 +232,7 @@ class SpoolWriter:
             frame = encode_frame(EVIDENCE, blob)
             self._make_room(len(frame))
             self._buffer += frame
-            self._room -= len(frame)
+            self._taken += len(frame)
             self._commit(len(frame), records=0)
 
     def close_segment(self) -> Path | None:
@@ -238,7 +244,7 @@ class SpoolWriter:
         Raises:
             StoreError: The disk failed; recovery will close the segment at the next start.
         """
-        with self._syncing, self._mutex:
+        with self.lock, self._syncing, self._mutex:
             self._verify_usable()
             file = self._file
             if file is None:
@@ -261,6 +267,7 @@ class SpoolWriter:
                 self._fail(error)
                 raise
             self._file = None
+            self._taken = self._limit = 0
             self._unsynced = False
             self.synced_n = self._ended = self._reserved = self.next_n
             file.close()
@@ -283,25 +290,20 @@ class SpoolWriter:
             LimitError: A row is too long.
             StoreError: The disk failed.
         """
-        with self._mutex:
-            size = len(row) + FRAME_BYTES
-            if captured is not None:
-                size += len(captured) + FRAME_BYTES
-            if size > self._room:
-                _verify_length(row, RECORD)
-                _verify_length(captured or b"", INPUT)
-                self._make_room(size)
-            self._room -= size
-            buffer = self._buffer
-            buffer += _PACK(len(row), _CRC32(row, _RECORD_CHECKSUM), RECORD)
-            buffer += row
-            if captured is not None:
-                buffer += encode_frame(INPUT, captured)
-            n = self.next_n
-            self.next_n = n + 1
-            if self._idle:
-                self._follow_up(size)
-            return n
+        if captured is not None:
+            return self._append_pair(row, captured)
+        size = len(row) + FRAME_BYTES
+        taken = self._taken + size
+        if taken > self._limit:
+            _verify_length(row, RECORD)
+            self._make_room(size)
+        self._taken = taken
+        self._rows.append(row)
+        n = self.next_n
+        self.next_n = n + 1  # behind the row: sync() takes out all rows whose numbers it has seen
+        if self._idle:
+            self._follow_up(size)
+        return n
 
     def sync(self) -> None:
         """Make everything appended so far durable.
@@ -314,9 +316,11 @@ class SpoolWriter:
             with self._mutex:
                 self._verify_usable()
                 self._dirty.clear()
+                # Before the rows are taken out: whoever appends behind them sees that something has to follow.
                 self._idle = self._every or bool(self._interval_s)
+                reached = self.next_n
                 self._flush()
-                file, reached, unsynced = self._file, self.next_n, self._unsynced
+                file, unsynced = self._file, self._unsynced
                 self._unsynced = False
             if file is None or not unsynced:
                 return
@@ -358,9 +362,14 @@ class SpoolWriter:
         self.close()
 
     def _close_at_exit(self) -> None:
-        # An application that forgot close(): nobody is left to tell of an error.
-        with suppress(StoreError):
-            self.close()
+        # An application that forgot close(): nobody is left to tell of an error. One whose thread is stuck in
+        # an inference leaves an open segment, which the next start recovers.
+        if self.lock.acquire(timeout=_EXIT_S):
+            try:
+                with suppress(StoreError):
+                    self.close()
+            finally:
+                self.lock.release()
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -372,7 +381,7 @@ class SpoolWriter:
         self._file = None
         self._buffer.clear()
         self._unsynced = False
-        self._room = 0
+        self._taken = self._limit = 0
         file.close()
         remove(file.path)
         sync_dir(self._folder)
@@ -391,23 +400,42 @@ class SpoolWriter:
             raise StoreFull(f"{used} of {self._quota.limit_bytes} bytes of the quota are in use")
         return left
 
+    def _append_pair(self, row: bytes, captured: bytes) -> int:
+        """A record and its captured input, which stands right behind it: framed at once, for it is long."""
+        frames = encode_frame(RECORD, row) + encode_frame(INPUT, captured)
+        with self._mutex:
+            if self._taken + len(frames) > self._limit:
+                _verify_length(row, RECORD)
+                _verify_length(captured, INPUT)
+                self._make_room(len(frames))
+            self._frame_rows()
+            self._buffer += frames
+            self._taken += len(frames)
+            n = self.next_n
+            self.next_n = n + 1
+            if self._idle:
+                self._follow_up(len(frames))
+            return n
+
     def _make_room(self, size: int) -> None:
         """The slow path of an append: numbers, quota and disk space for ``size`` bytes and more."""
-        self._verify_usable()
-        file = self._file
-        if file is None:
-            raise UsageError("no segment is open")
-        if len(self._buffer) + size > GROUP_BYTES:
-            self._flush()
-        if self._reserved - self.next_n < _GROUP_RECORDS:
-            reserved = self.next_n + RESERVED_NUMBERS
-            self._save_head(reserved, *self._before)
-            self._reserved = reserved
-        used = file.size + len(self._buffer)
-        needed = used + size + _END_BYTES
-        if needed > self._allocated:
-            self._allocate(file, needed)
-        self._room = max(size, min(self._allocated - used - _END_BYTES, GROUP_BYTES - len(self._buffer)))
+        with self._mutex:
+            self._verify_usable()
+            file = self._file
+            if file is None:
+                raise UsageError("no segment is open")
+            if self._taken - file.size + size > GROUP_BYTES:
+                self._flush()
+            if self._reserved - self.next_n < _GROUP_RECORDS:
+                reserved = self.next_n + RESERVED_NUMBERS
+                self._save_head(reserved, *self._before)
+                self._reserved = reserved
+            needed = self._taken + size + _END_BYTES
+            if needed > self._allocated:
+                self._allocate(file, needed)
+            waiting = self._taken - file.size
+            room = min(self._allocated - self._taken - _END_BYTES, GROUP_BYTES - waiting)
+            self._limit = self._taken + max(size, room)
 
     def _allocate(self, file: DurableFile, needed: int) -> None:
         left = self._verify_quota(needed - self._allocated)
@@ -426,14 +454,26 @@ class SpoolWriter:
                 self._allocated = size
                 return
 
+    def _frame_rows(self) -> None:
+        """Move what is in the queue now to the buffer. The caller holds the mutex; appends go on meanwhile."""
+        take, buffer = self._rows.popleft, self._buffer
+        head, crc32, kind, seed = FRAME.pack, zlib.crc32, RECORD, CHECKSUM_OF_KIND[RECORD]
+        for _ in range(len(self._rows)):
+            row = take()
+            buffer += head(len(row), crc32(row, seed), kind)
+            buffer += row
+
     def _flush(self) -> None:
         file = self._file
-        if file is None or not self._buffer:
+        if file is None:
+            return
+        self._frame_rows()
+        if not self._buffer:
             return
         try:
             file.write(self._buffer)
         except StoreFull:
-            self._room = 0  # the rows wait in memory; the next append tries again
+            self._limit = 0  # the rows wait in memory; the next append tries again
             raise
         except StoreError as error:
             self._fail(error)
@@ -443,26 +483,29 @@ class SpoolWriter:
 
     def _commit(self, size: int, records: int = 1) -> None:
         """Write and sync what was just added; take its last ``size`` bytes back if the disk is full."""
-        file = self._file
-        if file is None:
-            raise UsageError("no segment is open")
-        try:
-            self._flush()
-        except StoreFull:
-            del self._buffer[-size:]
-            self.next_n -= records
-            raise
-        try:
-            file.sync()
-        except StoreError as error:
-            self._fail(error)
-            raise
-        self._unsynced = False
-        self.synced_n = self.next_n
+        with self._mutex:
+            file = self._file
+            if file is None:
+                raise UsageError("no segment is open")
+            try:
+                self._flush()
+            except StoreFull:
+                del self._buffer[-size:]
+                self._taken -= size
+                self.next_n -= records
+                raise
+            try:
+                file.sync()
+            except StoreError as error:
+                self._fail(error)
+                raise
+            self._unsynced = False
+            self.synced_n = self.next_n
 
     def _fail(self, error: StoreError) -> None:
-        self._failed = error
-        self._room = 0
+        with self._mutex:
+            self._failed = error
+            self._limit = 0
 
     def _follow_up(self, size: int) -> None:
         if self._every:

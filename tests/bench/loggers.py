@@ -34,6 +34,12 @@ class Log(ABC):
     @abstractmethod
     def append(self, output: bytes) -> object: ...
 
+    def fill(self, output: bytes, count: int) -> None:
+        """``count`` records, each as an application would add it."""
+        append = self.append
+        for _ in range(count):
+            append(output)
+
     @abstractmethod
     def sync(self) -> None: ...
 
@@ -184,6 +190,11 @@ class Ours(Log):
 
     def append(self, output: bytes) -> None:
         self._recorder.append((output,), duration_ns=DURATION_NS)
+
+    def fill(self, output: bytes, count: int) -> None:
+        append = self._recorder.append
+        for _ in range(count):
+            append((output,), duration_ns=DURATION_NS)
 
     def sync(self) -> None:
         self._recorder.sync()

@@ -10,7 +10,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,7 @@ def die(writer) -> None:
     writer._dirty.set()
     if writer._thread:
         writer._thread.join()
+    writer._rows.clear()
     writer._buffer.clear()
     writer._failed = StoreError("dead")
     writer.close()
@@ -157,6 +160,87 @@ def test_misuse_is_refused(spool: SlotSpool) -> None:
         assert writer.next_n == 1
     with pytest.raises(UsageError):
         writer.append_record(b"closed")
+
+
+def test_a_closed_segment_takes_no_record(spool: SlotSpool) -> None:
+    with spool.open_writer(sync="seal") as writer:
+        writer.open_segment(b"h")
+        writer.append_record(b"r")  # there is room for many more
+        writer.close_segment()
+        with pytest.raises(UsageError):
+            writer.append_record(b"late")
+        with pytest.raises(UsageError):
+            writer.append_record(b"late", b"input")
+        assert writer.next_n == 2
+
+
+def test_rows_of_many_threads_are_all_there_in_order_while_others_sync(spool: SlotSpool) -> None:
+    """An append queues its row without the lock of those who write: none may be lost, doubled or overtaken."""
+    each, done = 3_000, threading.Event()
+    promised: list[tuple[int, int]] = []
+    with spool.open_writer(sync="interval", interval_ms=1) as writer:
+        writer.open_segment(b"h")
+
+        def append(with_input: bool) -> None:
+            for _ in range(each):
+                with writer.lock:
+                    n = writer.next_n
+                    captured = b"input-%d" % n if with_input and n % 7 == 0 else None
+                    assert writer.append_record(b"row-%d" % n, captured) == n
+
+        def sync() -> None:
+            while not done.is_set():
+                appended = writer.next_n
+                writer.sync()
+                promised.append((appended, writer.synced_n))
+
+        writers = [threading.Thread(target=append, args=(number == 0,)) for number in range(3)]
+        syncers = [threading.Thread(target=sync) for _ in range(2)]
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)  # the scheduler looks for trouble
+        try:
+            for thread in (*writers, *syncers):
+                thread.start()
+            for thread in writers:
+                thread.join()
+        finally:
+            done.set()
+            for thread in syncers:
+                thread.join()
+            sys.setswitchinterval(switch_s)
+        assert all(synced >= appended for appended, synced in promised), "what was appended before a sync is durable"
+        path = writer.close_segment()
+        assert path is not None
+    rows = [bytes(payload) for kind, payload in read_segment(path).rows() if kind == RECORD]
+    assert rows == [b"row-%d" % n for n in range(1, 3 * each + 1)]
+    before = b""
+    for kind, payload in read_segment(path).rows():
+        if kind == INPUT:
+            assert payload == before.replace(b"row", b"input"), "an input stands right behind its record"
+        before = bytes(payload)
+
+
+def test_a_sync_amid_an_append_promises_only_what_was_written(spool: SlotSpool) -> None:
+    promised: list[int] = []
+
+    class Interrupted(deque[bytes]):
+        """Just before a row is in the queue, the other thread syncs."""
+
+        def append(self, row: bytes) -> None:
+            other = threading.Thread(target=writer.sync)
+            other.start()
+            other.join()
+            promised.append(writer.synced_n)
+            super().append(row)
+
+    with spool.open_writer(sync="interval", interval_ms=100_000) as writer:
+        writer.open_segment(b"h")
+        writer._rows = Interrupted()
+        for _ in range(3):
+            writer.append_record(b"r")
+        assert promised == [1, 2, 3], "the row on its way is not counted"
+        writer.sync()
+        assert writer.synced_n == 4
 
 
 def test_one_writer_in_this_and_in_other_processes(spool: SlotSpool, tmp_path: Path) -> None:
