@@ -184,6 +184,7 @@ def main(measure: Callable[[argparse.Namespace], list[Figure]]) -> None:
     """Entry point of a case: measures, and writes its figures as one JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--fleet", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
     tests/run bench [CASE ...] [--full] [--json FILE] [--plot FILE] [--markdown] [--from FILE ...]
 
 Each case runs in a process of its own, in the environment of the device or of the fleet. `--full`
-takes the large sizes (1 GB, 90,000 kits). `--markdown` writes the tables of README.md and
+takes the large sizes (1 GB, 90,000 kits; the latter from `--fleet`, if they are there already). `--markdown` writes the tables of README.md and
 tests/bench/README.md, from a run of all cases or `--from` the JSON of earlier ones (of a figure
 that is in several files, the last counts). Exit code 1 when a figure falls short.
 """
@@ -53,7 +53,7 @@ BROKEN = "the case itself"
 DOCUMENTS = {ROOT / "README.md": "headlines", ROOT / "tests" / "bench" / "README.md": "all"}
 
 
-def run_case(name: str, work: Path, *, full: bool) -> list[Figure]:
+def run_case(name: str, work: Path, *, full: bool, fleet: Path | None = None) -> list[Figure]:
     argv = [
         str(CASES[name]),
         "-m",
@@ -61,6 +61,7 @@ def run_case(name: str, work: Path, *, full: bool) -> list[Figure]:
         "--work",
         str(work / name),
         *(["--full"] if full else []),
+        *(["--fleet", str(fleet.resolve())] if fleet else []),
     ]
     done = subprocess.run(argv, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--fleet", type=Path, metavar="DIR", help="what fleetgen made, as the case fleet's largest size")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--work", type=Path, help="scratch folder (default: a temporary one)")
@@ -87,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
-    if args.earlier and (args.cases or args.full):
-        parser.error("--from takes figures of earlier runs: name no case, and no --full")
+    if args.earlier and (args.cases or args.full or args.fleet):
+        parser.error("--from takes figures of earlier runs: name no case, no --full and no --fleet")
+    if args.fleet and not (args.fleet / "truth.json").is_file():
+        parser.error(f"{args.fleet}: no truth.json, so `python -m tests.bench.fleetgen {args.fleet} --full` did not end")
     if args.markdown and args.cases:
         parser.error("--markdown needs a run of all cases, or --from their JSON")
     figures, conditions = earlier(args.earlier) if args.earlier else run_cases(args)
@@ -115,7 +119,7 @@ def run_cases(args: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
         for name in args.cases or CASES:
             start = time.monotonic()
             print(f"{name} ...", end="", flush=True, file=sys.stderr)
-            figures += run_case(name, work, full=args.full)
+            figures += run_case(name, work, full=args.full, fleet=args.fleet)
             loads.append(os.getloadavg()[0])
             print(f" {time.monotonic() - start:.0f} s", file=sys.stderr)
     finally:

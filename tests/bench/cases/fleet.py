@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The fleet side at 1k, 5k (and with --full 90k) kits: sync, query, verify, collect, audit; and how they grow.
+"""The fleet side at 1k, 10k (and with --full or --fleet 90k) kits: sync, query, verify, collect, audit; and how they grow.
 
 Starts programs only, so that their peak memory is their own.
 """
@@ -21,7 +21,7 @@ from tests.bench.harness import Figure, Usage, figure, main, missing, run_proces
 
 GROUP = "fleet"
 WHOLE = 90_000
-SIZES = {"start": (2, 5), "1k": (20, 40), "5k": (70, 60), "90k": (500, 180)}
+SIZES = {"start": (2, 5), "1k": (20, 40), "10k": (100, 80), "90k": (500, 180)}  # devices and days
 STEPS = {"sync": "sync", "query": "query", "verify": "evidence", "collect": "collect", "audit": "audit"}
 PROGRAM = Path(sys.executable).with_name("edgeprov-fleet")
 
@@ -54,17 +54,19 @@ def sources(folder: Path) -> list[str]:
     return [f"oci:{path}" for path in sorted(folder.glob("registry*"))]
 
 
-def at_size(args: argparse.Namespace, name: str) -> Run:
+def at_size(args: argparse.Namespace, name: str, made: Path | None = None) -> Run:
     folder = args.work / name
-    devices, days = SIZES[name]
-    generate(folder, devices, days, 40)
-    index, trust = folder / "index", folder / "trust.d"
-    truth = json.loads((folder / "truth.json").read_text())
+    folder.mkdir(parents=True)
+    source = made or folder / "made"
+    if made is None:
+        generate(source, *SIZES[name], 40)
+    index, trust = folder / "index", source / "trust.d"
+    truth = json.loads((source / "truth.json").read_text())
     kits = sum(item["good"] + len(item["voided"]) + len(item["refused"]) for item in truth["devices"])
-    run = Run(kits=kits, devices=devices)
+    run = Run(kits=kits, devices=truth["settings"]["devices"])
     model = truth["models"][1]["digest"]
     where = ["--fleet", str(index)]
-    run.used["sync"] = fleet("sync", *sources(folder), *where)
+    run.used["sync"] = fleet("sync", *sources(source), *where)
     run.used["sync again"] = fleet("sync", *where)
     # One worker is the program itself: the CPU time of a pool's processes is nobody's in the end.
     alone = ["--trust", str(trust), "--workers", "1"]
@@ -153,7 +155,7 @@ def figures_of(start: Run, runs: list[Run]) -> list[Figure]:
     last = runs[-1]
     used, kits = last.used, last.kits
     said = f"{kits:,} kits: "
-    devices = 500 / SIZES[name_of(kits)][0]
+    devices = 500 / last.devices
     query_ms = [item * 1e3 for item in query_s(last)]
     from_line = "" if kits > 80_000 else "; from the line through both sizes"
 
@@ -201,14 +203,12 @@ def figures_of(start: Run, runs: list[Run]) -> list[Figure]:
     return figures + [growth(runs, step, start) for step in STEPS] + [item for run in runs for item in run.raw]
 
 
-def name_of(kits: int) -> str:
-    return min(SIZES, key=lambda name: abs(math.log(math.prod(SIZES[name]) / kits)))
-
-
 def measure(args: argparse.Namespace) -> list[Figure]:
-    names = ["1k", "5k", "90k"] if args.full else ["1k", "5k"]
     start = at_size(args, "start")
-    return figures_of(start, [at_size(args, name) for name in names]) + big_kits(args, start.used["collect"].cpu_s)
+    runs = [at_size(args, name) for name in ("1k", "10k")]
+    if args.full or args.fleet:
+        runs.append(at_size(args, "90k", args.fleet))
+    return figures_of(start, runs) + big_kits(args, start.used["collect"].cpu_s)
 
 
 if __name__ == "__main__":
