@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--fleet", type=Path, metavar="DIR", help="what fleetgen made, as the case fleet's largest size")
+    parser.add_argument(
+        "--fleet", type=Path, metavar="DIR", help="what fleetgen made, as the case fleet's largest size"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--work", type=Path, help="scratch folder (default: a temporary one)")
@@ -92,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.earlier and (args.cases or args.full or args.fleet):
         parser.error("--from takes figures of earlier runs: name no case, no --full and no --fleet")
     if args.fleet and not (args.fleet / "truth.json").is_file():
-        parser.error(f"{args.fleet}: no truth.json, so `python -m tests.bench.fleetgen {args.fleet} --full` did not end")
+        parser.error(
+            f"{args.fleet}: no truth.json, so `python -m tests.bench.fleetgen {args.fleet} --full` did not end"
+        )
     if args.markdown and args.cases:
         parser.error("--markdown needs a run of all cases, or --from their JSON")
     figures, conditions = earlier(args.earlier) if args.earlier else run_cases(args)
