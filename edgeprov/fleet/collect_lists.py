@@ -10,14 +10,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any
 
 from edgeprov.fleet.output import OWN, DigestFile, Output
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.store.atomic import translated
-
-_HELD_BYTES: Final = 64 * 1024
 
 
 class Lists:
@@ -63,19 +61,12 @@ class _Lines:
     def __init__(self, path: str, file: DigestFile) -> None:
         self.path = path
         self._file = file
-        self._held = bytearray()
 
     def add(self, row: Mapping[str, Any]) -> None:
         self.add_line(encode_json(row) + b"\n")
 
     def add_line(self, line: bytes) -> None:
-        self._held += line
-        if len(self._held) >= _HELD_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        self._file.write(self._held)
-        self._held = bytearray()
+        self._file.write(line)
 
     @property
     def digest(self) -> str:
@@ -87,8 +78,7 @@ def _lines(output: Output, path: str) -> Iterator[_Lines]:
     with output.writing(path) as temporary:
         file = DigestFile(temporary)
         try:
-            lines = _Lines(path, file)
-            yield lines
-            lines.flush()
+            yield _Lines(path, file)
+            file.flush()
         finally:
             file.close()

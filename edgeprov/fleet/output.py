@@ -29,6 +29,7 @@ BUNDLE: Final = f"{OWN}/statement.sigstore.json"
 INPUTS: Final = f"{OWN}/inputs.jsonl"
 TEMPORARY: Final = ".edgeprov-tmp-"
 _FOLDER_URL: Final = "file://"
+_HELD_BYTES: Final = 64 * 1024
 
 
 class DigestFile:
@@ -47,33 +48,43 @@ class DigestFile:
         """
         self._file = DurableFile(path, create=True, mode=0o644)
         self._state = hashlib.sha256()
+        self._held = bytearray()
+        self.size = 0
+        """Bytes written so far."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append; StoreError when it cannot be written."""
-        self._file.write(data)
-        self._state.update(data)
+        self.size += len(data)
+        if len(data) < _HELD_BYTES:  # a footer is a thousand small pieces
+            self._held += data
+            if len(self._held) >= _HELD_BYTES:
+                self.flush()
+        else:
+            self.flush()
+            self._put(data)
         return len(data)
 
     def tell(self) -> int:
         """Bytes written so far."""
-        return self._file.size
+        return self.size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Write what is held back; StoreError when it cannot be written."""
+        self._put(self._held)
+        self._held.clear()
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        self._file.write(data)
+        self._state.update(data)
 
     def close(self) -> None:
-        """Close; twice is allowed."""
+        """Close; twice is allowed. What was not flushed is lost."""
         self._file.close()
         self.closed = True
 
     @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._file.size
-
-    @property
     def digest(self) -> str:
-        """``sha256:`` and the digest of all that was written."""
+        """``sha256:`` and the digest of all that was flushed."""
         return str(Digest(self._state.hexdigest()))
 
 

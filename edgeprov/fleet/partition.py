@@ -97,7 +97,7 @@ class Partition:
     def key(self) -> str:
         """Names everything that the file depends on."""
         parts = [
-            "v1",
+            "v2",
             __version__,
             tables.version(),
             self.label_type,

@@ -54,6 +54,7 @@ ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
 """A row group is written when either is reached: this bounds memory."""
 
 _TIME: Final = pa.timestamp("ns", tz="UTC")
+_LABEL: Final = ("value", "source", "at")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
 
@@ -159,13 +160,16 @@ class LabelSet:
         if start == end:
             return empty
         part = self._table.slice(start, end - start)
-        where = pc.index_in(numbers, value_set=part["n"].combine_chunks())
+        labelled = part["n"].combine_chunks()
+        if last - first + 1 == count:  # nearly always: no number is left out, so a label's place is known
+            places = pc.subtract(labelled, pa.scalar(first, pa.int64()))
+            columns = [pc.scatter(part[name].combine_chunks(), places, max_index=count - 1) for name in _LABEL]
+        else:
+            where = pc.index_in(numbers, value_set=labelled)
+            columns = [part[name].combine_chunks().take(where) for name in _LABEL]
+        value, source, at = columns
         names = pa.array(list(self._sources), pa.string())
-        return (
-            part["value"].combine_chunks().take(where),
-            pa.DictionaryArray.from_arrays(part["source"].combine_chunks().take(where), names),
-            part["at"].combine_chunks().take(where).cast(_TIME),
-        )
+        return value, pa.DictionaryArray.from_arrays(source, names), at.cast(_TIME)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -196,14 +200,10 @@ class PartitionWriter:
         self._path = path
         self._file = DigestFile(path)
         try:
-            # zstd 1 as in the kits; statistics on, so that readers can skip row groups by n and time.
             self._writer = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"),
                 self.schema,
-                compression="zstd",
-                compression_level=1,
                 version="2.6",
-                write_statistics=True,
                 use_dictionary=["slot", "boot_id", "kit", "label_source", "params"],
                 column_encoding={
                     "n": "DELTA_BINARY_PACKED",
@@ -211,6 +211,7 @@ class PartitionWriter:
                     "mono_ns": "DELTA_BINARY_PACKED",
                     "seq": "DELTA_BINARY_PACKED",
                 },
+                **_costs(self.schema),
             )
         except OSError as error:
             raise translate(error, str(path)) from error
@@ -318,6 +319,7 @@ class PartitionWriter:
             self._writer.close()
         except OSError as error:
             raise translate(error, str(self._path)) from error
+        self._file.flush()
         self._file.close()
 
     @property
@@ -329,6 +331,19 @@ class PartitionWriter:
     def bytes(self) -> int:
         """Size of the closed file."""
         return self._file.size
+
+
+def _costs(schema: Any) -> dict[str, Any]:
+    """Compress as the kits do, but for digests, which are noise; statistics where readers skip row groups by them."""
+    leaves = {name: name for name in schema.names}
+    tensors = [field.name for field in schema if pa.types.is_nested(field.type)]
+    leaves |= {name: f"{name}.list.element" for name in tensors}
+    packed = {leaf: "zstd" for name, leaf in leaves.items() if name != "input_digest"}
+    return {
+        "compression": packed | {"input_digest": "none"},
+        "compression_level": dict.fromkeys(packed, 1),
+        "write_statistics": [name for name in schema.names if name not in ("input_digest", *tensors)],
+    }
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
