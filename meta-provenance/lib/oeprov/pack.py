@@ -45,6 +45,8 @@ def _write(package, target):
         is_package = name.stem == "__init__"
         parts = name.parent.parts if is_package else name.with_suffix("").parts
         modules[".".join(parts)] = (is_package, zlib.compress(marshal.dumps(code), 9))
+    if package.name not in modules:
+        sys.exit(f"pack.py: {package} holds no package: is it the folder of the installed wheel?")
     loader = Path(__file__).with_name("packed.py").read_text(encoding="utf-8")
     loader = loader.replace("\nMODULES = {}\n", f"\nMODULES = {modules!r}\n")
     code = compile(loader, str(Path(package.name) / "packed.py"), "exec", dont_inherit=True, optimize=2)
