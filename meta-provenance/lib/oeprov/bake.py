@@ -138,7 +138,12 @@ def _bake_one(target, slot, folder, text, policy, at, flag):
         "signer": signer,
         "bytes": sum(blob.size for blob in model.manifest.blobs),
         "layers": [
-            {"digest": str(layer.digest), "media_type": layer.media_type, "size": layer.size, "verity": verity[layer.digest]}
+            {
+                "digest": str(layer.digest),
+                "media_type": layer.media_type,
+                "size": layer.size,
+                "verity": verity[layer.digest],
+            }
             for layer in model.manifest.layers
         ],
     }
@@ -148,7 +153,9 @@ def _signer(manifest: Manifest, signatures: "list[SignatureArtifact]", policy, a
     try:
         return verify_model_signature(manifest, signatures, policy, at).san
     except SignatureInvalid as error:
-        advice = "sign it (edgeprov-fleet publish, cosign, notation) and copy the layout with its referrers (oras copy -r)"
+        advice = (
+            "sign it (edgeprov-fleet publish, cosign, notation) and copy the layout with its referrers (oras copy -r)"
+        )
         raise BakeError(f"PROVENANCE_MODEL_LAYOUT{flag}: {error.message}; {advice}") from error
     except (SignerUntrusted, PolicyDenied) as error:
         raise BakeError(f"PROVENANCE_TRUST_DIR: {error.message} (slot's model {manifest.digest})") from error
@@ -174,7 +181,9 @@ def _verity(source, manifest, flag):
         result[layer.digest] = str(hasher.digest())
         promised = layer.annotations.get(A_VERITY)
         if promised and promised != result[layer.digest]:
-            raise BakeError(f"PROVENANCE_MODEL_LAYOUT{flag}: layer {layer.digest} has not the fs-verity digest that its manifest names")
+            raise BakeError(
+                f"PROVENANCE_MODEL_LAYOUT{flag}: layer {layer.digest} has not the fs-verity digest that its manifest names"
+            )
     return result
 
 

@@ -41,7 +41,9 @@ def _write(package, target):
     modules = {}
     for path in device_sources(package):
         name = path.relative_to(package.parent)
-        code = compile(path.read_bytes(), str(name), "exec", dont_inherit=True, optimize=1 if "cli" in name.parts else 2)
+        code = compile(
+            path.read_bytes(), str(name), "exec", dont_inherit=True, optimize=1 if "cli" in name.parts else 2
+        )
         is_package = name.stem == "__init__"
         parts = name.parent.parts if is_package else name.with_suffix("").parts
         modules[".".join(parts)] = (is_package, zlib.compress(marshal.dumps(code), 9))

@@ -77,7 +77,9 @@ _FLAG = ("0", "1")
 
 SETTINGS = {
     "PROVENANCE_SLOTS": Setting(
-        "device.slots", "default", _each(lambda slot: SLOT.fullmatch(slot)),
+        "device.slots",
+        "default",
+        _each(lambda slot: SLOT.fullmatch(slot)),
         "a list of slots, each of a-z, 0-9 and '-', at most 32 long",
     ),
     "PROVENANCE_REGISTRY": Setting(
@@ -95,17 +97,26 @@ SETTINGS = {
     ),
     "PROVENANCE_REGISTRY_PLAIN_HTTP": Setting("registry.plain_http", "0", _FLAG, ""),
     "PROVENANCE_DATA_TEMPLATE": Setting(
-        "registry.data_template", "data/{model}/{month}", _matches(_TEMPLATE), "a repository with {model}, {month}, {device}"
+        "registry.data_template",
+        "data/{model}/{month}",
+        _matches(_TEMPLATE),
+        "a repository with {model}, {month}, {device}",
     ),
     "PROVENANCE_RECORD_SYNC": Setting("record.sync", "interval", ("every", "interval", "seal"), ""),
-    "PROVENANCE_RECORD_INTERVAL_MS": Setting("record.interval_ms", "200", _between(1, 3_600_000), "a number of ms, 1 to 3600000"),
+    "PROVENANCE_RECORD_INTERVAL_MS": Setting(
+        "record.interval_ms", "200", _between(1, 3_600_000), "a number of ms, 1 to 3600000"
+    ),
     "PROVENANCE_RECORD_FULL": Setting("record.full", "stop", ("stop", "discard-oldest"), ""),
     "PROVENANCE_RECORD_QUOTA_MB": Setting(
         "record.quota_bytes", "256", _between(1, 1_048_576), "a number of MiB, 1 to 1048576", MEBIBYTE
     ),
     "PROVENANCE_RECORD_CAPTURE": Setting("record.capture", "none", ("none", "digest", "sampled", "full"), ""),
-    "PROVENANCE_SEAL_MAX_AGE_S": Setting("seal.max_age_s", "86400", _between(1, 2**31 - 1), "a number of seconds, 1 or more"),
-    "PROVENANCE_SEAL_MIN_INTERVAL_S": Setting("seal.min_kit_interval_s", "3600", _between(0, 2**31 - 1), "a number of seconds"),
+    "PROVENANCE_SEAL_MAX_AGE_S": Setting(
+        "seal.max_age_s", "86400", _between(1, 2**31 - 1), "a number of seconds, 1 or more"
+    ),
+    "PROVENANCE_SEAL_MIN_INTERVAL_S": Setting(
+        "seal.min_kit_interval_s", "3600", _between(0, 2**31 - 1), "a number of seconds"
+    ),
     "PROVENANCE_SEAL_BATCH_KITS": Setting("seal.batch_kits", "1", _between(1, 64), "a number of kits, 1 to 64"),
     "PROVENANCE_SEAL_SIGNATURES": Setting(
         "seal.signatures", "cosign notation", _each(("cosign", "notation").__contains__), "a list of cosign, notation"
@@ -113,7 +124,9 @@ SETTINGS = {
     "PROVENANCE_UPLOAD_BYTES_PER_S": Setting(
         "upload.bandwidth_bytes_per_s", "0", _between(0, 2**40), "a number of bytes per second, 0 for no limit"
     ),
-    "PROVENANCE_TPM_TCTI": Setting("tpm.tcti", "device:/dev/tpmrm0", _matches(_TCTI), "auto, device:/dev/... or swtpm:..."),
+    "PROVENANCE_TPM_TCTI": Setting(
+        "tpm.tcti", "device:/dev/tpmrm0", _matches(_TCTI), "auto, device:/dev/... or swtpm:..."
+    ),
     "PROVENANCE_TPM_PCR": Setting("tpm.pcr", "14", _between(8, 15), "a number of a PCR, 8 to 15"),
     "PROVENANCE_TPM_ALLOW_SIMULATOR": Setting("tpm.allow_simulator", "0", _FLAG, ""),
     "PROVENANCE_TIME_FLOOR": Setting(
@@ -122,7 +135,10 @@ SETTINGS = {
     "PROVENANCE_RUNTIME": Setting("runtime.name", "ai-edge-litert", tuple(RUNTIMES), ""),
     "PROVENANCE_RUNTIME_THREADS": Setting("runtime.threads", "1", _between(1, 256), "a number of threads, 1 to 256"),
     "PROVENANCE_DATA_DIR": Setting(
-        "", "/data", _matches(re.compile(r"/[A-Za-z0-9_/]*[A-Za-z0-9_]")), "an absolute path of a-z, A-Z, 0-9, '_' and '/'"
+        "",
+        "/data",
+        _matches(re.compile(r"/[A-Za-z0-9_/]*[A-Za-z0-9_]")),
+        "an absolute path of a-z, A-Z, 0-9, '_' and '/'",
     ),
     "PROVENANCE_SERIAL_SOURCE": Setting(
         "", "auto", _matches(_SERIAL), "auto, dmi, devicetree, machine-id, none or file:/path"
@@ -169,7 +185,9 @@ def variable_problems(values):
         if problem:
             problems.append(problem)
     if _value(values, "PROVENANCE_REGISTRY_AUTH") == "basic" and not _value(values, "PROVENANCE_REGISTRY_CREDENTIALS"):
-        problems.append('PROVENANCE_REGISTRY_CREDENTIALS = "": must name a file on the device when PROVENANCE_REGISTRY_AUTH is basic')
+        problems.append(
+            'PROVENANCE_REGISTRY_CREDENTIALS = "": must name a file on the device when PROVENANCE_REGISTRY_AUTH is basic'
+        )
     return problems
 
 
@@ -188,7 +206,9 @@ def model_problems(slots, flags, digest, layout):
     problems = []
     names = slots.split()
     for slot in sorted(set(flags) - set(names)):
-        problems.append(f'PROVENANCE_SLOTS = "{slots}": lacks "{slot}", for which PROVENANCE_MODEL_DIGEST[{slot}] or _LAYOUT is set')
+        problems.append(
+            f'PROVENANCE_SLOTS = "{slots}": lacks "{slot}", for which PROVENANCE_MODEL_DIGEST[{slot}] or _LAYOUT is set'
+        )
     for slot in names:
         pinned, folder = model_of(slot, flags, digest, layout)
         variable = f"PROVENANCE_MODEL_DIGEST[{slot}]" if len(names) > 1 else "PROVENANCE_MODEL_DIGEST"
@@ -224,7 +244,10 @@ def config_toml(values, trust_dir, ca_file=""):
     tables.setdefault("trust", {})["dir"] = json.dumps(trust_dir)
     if ca_file:
         tables.setdefault("registry", {})["ca_file"] = json.dumps(ca_file)
-    lines = ["# Written by meta-provenance at build time. Change it on one device in /etc/edgeprov/edgeprov.toml.d/.", ""]
+    lines = [
+        "# Written by meta-provenance at build time. Change it on one device in /etc/edgeprov/edgeprov.toml.d/.",
+        "",
+    ]
     for table, keys in tables.items():
         lines += [f"[{table}]", *(f"{key} = {value}" for key, value in keys.items()), ""]
     return "\n".join(lines)

@@ -102,4 +102,6 @@ if __name__ == "__main__":
     if word == "floor":
         verify(Path(place), read=False)
     else:
-        {"blob": blob, "memory": memory, "verify": verify, "site": make_site, "verity": verity}[word](Path(place), *rest)
+        {"blob": blob, "memory": memory, "verify": verify, "site": make_site, "verity": verity}[word](
+            Path(place), *rest
+        )

@@ -20,21 +20,27 @@ RUN = "/run/edgeprov"
 WORK = "/run/edgeprov-test"
 REGISTRY = "oci:%s/registry" % WORK
 UNITS = (
-    "edgeprov-boot-check.service", "edgeprov-models.target", "edgeprov-seal.timer", "edgeprov-upload.path",
+    "edgeprov-boot-check.service",
+    "edgeprov-models.target",
+    "edgeprov-seal.timer",
+    "edgeprov-upload.path",
     "edgeprov-upload.timer",
 )
 DONE, CHALLENGED, REFUSED = 0, 100, range(10, 20)
 # A verb that finds the device's own configuration answers this when there is no certificate.
 NO_IDENTITY = (24, 35)
 RECORDS = 3
-PROGRAM = """
+PROGRAM = (
+    """
 import edgeprov, numpy
 with edgeprov.open_device() as device:
     model = device.load_model()
     zeros = [numpy.zeros([abs(n) for n in tensor.shape], tensor.dtype) for tensor in model.inputs]
     for _ in range(%d):
         print(model.run(*zeros).record.n)
-""" % RECORDS
+"""
+    % RECORDS
+)
 LOAD = """
 import edgeprov
 from edgeprov.errors import ModelNotReady
@@ -45,14 +51,17 @@ except ModelNotReady:
     print("refused")
 """
 # The largest blob holds the weights.
-FLIP = """
+FLIP = (
+    """
 import os, pathlib
 path = max(pathlib.Path("%s/models/blobs/sha256").iterdir(), key=lambda blob: blob.stat().st_size)
 os.chmod(path, 0o644)
 data = bytearray(path.read_bytes())
 data[100] ^= 1
 path.write_bytes(data)
-""" % WORK
+"""
+    % WORK
+)
 
 
 class EdgeprovTest(OERuntimeTestCase):
@@ -91,9 +100,19 @@ class EdgeprovTest(OERuntimeTestCase):
         """A configuration beside the device's own: its TPM and anchors, but state and registry below WORK."""
         tcti = self.run_ok("grep '^tcti = ' %s/edgeprov.toml" % CONF)
         lines = [
-            "[device]", 'serial = "testimage"', 'models_dir = "%s"' % models, 'state_dir = "%s/state"' % WORK,
-            'run_dir = "%s"' % run_dir, "[registry]", 'name = "%s"' % REGISTRY, "[seal]", "min_kit_interval_s = 0",
-            "[trust]", 'dir = "%s/trust.d"' % CONF, "[tpm]", tcti,
+            "[device]",
+            'serial = "testimage"',
+            'models_dir = "%s"' % models,
+            'state_dir = "%s/state"' % WORK,
+            'run_dir = "%s"' % run_dir,
+            "[registry]",
+            'name = "%s"' % REGISTRY,
+            "[seal]",
+            "min_kit_interval_s = 0",
+            "[trust]",
+            'dir = "%s/trust.d"' % CONF,
+            "[tpm]",
+            tcti,
         ]
         self.write("%s/%s" % (WORK, name), "\n".join(lines))
         return "%s/%s" % (WORK, name)
