@@ -34,6 +34,7 @@ from tests.bench.report import as_json, as_markdown, as_svg, as_table, parse_jso
 CASES = {
     "boot": DEVICE_PYTHON,
     "load": DEVICE_PYTHON,
+    "verity": DEVICE_PYTHON,
     "record": DEVICE_PYTHON,
     "logs": DEVICE_PYTHON,
     "wear": DEVICE_PYTHON,

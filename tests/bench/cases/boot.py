@@ -8,7 +8,6 @@ This process imports nothing of the project: a child's peak memory counts what i
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -159,24 +158,10 @@ def with_tpm(args: argparse.Namespace) -> list[Figure]:
     ]  # fmt: skip
 
 
-def verity(args: argparse.Namespace) -> list[Figure]:
-    out = run_process([sys.executable, "-m", HELPER, "verity", args.work / "verity"]).out
-    times = json.loads(out.strip().splitlines()[-1])
-    name = "fs-verity: time for 1 GB to that for 1 MB"
-    if not times:
-        return [missing(GROUP, name, "x", "<=", 1.5, "the file system of the scratch folder has no fs-verity")]
-    return [
-        Figure(
-            GROUP, name, times["large"] / times["small"], "x", "<=", 1.5, ours=f"{times['large'] * 1e6:.0f} us",
-            note="One ioctl gives the digest that the kernel holds, whatever the size. Nothing is left to do.",
-        )
-    ]  # fmt: skip
-
-
 def measure(args: argparse.Namespace) -> list[Figure]:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an image ships byte code; so does this measurement
     subprocess.run([sys.executable, "-c", "import edgeprov.device.boot"], check=False)
-    return hashing(args) + process(args) + with_tpm(args) + verity(args)
+    return hashing(args) + process(args) + with_tpm(args)
 
 
 if __name__ == "__main__":

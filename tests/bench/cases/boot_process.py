@@ -71,37 +71,9 @@ def make_site(folder: Path) -> None:
     site.install(site.publish((MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes(), name="mobilenet"))
 
 
-def verity(folder: Path) -> None:
-    import json
-    import time
-
-    from edgeprov.errors import EdgeprovError
-    from edgeprov.store.verity import enable
-    from edgeprov.store.verity import measure as measured
-
-    folder.mkdir(parents=True)
-    times: dict[str, float] = {}
-    for name, size in (("small", 1_000_000), ("large", 1_000_000_000)):
-        path = folder / name
-        with path.open("wb") as stream:
-            stream.truncate(size)
-        try:
-            if not enable(path):
-                break
-        except EdgeprovError:
-            break
-        start = time.perf_counter()
-        for _ in range(100):
-            measured(path)
-        times[name] = (time.perf_counter() - start) / 100
-    print(json.dumps(times if len(times) == 2 else {}))
-
-
 if __name__ == "__main__":
     word, place, *rest = sys.argv[1:]
     if word == "floor":
         verify(Path(place), read=False)
     else:
-        {"blob": blob, "memory": memory, "verify": verify, "site": make_site, "verity": verity}[word](
-            Path(place), *rest
-        )
+        {"blob": blob, "memory": memory, "verify": verify, "site": make_site}[word](Path(place), *rest)

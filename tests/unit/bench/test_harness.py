@@ -221,6 +221,15 @@ def test_every_case_can_be_imported_in_its_environment(python: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_fs_verity_says_what_it_lacks_where_no_kernel_has_it(monkeypatch, tmp_path: Path) -> None:
+    from tests.bench.cases import verity
+
+    monkeypatch.setattr(verity.shutil, "which", lambda name, path: None if name == "debugfs" else name)
+    times, why = verity.in_image(tmp_path)
+    assert not times
+    assert "debugfs" in why
+
+
 # -- real cases without their peers -------------------------------------------------------------
 
 
