@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from edgeprov.errors import StoreCorrupt
+from edgeprov.errors import LimitError, StoreCorrupt
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store.atomic import open_regular, translate, translated
 from edgeprov.values import dataclass
@@ -58,6 +58,12 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
 def encode_end(records: int, next_n: int) -> bytes:
     """The frame that closes a segment."""
     return encode_frame(END, _END.pack(records, next_n))
+
+
+def verify_length(payload: bytes, kind: int) -> None:
+    """Raise LimitError where a payload is longer than a frame of its kind may be."""
+    if len(payload) > MAX_BYTES[kind]:
+        raise LimitError(f"a frame of {len(payload)} bytes; the bound of its kind is {MAX_BYTES[kind]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,8 @@ from edgeprov.store.frames import (
     read_segment,
 )
 from edgeprov.store.lock import Lock
-from edgeprov.store.spool_writer import Position, Quota, SpoolWriter
+from edgeprov.store.position import Position, Quota
+from edgeprov.store.spool_writer import SpoolWriter
 from edgeprov.values import dataclass
 
 __all__ = [

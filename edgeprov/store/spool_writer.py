@@ -21,13 +21,12 @@ import atexit
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
 
-from edgeprov.errors import LimitError, StoreError, StoreFull, UsageError
+from edgeprov.errors import StoreError, StoreFull, UsageError
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, sync_dir
 from edgeprov.store.frames import (
@@ -37,13 +36,13 @@ from edgeprov.store.frames import (
     FRAME_BYTES,
     HEADER,
     INPUT,
-    MAX_BYTES,
     RECORD,
     encode_end,
     encode_frame,
+    verify_length,
 )
 from edgeprov.store.lock import Lock
-from edgeprov.values import dataclass
+from edgeprov.store.position import Position, Quota, SaveHead
 
 SYNC_MODES: Final = ("every", "interval", "seal")
 RESERVED_NUMBERS: Final = 32_768  # at most so many are skipped after an unclean stop
@@ -52,36 +51,6 @@ ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
 _EXIT_S: Final = 5.0
 _END_BYTES: Final = len(encode_end(0, 0))
 _GROUP_RECORDS: Final = GROUP_BYTES // (FRAME_BYTES + 1)  # as many as a group can hold at the most
-
-SaveHead = Callable[[int, int, int, bytes | None], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """What the next segment's header has to say.
-
-    Attributes:
-        next: Number of its first record.
-        skipped: Numbers before it that were reserved but have no record.
-        prev: SHA-256 of the header of the segment before; None for the first.
-    """
-
-    next: int
-    skipped: int
-    prev: bytes | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """A bound on disk use, looked at each time that space is set aside.
-
-    Attributes:
-        limit_bytes: What ``usage`` must not pass. Each writer may overshoot by one allocation (256 KiB).
-        usage: Bytes in use now.
-    """
-
-    limit_bytes: int
-    usage: Callable[[], int]
 
 
 class SpoolWriter:
@@ -179,7 +148,7 @@ class SpoolWriter:
             self._verify_usable()
             if self._file is not None:
                 raise UsageError("the segment before is still open")
-            _verify_length(header, HEADER)
+            verify_length(header, HEADER)
             frames = encode_frame(HEADER, header) + (encode_frame(EVIDENCE, evidence) if evidence else b"")
             self._verify_quota(len(frames))
             # Numbers first: should the power fail behind this line, they are skipped, never used again.
@@ -228,7 +197,7 @@ class SpoolWriter:
             self._verify_usable()
             if self._file is None or self.segment_records:
                 raise UsageError("evidence goes between a segment's header and its first record")
-            _verify_length(blob, EVIDENCE)
+            verify_length(blob, EVIDENCE)
             frame = encode_frame(EVIDENCE, blob)
             self._make_room(len(frame))
             self._buffer += frame
@@ -295,7 +264,7 @@ class SpoolWriter:
         size = len(row) + FRAME_BYTES
         taken = self._taken + size
         if taken > self._limit:
-            _verify_length(row, RECORD)
+            verify_length(row, RECORD)
             self._make_room(size)
         self._taken = taken
         self._rows.append(row)
@@ -405,8 +374,8 @@ class SpoolWriter:
         frames = encode_frame(RECORD, row) + encode_frame(INPUT, captured)
         with self._mutex:
             if self._taken + len(frames) > self._limit:
-                _verify_length(row, RECORD)
-                _verify_length(captured, INPUT)
+                verify_length(row, RECORD)
+                verify_length(captured, INPUT)
                 self._make_room(len(frames))
             self._frame_rows()
             self._buffer += frames
@@ -528,8 +497,3 @@ class SpoolWriter:
                 self._dirty.set()  # the rows are still in memory: try again
             except StoreError:
                 return  # the next append, sync or close reports it
-
-
-def _verify_length(payload: bytes, kind: int) -> None:
-    if len(payload) > MAX_BYTES[kind]:
-        raise LimitError(f"a frame of {len(payload)} bytes; the bound of its kind is {MAX_BYTES[kind]}")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The boot check: hashing against openssl, a whole process against a bare interpreter, fs-verity, the TPM's part.
+"""The boot check: hashing against openssl, a whole process against a bare interpreter, the TPM's part.
 
 This process imports nothing of the project: a child's peak memory counts what its parent had.
 """
