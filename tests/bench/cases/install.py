@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
     figures = [
         figure(
             GROUP, "memory", [item.rss_mb for item in ours], "MB", ours=f"{size // MB} MB: {milli(cpu_s)} CPU, {spread([i.wall_s for i in ours])[0]:.2f} s",
-            note="Of the largest process, which is the one that tries the model.",
+            note="Of the largest process: the child that gives the model to the interpreter, so the model is in memory once. It cannot be less where a model is tried before it counts.",
         )
     ]  # fmt: skip
     for who, title in PEERS.items():

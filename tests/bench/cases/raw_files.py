@@ -38,7 +38,7 @@ class RawFiles:
             peer_s = [float(item) for item in self._run("query", form, self._folder, bare(model)).out.split()[-9:]]
             figures.append(
                 figure(
-                    group, QUERY.format(label), ratios(peer_s, ours_s), "x", ">=", 1.0, headline=QUERY.format(label),
+                    group, QUERY.format(label), ratios(peer_s, ours_s), "x", ">=", 1.0, headline=QUERY.format(label) if form == "parquet" else "",
                     ours=f"{kits:,} kits: DuckDB {milli(peer_s)}, ours {milli(ours_s)}",
                     note="Ours asks an index that sync has filled; DuckDB opens every file, as it must where nothing but the rows names the model. "
                     "Bound by the number of kits that are found, not by those that are there; nothing is left to do at this size.",

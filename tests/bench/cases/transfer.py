@@ -201,11 +201,11 @@ def clean(kit: Kit, host: str) -> list[Figure]:
     return [
         figure(
             GROUP, "bytes sent on a clean link, to the bytes of the kits", sent, "x", "<=", 1.02,
-            ours=f"{kit.size / MB:.0f} MB, parts of 1 MiB", note="Requests and headers: one HEAD, POST and PUT per part.",
+            ours=f"{kit.size / MB:.0f} MB, parts of 1 MiB", note="Bound by the parts themselves; above them are requests and headers, one HEAD, POST and PUT per part. Nothing is left to do.",
         ),
         figure(
             GROUP, "memory", [item.rss_mb for item in usage], "MB", "<=", 60,
-            ours=f"{spread([item.cpu_s for item in usage])[0]:.1f} s CPU", note="Mostly the HTTP library and its TLS.",
+            ours=f"{spread([item.cpu_s for item in usage])[0]:.1f} s CPU", note="Bound by the HTTP library and its TLS, which are most of it; a part is read in pieces. Nothing grows with the kit.",
         ),
         throughput(
             kit, "throughput, to oras push, loopback, registry in memory", host, 0.8, 5,
@@ -243,7 +243,7 @@ def broken(kit: Kit, host: str, what: str, session: str) -> list[Figure]:
             ratio.append(proxy.sent / kit.size)
             cuts += proxy.cuts
     if session == "keeps":
-        note = "It keeps what arrived of a part, and the device asks for it."
+        note = "It keeps what arrived of a part, and the device asks how much that is before it goes on. What is left are the bytes that were under way."
     else:
         note = (
             f"It drops the session with the line, so a blob is the least that can be sent again: 8 (e^(1/8) - 1) = {EXPECTED:.3f} "

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -219,6 +220,19 @@ def test_every_case_can_be_imported_in_its_environment(python: Path) -> None:
         [python, "-c", body], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/bench/cases").glob("*.py")), ids=lambda path: path.stem)
+def test_every_figure_of_a_case_is_explained_in_two_sentences(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        if getattr(call.func, "id", "") in ("figure", "Figure"):
+            notes = [item.value for item in call.keywords if item.arg == "note"]
+            starred = any(isinstance(item, ast.Starred) for item in call.args)
+            assert notes or starred, f"line {call.lineno}: no words"
+            if notes and isinstance(notes[0], ast.Constant):
+                ends = re.findall(r"[.:;](?: |$)", str(notes[0].value))
+                assert len(ends) >= 2, f"line {call.lineno}: {notes[0].value}"
 
 
 def test_fs_verity_says_what_it_lacks_where_no_kernel_has_it(monkeypatch, tmp_path: Path) -> None:
