@@ -166,7 +166,7 @@ class TpmError(EdgeprovError):
 
     exit_code = 20
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0020"
-    default_advice = "Run `edgeprov doctor`; records stay safe in the spool until the TPM answers."
+    default_advice = "Try again, and after a reboot if it stays; records stay safe in the spool until the TPM answers."
 
 
 class TpmUnavailable(TpmError):
@@ -175,6 +175,10 @@ class TpmUnavailable(TpmError):
     exit_code = 21
     retryable = True
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0021"
+    default_advice = (
+        "Check that the kernel shows a TPM (ls /dev/tpmrm0), that tpm.tcti names it, and that this user is in the "
+        "group tss; records stay safe in the spool until it answers."
+    )
 
 
 class TpmLockout(TpmError):

@@ -17,16 +17,14 @@ from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
 from edgeprov.device.measure import current_log, load_stamp
 from edgeprov.device.series import load_head
-from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored
+from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
 from edgeprov.formats.b64 import b64
-from edgeprov.limits import MIB
 from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.store.state import State
 
 Verdict = Literal["ok", "note", "fail"]
-_LOW_SPACE_BYTES: Final = 64 * MIB
 _LOW_COUNTER: Final = 5_000
 _OLD_OUTBOX: Final = 1_000
 
@@ -52,9 +50,17 @@ def examine() -> Iterator[Finding]:
     except EdgeprovError as error:
         yield _failed("configuration", error)
         return
+    silent: TpmError | None = None
     for name, check in _CHECKS.items():
         try:
             yield check(context)
+        except TpmError as error:
+            if silent is not None and error.message == silent.message:
+                found, fix = "not checked: it needs the TPM", "See TPM above."
+                yield Finding(check=name, verdict="fail", found=found, fix=fix, code=error.exit_code)
+                continue
+            silent = silent or error
+            yield _failed(name, error)
         except EdgeprovError as error:
             yield _failed(name, error)
         except OSError as error:
@@ -93,12 +99,14 @@ def _state(context: Context) -> Finding:
 
 
 def _space(context: Context) -> Finding:
+    from edgeprov.device.status import LOW_SPACE_BYTES
+
     free = free_bytes(context.state(write=False).root)
-    if free < _LOW_SPACE_BYTES:
+    if free < LOW_SPACE_BYTES:
         return Finding(
             check="disk space",
             verdict="fail",
-            found=f"{free} bytes free",
+            found=f"{free / 1e6:.1f} MB free",
             fix="Run `edgeprov upload` or `edgeprov export`, or remove old models.",
             code=30,
         )

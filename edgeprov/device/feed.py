@@ -32,7 +32,12 @@ _VERSION: Final = 1
 
 
 class Session:
-    """One connection. Its recorder holds the slot's writer lock from ``hello`` to close()."""
+    """One connection. Its recorder holds the slot's writer lock from ``hello`` to close().
+
+    Attributes:
+        refused: The first error that was answered.
+        wants_weights: The model, where ``hello`` asked for its bytes.
+    """
 
     def __init__(self, context: Context, state: State, slot: str) -> None:
         """Serve ``slot`` unless ``hello`` names another."""
@@ -40,6 +45,7 @@ class Session:
         self._state = state
         self._slot = slot
         self._recorder: Recorder | None = None
+        self.refused: EdgeprovError | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._inputs: tuple[Tensor, ...] = ()
         self.wants_weights: StoredModel | None = None
@@ -61,6 +67,7 @@ class Session:
                 raise FormatError(f"a request is a list that begins with one of {', '.join(self._verbs)}")
             return self._verbs[message[0]](message[1:])
         except EdgeprovError as error:
+            self.refused = self.refused or error
             return encode_error(error)
 
     def close(self) -> None:

@@ -49,7 +49,8 @@ def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: Binar
         answers: Where the answers go.
 
     Raises:
-        FormatError: The stream is not msgpack; everything before was recorded.
+        FormatError: The stream is not msgpack, or ends within a request; everything before was recorded.
+        EdgeprovError: The first error that was an answer: nobody may have read it.
         StoreError: The state folder cannot be used.
     """
     session = Session(context, context.state(), slot)
@@ -58,8 +59,11 @@ def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: Binar
         while data := os.read(requests.fileno(), _READ_BYTES):
             answers.writelines(pack(session.handle(message)) for message in feeder.feed(data))
             answers.flush()
+        feeder.verify_end()
     finally:
         session.close()
+    if session.refused is not None:
+        raise session.refused
 
 
 def serve_socket(context: Context, slot: str, path: Path) -> None:

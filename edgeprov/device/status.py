@@ -14,6 +14,7 @@ from edgeprov.device.measure import load_stamp
 from edgeprov.device.series import load_head
 from edgeprov.device.weights import find_model
 from edgeprov.errors import EdgeprovError, NotStored
+from edgeprov.limits import MIB
 from edgeprov.store.spool import RECORD, read_segment
 from edgeprov.values import dataclass, field
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 COUNTER_ENDURANCE: Final = 100_000
 """NV writes to count on where the chip's data sheet says nothing (TCG PC Client profile)."""
+LOW_SPACE_BYTES: Final = 64 * MIB
+"""Below this a device is short of disk."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,7 +161,8 @@ def _advice(status: Status, state: State | None) -> str:
     refused = [slot for slot in status.slots if slot.verdict == "refused"]
     if state is None or status.assurance is None:
         return "edgeprov identity create"
-    if status.tpm_error or status.quarantined or status.doubts or refused:
+    full = status.free is not None and status.free < LOW_SPACE_BYTES
+    if status.tpm_error or status.quarantined or status.doubts or refused or full:
         return "edgeprov doctor"
     if not status.certificate:
         return "edgeprov identity csr -o request.json, and enrol it"

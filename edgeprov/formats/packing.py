@@ -285,7 +285,7 @@ class Feeder:
     Only for requests (FORMAT.md "Recording protocol"): what is stored is encoded anew.
     """
 
-    __slots__ = ("_unpacker", "_what")
+    __slots__ = ("_fed", "_read", "_unpacker", "_what")
 
     def __init__(self, *, max_bytes: int, what: str) -> None:
         """Hold at most ``max_bytes`` that are not a whole value yet; ``what`` names the stream in messages."""
@@ -293,6 +293,7 @@ class Feeder:
             raw=False, strict_map_key=True, max_buffer_size=max_bytes, max_ext_len=0, ext_hook=_no_extension
         )
         self._what = what
+        self._fed = self._read = 0  # bytes taken, and those of whole values
 
     def feed(self, data: Buffer) -> Iterator[Any]:
         """The values that ``data`` completes.
@@ -303,13 +304,25 @@ class Feeder:
         """
         try:
             self._unpacker.feed(data)
-            yield from self._unpacker
+            self._fed += memoryview(data).nbytes
+            for value in self._unpacker:
+                self._read = self._unpacker.tell()
+                yield value
         except msgpack.BufferFull as error:
             raise LimitError(f"{self._what} has a value that is too long") from error
         except FormatError:
             raise
         except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
             raise FormatError(f"{self._what} is not valid msgpack: {error}") from error
+
+    def verify_end(self) -> None:
+        """At the end of the stream.
+
+        Raises:
+            FormatError: It ended within a value.
+        """
+        if self._fed != self._read:
+            raise FormatError(f"{self._what} ends within a value")
 
 
 def _measure(window: memoryview) -> int:

@@ -115,6 +115,13 @@ def test_status_without_the_tpm_still_answers(ready: Site, capfd: pytest.Capture
     assert out.splitlines()[-1] == "next: edgeprov doctor"
 
 
+def test_status_of_a_full_disk_sends_to_the_doctor(
+    ready: Site, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprov.device.status.free_bytes", lambda _path: 1000)
+    assert call(capfd, "status").splitlines()[-1] == "next: edgeprov doctor"
+
+
 @pytest.mark.parametrize(
     ("fault", "check", "code"),
     [
@@ -155,7 +162,10 @@ def test_doctor_names_the_fault_and_its_fix(
     findings = lines(capfd, "doctor", code=code)
     failed = [item for item in findings if item["verdict"] == "fail"]
     assert failed[0]["check"] == check
-    assert all(item["fix"] for item in failed)
+    assert all(item["fix"] and "doctor" not in item["fix"] for item in failed)
+    if fault == "tpm":
+        assert [item["check"] for item in failed[1:]] == ["identity", "kit counter", "models"]
+        assert all(item["found"] == "not checked: it needs the TPM" for item in failed[1:]), "one fault, told once"
 
 
 @pytest.mark.parametrize(

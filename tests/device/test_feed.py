@@ -23,7 +23,7 @@ from edgeprov.device.feed import Session
 from edgeprov.device.feed_server import serve_socket, serve_stream
 from edgeprov.device.rotation import at_path
 from edgeprov.device.seal import seal
-from edgeprov.errors import FormatError
+from edgeprov.errors import EdgeprovError
 from edgeprov.formats.packing import Feeder, pack
 from tests.support.site import WDBC, Site
 
@@ -35,8 +35,9 @@ HELLO = ["hello", {"v": 1, **TENSORS, "runtime": {"name": "tflite-c", "version":
 ROW = ["record", 12_000, [b"\x7f"]]
 
 
-def stream(site: Site, *messages: Any, tail: bytes = b"") -> list[Any]:
-    """What the application reads when it writes these messages to stdin."""
+def stream(site: Site, *messages: Any, tail: bytes = b"", code: int = 0) -> list[Any]:
+    """What the application reads when it writes these messages to stdin, and ``code`` in the end."""
+    ended = 0
     read, write = os.pipe()
     os.write(write, b"".join(pack(message) for message in messages) + tail)
     os.close(write)
@@ -44,9 +45,10 @@ def stream(site: Site, *messages: Any, tail: bytes = b"") -> list[Any]:
     with os.fdopen(read, "rb") as requests:
         try:
             serve_stream(site.context, "default", requests, answers)
-        finally:
-            site.answers = list(Feeder(max_bytes=1 << 20, what="answers").feed(answers.getvalue()))
-    return site.answers
+        except EdgeprovError as error:
+            ended = error.exit_code
+    assert ended == code
+    return list(Feeder(max_bytes=1 << 20, what="answers").feed(answers.getvalue()))
 
 
 def test_records_from_stdin_verify(ready: Site) -> None:
@@ -80,7 +82,7 @@ def test_records_from_stdin_verify(ready: Site) -> None:
     ],
 )
 def test_bad_request_is_answered_and_nothing_is_lost(ready: Site, message: Any, code: int) -> None:
-    answers = stream(ready, HELLO, ROW, message, ROW)
+    answers = stream(ready, HELLO, ROW, message, ROW, code=code)
     assert [answer[0] for answer in answers] == ["ready", "recorded", "error", "recorded"]
     assert answers[2][1]["code"] == code
     assert answers[2][1]["advice"]
@@ -88,31 +90,31 @@ def test_bad_request_is_answered_and_nothing_is_lost(ready: Site, message: Any, 
 
 
 @pytest.mark.parametrize(
-    "hello",
+    ("hello", "code"),
     [
-        {"v": 2, **TENSORS},
-        {"v": 1, "outputs": []},
-        {"v": 1, "outputs": [{"name": "p"}]},
-        {"v": 1, "outputs": "p"},
-        {"v": 1, **TENSORS, "model": "sha256:" + "0" * 64},
-        {"v": 1, **TENSORS, "slot": "../x"},
-        {"v": 1, **TENSORS, "runtime": {"threads": "many"}},
+        ({"v": 2, **TENSORS}, 4),
+        ({"v": 1, "outputs": []}, 4),
+        ({"v": 1, "outputs": [{"name": "p"}]}, 4),
+        ({"v": 1, "outputs": "p"}, 4),
+        ({"v": 1, **TENSORS, "model": "sha256:" + "0" * 64}, 2),
+        ({"v": 1, **TENSORS, "slot": "../x"}, 4),
+        ({"v": 1, **TENSORS, "runtime": {"threads": "many"}}, 4),
     ],
 )
-def test_bad_hello(ready: Site, hello: dict[str, Any]) -> None:
-    answers = stream(ready, ["hello", hello], ROW)
+def test_bad_hello(ready: Site, hello: dict[str, Any], code: int) -> None:
+    answers = stream(ready, ["hello", hello], ROW, code=code)
     assert [answer[0] for answer in answers] == ["error", "error"]
 
 
-def test_garbage_ends_the_stream_after_what_was_recorded(ready: Site) -> None:
-    with pytest.raises(FormatError):
-        stream(ready, HELLO, ROW, tail=b"\xc1\xc1")
+@pytest.mark.parametrize("tail", [b"\xc1\xc1", pack(ROW)[:-1], b"\x91"])
+def test_garbage_or_half_a_request_ends_the_stream_after_what_was_recorded(ready: Site, tail: bytes) -> None:
+    assert stream(ready, HELLO, ROW, tail=tail, code=4)[1:] == [["recorded", 1]]
     assert ready.context.state().spool("default").recover().next == 2
 
 
 def test_nothing_is_recorded_without_the_boot_check(ready: Site) -> None:
     ready.reboot()
-    (error, _) = stream(ready, HELLO, ROW)
+    (error, _) = stream(ready, HELLO, ROW, code=55)
     assert error[1]["code"] == 55
 
 
