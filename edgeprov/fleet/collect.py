@@ -98,6 +98,7 @@ def collect(
     run = _Run(index, query, trust, engine, output, dequantise=dequantise, inputs=inputs, progress=progress)
     with Index.open(index.folder, write=False) as snapshot:
         # One moment of the index, whatever sync and verify write meanwhile.
+        snapshot.keep_little()
         snapshot.rows("BEGIN")
         if unchecked := snapshot.count(replace(query, verdict="unchecked"))[0]:
             raise UsageError(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
-from edgeprov.errors import NotStored, UsageError
+from edgeprov.errors import NotStored, StoreError, StoreFull, UsageError
 from edgeprov.formats.digest import Digest
 from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
 
@@ -46,7 +46,8 @@ class DigestFile:
         Raises:
             StoreError: Something lies there, or it cannot be created.
         """
-        self._file = DurableFile(path, create=True, mode=0o644)
+        with _told(path):
+            self._file = DurableFile(path, create=True, mode=0o644)
         self._state = hashlib.sha256()
         self._held = bytearray()
         self.size = 0
@@ -74,7 +75,8 @@ class DigestFile:
         self._held.clear()
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
-        self._file.write(data)
+        with _told(self._file.path):
+            self._file.write(data)
         self._state.update(data)
 
     def close(self) -> None:
@@ -151,26 +153,29 @@ class FolderOutput:
 
     def files(self) -> list[str]:
         """As Output.files."""
-        with translated(self.name):
+        with _told(self.name):
             return sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if not path.is_dir())
 
     def load(self, path: str, *, max_bytes: int) -> bytes | None:
         """As Output.load."""
-        try:
-            return load_bytes(self._folder / path, max_bytes=max_bytes, what=path)
-        except NotStored:
-            return None
+        with _told(self.name):
+            try:
+                return load_bytes(self._folder / path, max_bytes=max_bytes, what=path)
+            except NotStored:
+                return None
 
     def save(self, path: str, data: bytes) -> None:
         """As Output.save."""
         target = self._folder / path
-        make_dirs(target.parent, 0o755)
-        save_bytes(target, data, mode=0o644)
+        with _told(self.name):
+            make_dirs(target.parent, 0o755)
+            save_bytes(target, data, mode=0o644)
 
     def remove(self, path: str) -> None:
         """As Output.remove; folders that are empty then go too."""
         target = self._folder / path
-        remove(target)
+        with _told(self.name):
+            remove(target)
         with suppress(OSError):  # not empty, or gone
             for parent in target.relative_to(self._folder).parents[:-1]:
                 (self._folder / parent).rmdir()
@@ -178,7 +183,7 @@ class FolderOutput:
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO | None]:
         """As Output.reading."""
-        with translated(f"{self.name}/{path}"):
+        with _told(self.name):
             try:
                 stream = (self._folder / path).open("rb")
             except FileNotFoundError:
@@ -191,14 +196,32 @@ class FolderOutput:
     def writing(self, path: str) -> Iterator[Path]:
         """As Output.writing."""
         target = self._folder / path
-        make_dirs(target.parent, 0o755)
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}.part")
-        remove(temporary)  # left by a killed process of this number; what lies there is never written into
+        with _told(target):
+            make_dirs(target.parent, 0o755)
+            remove(temporary)  # left by a killed process of this number; what lies there is never written into
         try:
             yield temporary
-            with translated(temporary), temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            rename(temporary, target)
-            sync_dir(target.parent)
+            with _told(temporary):
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                rename(temporary, target)
+                sync_dir(target.parent)
         finally:
             remove(temporary)
+
+
+@contextmanager
+def _told(what: str | Path) -> Iterator[None]:
+    """Errors of a folder, with advice for whoever named it and not for the owner of a device."""
+    try:
+        with translated(what):
+            yield
+    except StoreFull as error:
+        raise StoreFull(
+            error.message, advice="Make room there, then repeat the command: what is written stays."
+        ) from error
+    except StoreError as error:
+        if type(error) is not StoreError:
+            raise
+        raise StoreError(error.message, advice="Name a folder that this account can write (-o).") from error

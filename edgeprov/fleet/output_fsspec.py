@@ -30,10 +30,11 @@ class FsspecOutput:
     """Files of a remote system."""
 
     def __init__(self, url: str) -> None:
-        """Find the protocol; nothing is contacted yet.
+        """Find the protocol.
 
         Raises:
             UsageError: fsspec or the protocol's package is not installed, or nobody knows the protocol.
+            StoreError: Its host does not answer.
         """
         self.name = url.rstrip("/")
         self._protocol = url.partition("://")[0]
@@ -45,9 +46,12 @@ class FsspecOutput:
                 advice="pip install edgeprov[remote], and the package of the protocol (s3fs for s3://).",
             ) from error
         try:
+            # The URL also names the host, where the protocol has one; some packages connect at once.
             # No cache of listings: what another machine wrote meanwhile must be seen.
-            self._fs: Any = fsspec.filesystem(self._protocol, use_listings_cache=False)
-            self._root = str(self._fs._strip_protocol(self.name)).rstrip("/")  # noqa: SLF001 - fsspec's documented hook
+            with self._translated(passing=(ImportError, ValueError)):
+                fs, root = fsspec.core.url_to_fs(self.name, use_listings_cache=False)
+            self._fs: Any = fs
+            self._root = str(root).rstrip("/")
         except ImportError as error:
             raise UsageError(
                 f"the package for {self._protocol}:// is not installed: {error}",
@@ -130,11 +134,13 @@ class FsspecOutput:
             raise
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """Every package has errors of its own; those that mean something to everybody are OSErrors."""
         try:
             yield
         except EdgeprovError:
+            raise
+        except passing:
             raise
         except PermissionError as error:
             raise StoreError(

@@ -200,19 +200,8 @@ class PartitionWriter:
         self._path = path
         self._file = DigestFile(path)
         try:
-            self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._file, mode="w"),
-                self.schema,
-                version="2.6",
-                use_dictionary=["slot", "boot_id", "kit", "label_source", "params"],
-                column_encoding={
-                    "n": "DELTA_BINARY_PACKED",
-                    "recorded_at": "DELTA_BINARY_PACKED",
-                    "mono_ns": "DELTA_BINARY_PACKED",
-                    "seq": "DELTA_BINARY_PACKED",
-                },
-                **_costs(self.schema),
-            )
+            file = pa.PythonFile(self._file, mode="w")
+            self._writer = pq.ParquetWriter(file, self.schema, **writer_options(self.schema))
         except OSError as error:
             raise translate(error, str(path)) from error
 
@@ -333,15 +322,19 @@ class PartitionWriter:
         return self._file.size
 
 
-def _costs(schema: Any) -> dict[str, Any]:
-    """Compress as the kits do, but for digests, which are noise; statistics where readers skip row groups by them."""
-    leaves = {name: name for name in schema.names}
+def writer_options(schema: Any) -> dict[str, Any]:
+    """How files are written; their bytes depend on it.
+
+    Compressed as the kits are, but for digests, which are noise; with statistics where readers skip row groups by them.
+    """
     tensors = [field.name for field in schema if pa.types.is_nested(field.type)]
-    leaves |= {name: f"{name}.list.element" for name in tensors}
-    packed = {leaf: "zstd" for name, leaf in leaves.items() if name != "input_digest"}
+    leaves = [f"{name}.list.element" if name in tensors else name for name in schema.names if name != "input_digest"]
     return {
-        "compression": packed | {"input_digest": "none"},
-        "compression_level": dict.fromkeys(packed, 1),
+        "version": "2.6",
+        "use_dictionary": ["slot", "boot_id", "kit", "label_source", "params"],
+        "column_encoding": dict.fromkeys(("n", "recorded_at", "mono_ns", "seq"), "DELTA_BINARY_PACKED"),
+        "compression": dict.fromkeys(leaves, "zstd") | {"input_digest": "none"},
+        "compression_level": dict.fromkeys(leaves, 1),
         "write_statistics": [name for name in schema.names if name not in ("input_digest", *tensors)],
     }
 

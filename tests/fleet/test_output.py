@@ -150,6 +150,25 @@ def test_urls_that_cannot_work(full, name, says):
     assert "secret" not in run.err
 
 
+def test_a_host_that_does_not_answer_is_told_in_one_line(full):
+    full.sync()
+    run = full.run("collect", "-o", "ftp://127.0.0.1:9/set")
+    assert run.code == 34
+    assert "Connection refused" in run.err
+    assert "Check address, network and keys" in run.err
+    assert len(run.err.splitlines()) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(full, tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    full.sync()
+    run = full.run("collect", "-o", tmp_path / "letter" / "set")
+    assert run.code == 34
+    assert "Not a directory" in run.err
+    assert "Name a folder that this account can write" in run.err
+    assert len(run.err.splitlines()) == 2
+
+
 def test_fsspec_is_not_needed_for_folders_and_asked_for_by_name_else(full, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     full.sync()

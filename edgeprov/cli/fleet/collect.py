@@ -43,6 +43,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     signer = common.load_signer(args, "collector", required=False)
     engine, moment = common.make_engine(args), common.now()
     with common.open_index(args, write=True) as index:
+        index.keep_little()
         query = common.make_query(args, index, trust)
         total = index.count(query)[0]
         with out.progress("verify", total) as bar:
