@@ -15,11 +15,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index import Artifact, Index, Query, chunked
+from edgeprov.fleet.index import Index, Query, chunked
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.b64 import parse_b64
@@ -36,7 +37,6 @@ from edgeprov.formats.datakit import (
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.tarball import iter_tar, plain_member
-from edgeprov.formats.tpmt import parse_attest
 from edgeprov.limits import LIMITS
 from edgeprov.store.compress import decompress
 from edgeprov.verify.content import ContentCheck
@@ -48,6 +48,11 @@ EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
 
 BATCH: Final = 100
+_SAVED: Final = (
+    "digest", "verified", "step", "error", "detail", "code", "record", "assurance", "reset_count", "restart_count",
+    "clock_ms", "safe", "signed_before", "opened_clock_ms",
+)  # fmt: skip
+_saved: Final = attrgetter(*_SAVED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,7 @@ class Item:
     kind: str
     repo: str
     device: str
+    seq: int
     signatures: tuple[str, ...] | None
 
 
@@ -120,7 +126,7 @@ def check(
     depth: int = BLOBS,
     again: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    on_verdict: Callable[[Artifact, Judged], None] | None = None,
+    on_verdict: Callable[[Item, Judged], None] | None = None,
 ) -> CheckReport:
     """Judge all artifacts that fit a query and have no verdict yet.
 
@@ -146,23 +152,23 @@ def check(
                 _count(report, step, error, count)
     waiting = index.digests(query)
     done, total = 0, sum(map(len, waiting.values()))
-    under_way: dict[str, Artifact] = {}
-    batches = make_batches(index, query, waiting, trust, at, depth, under_way)
+    under_way: dict[str, Item] = {}
+    batches = make_batches(index, waiting, trust, at, depth, under_way)
     for results in engine.run(judge_batch, batches):
+        done += len(results)
+        given = [judged for judged in results if judged.verified is not None]
+        report.unreachable += len(results) - len(given)
         with index.transaction():
-            for judged in results:
-                done += 1
-                artifact = under_way.pop(judged.digest)
-                if judged.verified is None:
-                    report.unreachable += 1
-                    continue
-                save_verdict(index, judged, trust, depth, at)
-                report.ok += judged.verified
-                report.refused += not judged.verified
-                if not judged.verified:
-                    _count(report, judged.step, judged.error, 1)
-                if on_verdict:
-                    on_verdict(artifact, judged)
+            save_verdicts(index, given, trust, depth, at)
+        for judged in given:
+            report.ok += judged.verified is True
+            if not judged.verified:
+                report.refused += 1
+                _count(report, judged.step, judged.error, 1)
+            if on_verdict:
+                on_verdict(under_way[judged.digest], judged)
+        for judged in results:
+            del under_way[judged.digest]
         if progress:
             progress(done, total)
     return report
@@ -170,12 +176,11 @@ def check(
 
 def make_batches(
     index: Index,
-    query: Query,
     waiting: Mapping[int, Sequence[str]],
     trust: Trust,
     at: dt.datetime,
     depth: int,
-    under_way: dict[str, Artifact],
+    under_way: dict[str, Item],
 ) -> Iterator[Batch]:
     """Cut work into batches of one source each, neighbours in a device's series together.
 
@@ -188,22 +193,20 @@ def make_batches(
         records.setdefault(row["device"], []).append((row["manifest"], row["layer"], row["signatures"]))
     for number, digests in sorted(waiting.items()):
         for some in chunked(digests, BATCH):
-            batch = index.find(replace(query, digest=tuple(some)))
-            under_way.update((artifact.digest, artifact) for artifact in batch)
             known = known_signatures(index, some) if sources[number].is_layout else {}
+            items = [
+                Item(digest=digest, kind=kind, repo=repo, device=device, seq=seq, signatures=known.get(digest))
+                for digest, kind, repo, device, seq in index.rows(
+                    "SELECT digest, kind, repo, device, seq FROM artifacts "  # noqa: S608 - marks only
+                    f"WHERE digest IN ({', '.join('?' * len(some))}) ORDER BY device, seq, digest",
+                    some,
+                )
+            ]
+            under_way.update((item.digest, item) for item in items)
             yield Batch(
                 source=sources[number],
-                items=tuple(
-                    Item(
-                        digest=a.digest,
-                        kind=a.kind,
-                        repo=a.repo,
-                        device=a.device,
-                        signatures=known.get(a.digest) if known else None,
-                    )
-                    for a in batch
-                ),
-                devices={a.device: tuple(records.get(a.device, ())) for a in batch},
+                items=tuple(items),
+                devices={item.device: tuple(records.get(item.device, ())) for item in items},
                 trust=trust,
                 at=at,
                 depth=depth,
@@ -213,13 +216,15 @@ def make_batches(
 def judge_batch(batch: Batch) -> list[Judged]:
     """Judge one batch: a pure function of registry content, trust and time, run in any process."""
     reader = _reader(batch.source)
-    return [_judge(reader, item, batch) for item in batch.items]
+    devices = {name: _devices(records, batch.trust.files, batch.at) for name, records in batch.devices.items()}
+    return [_judge(reader, item, devices[item.device], batch) for item in batch.items]
 
 
-def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
+def _judge(
+    reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
+) -> Judged:
     try:
-        devices = _devices(batch.devices.get(item.device, ()), batch.trust.files, batch.at)
-        verdict, record, opened, tombstone = _verify(reader, item, devices, batch)
+        verdict, record, tombstone = _verify(reader, item, devices, batch)
     except EdgeprovError as error:
         if error.retryable:
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
@@ -241,7 +246,7 @@ def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
         clock_ms=verdict.clock_ms,
         safe=verdict.safe,
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
-        opened_clock_ms=opened,
+        opened_clock_ms=verdict.opened_clock_ms,
         reason=tombstone.reason if tombstone else None,
         lost=tombstone.discarded if tombstone else None,
     )
@@ -249,7 +254,7 @@ def _judge(reader: Reader, item: Item, batch: Batch) -> Judged:
 
 def _verify(
     reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
-) -> tuple[Verdict, str, int | None, Tombstone | None]:
+) -> tuple[Verdict, str, Tombstone | None]:
     tombstone: Tombstone | None = None
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
     known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
@@ -275,7 +280,7 @@ def _verify(
             if isinstance(device, EdgeprovError):
                 raise device
             verdict = verify_kit(evidence, device, batch.trust.policy, batch.at)
-            return verdict, record, _opened_clock(evidence.segments), tombstone
+            return verdict, record, tombstone
         except EdgeprovError as error:
             first = first or error  # the newest record's reason is the one to tell
     assert first is not None  # noqa: S101 - devices is not empty
@@ -357,41 +362,19 @@ def _step_of(error: EdgeprovError) -> int:
     return 1 if type(error).__name__ == "PolicyDenied" else 0
 
 
-def _opened_clock(segments: tuple[SegmentEvidence, ...]) -> int | None:
-    quotes = [segment.quote for segment in segments if segment.quote is not None]
-    return parse_attest(quotes[0].attest).clock_ms if quotes else None
-
-
 def _detail(error: EdgeprovError) -> str:
     """The message without the step's number, which has its own column."""
     step = getattr(error, "step", None)
     return error.message.removeprefix(f"step {step}: ") if step else error.message
 
 
-def save_verdict(index: Index, judged: Judged, trust: Trust, depth: int, at: dt.datetime) -> None:
-    """Remember a verdict; the caller holds the transaction."""
-    if judged.reason is not None:
-        index.put("tombstones", digest=judged.digest, reason=judged.reason, lost=json.dumps(judged.lost or ()))
-    index.put(
-        "verdicts",
-        digest=judged.digest,
-        policy=trust.digest,
-        depth=depth,
-        verified=judged.verified,
-        step=judged.step,
-        error=judged.error,
-        detail=judged.detail,
-        code=judged.code,
-        record=judged.record,
-        assurance=judged.assurance,
-        reset_count=judged.reset_count,
-        restart_count=judged.restart_count,
-        clock_ms=judged.clock_ms,
-        safe=judged.safe,
-        signed_before=judged.signed_before,
-        opened_clock_ms=judged.opened_clock_ms,
-        judged_at=at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
+def save_verdicts(index: Index, judged: Sequence[Judged], trust: Trust, depth: int, at: dt.datetime) -> None:
+    """Remember verdicts; the caller holds the transaction."""
+    moment = at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    names = ("policy", "depth", "judged_at", *_SAVED)
+    index.put_all("verdicts", names, [(trust.digest, depth, moment, *_saved(item)) for item in judged])
+    buried = [(item.digest, item.reason, json.dumps(item.lost or ())) for item in judged if item.reason is not None]
+    index.put_all("tombstones", ("digest", "reason", "lost"), buried)
 
 
 def _count(report: CheckReport, step: int | None, error: str | None, count: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdict
+from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdicts
 from edgeprov.fleet.index import Index
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
@@ -106,7 +106,7 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
             judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
         if judged.verified is not None:
             with index.transaction():
-                save_verdict(index, judged, trust, BLOBS, at)
+                save_verdicts(index, [judged], trust, BLOBS, at)
         yield Other(kind=kind, digest=digest, name=name, judged=judged)
 
 

@@ -153,6 +153,8 @@ class Index:
                     _create(connection)
                 if write:
                     connection.execute("PRAGMA journal_mode = WAL")
+                    # Digests fall on random pages: a page is written back once for many rows, not once a batch.
+                    connection.execute("PRAGMA wal_autocheckpoint = 16384")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA cache_size = -65536")
                 connection.execute("PRAGMA foreign_keys = OFF")  # rows are written in any order within a sync
@@ -206,6 +208,12 @@ class Index:
         marks = ", ".join("?" * len(values))
         with translated(self.folder / FILE):
             self._db.execute((f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})"), tuple(values.values()))  # noqa: S608
+
+    def put_all(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """As put, many rows at once: their values are in the order of ``names``."""
+        marks = ", ".join("?" * len(names))
+        with translated(self.folder / FILE):
+            self._db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)  # noqa: S608
 
     # -- sources ----------------------------------------------------------------------------------
 

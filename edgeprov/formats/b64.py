@@ -15,7 +15,7 @@ from edgeprov.formats.jsonx import get_str
 
 def b64(data: bytes) -> str:
     """Standard base64 with padding."""
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def b64url(data: bytes) -> str:
@@ -30,10 +30,11 @@ def parse_b64(text: str, what: str) -> bytes:
         FormatError: Other characters, missing padding, or not the one canonical spelling.
     """
     try:
-        data = base64.b64decode(text, validate=True)
+        raw = text.encode("ascii")
+        data = binascii.a2b_base64(raw, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise FormatError(f"{what} is not base64") from error
-    if b64(data) != text:
+    if binascii.b2a_base64(data, newline=False) != raw:
         raise FormatError(f"{what} is not canonical base64")
     return data
 

@@ -94,11 +94,12 @@ def parse_annotations(value: object, what: str) -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise FormatError(f"{what}: annotations are not an object")
-    total = 0
-    for key, text in value.items():
-        if not isinstance(text, str):
-            raise FormatError(f"{what}: annotation {key[:80]!r} is not a string")
-        total += len(key) + len(text)
+    if not value:
+        return {}
+    if set(map(type, value.values())) != {str}:
+        odd = next(key for key, text in value.items() if not isinstance(text, str))
+        raise FormatError(f"{what}: annotation {odd[:80]!r} is not a string")
+    total = sum(map(len, value)) + sum(map(len, value.values()))
     if total > LIMITS.annotation_bytes:
         raise LimitError(f"{what}: annotations have {total} bytes, more than {LIMITS.annotation_bytes}")
     return dict(value)

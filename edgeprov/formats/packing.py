@@ -24,6 +24,8 @@ _ITEMS: Final = 65_536
 _CONTAINERS: Final = (list, dict)
 
 # A bound method of one packer: half the cost of msgpack.packb, which builds a packer for each call.
+_PAIR: Final = b"\x92\xc4"  # an array of two, whose first item is a byte string with one byte of length
+_PAIR_BYTES: Final = 5
 pack_plain: Final = msgpack.Packer(use_bin_type=True).pack
 """Pack a value that holds no map: the recorder's path. Raises msgpack's own errors."""
 
@@ -363,6 +365,16 @@ def _sorted(value: Any, depth: int) -> Any:
         _check_depth(depth)
         return [_sorted(item, depth + 1) for item in value]
     return value
+
+
+def unpack_pair(data: bytes) -> tuple[bytes, bytes] | None:
+    """Two byte strings, in their canonical form, of at most 255 bytes each; None for all else, which unpack reads."""
+    if data[:2] != _PAIR or len(data) < _PAIR_BYTES:
+        return None
+    middle = 3 + data[2]
+    if data[middle : middle + 1] != _PAIR[1:] or len(data) < middle + 2 or len(data) != middle + 2 + data[middle + 1]:
+        return None
+    return data[3:middle], data[middle + 2 :]
 
 
 def _check_depth(depth: int) -> None:

@@ -20,7 +20,7 @@ from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.names import is_serial, is_slot
-from edgeprov.formats.packing import Buffer, pack, unpack
+from edgeprov.formats.packing import Buffer, pack, pack_plain, unpack
 from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
@@ -198,8 +198,8 @@ def _parse(raw: bytes) -> SegmentHeader:
         reset_count=_uint(obj, "reset_count", what),
         restart_count=_uint(obj, "restart_count", what),
         tpm_clock_ms=_uint(obj, "tpm_clock_ms", what),
-        inputs=_tensors(obj["inputs"], "inputs"),
-        outputs=_tensors(obj["outputs"], "outputs"),
+        inputs=_known_tensors(pack_plain(obj["inputs"]), "inputs"),
+        outputs=_known_tensors(pack_plain(obj["outputs"]), "outputs"),
         runtime=RuntimeInfo(
             name=_text(runtime, "name", "runtime"),
             version=_text(runtime, "version", "runtime"),
@@ -254,6 +254,11 @@ def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
         "zero_point": list(tensor.zero_point),
         "axis": tensor.axis,
     }
+
+
+@lru_cache(maxsize=64)  # all segments of a model have the same
+def _known_tensors(packed: bytes, what: str) -> tuple[Tensor, ...]:
+    return _tensors(unpack(packed, max_bytes=LIMITS.segment_header_bytes, what="segment header"), what)
 
 
 def _tensors(value: object, what: str) -> tuple[Tensor, ...]:

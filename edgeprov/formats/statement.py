@@ -260,6 +260,9 @@ def _find(byproducts: Sequence[Any], name: str, media_type: str, kit: Digest, *,
 
 
 def _attestation(packed: bytes, name: str) -> Attestation:
+    pair = packing.unpack_pair(packed)  # as every TPM of today gives it
+    if pair is not None:
+        return Attestation(attest=pair[0], signature=pair[1])
     value = packing.unpack(packed, max_bytes=LIMITS.attestation_bytes, what=f"byproduct {name}")
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, bytes) for item in value)):
         raise FormatError(f"byproduct {name} is not an attestation and its signature")

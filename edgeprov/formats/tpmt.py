@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
@@ -47,7 +48,10 @@ COUNTER_INDEX: Final = 0x01800100
 COUNTER_ATTRIBUTES: Final = 0x22060014
 COUNTER_BYTES: Final = 8
 
+_ATTEST_HEAD = struct.Struct(">IH")
 _CLOCK = struct.Struct(">QIIBQ")
+_SIGNATURE_HEAD = struct.pack(">HHH", ALG_ECDSA, ALG_SHA256, 32)
+_SIGNATURE_BYTES = len(_SIGNATURE_HEAD) + 32 + 2 + 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +146,12 @@ class Reader:
 
     def sized(self) -> bytes:
         """A TPM2B: 16-bit length, then the bytes."""
-        return self.take(self.uint(2))
+        data, start = self._data, self._pos + 2
+        if start <= len(data):
+            self._pos = start + (data[start - 2] << 8 | data[start - 1])
+            if self._pos <= len(data):
+                return data[start : self._pos]
+        raise FormatError(f"{self._what} is cut short")
 
     def end(self) -> None:
         """Nothing may follow."""
@@ -163,9 +172,9 @@ def parse_attest(raw: bytes) -> Attest:
     if len(raw) > LIMITS.attestation_bytes:
         raise LimitError(f"attestation has {len(raw)} bytes, more than {LIMITS.attestation_bytes}")
     reader = Reader(raw, "attestation")
-    if reader.uint(4) != MAGIC:
+    magic, kind = _ATTEST_HEAD.unpack(reader.take(_ATTEST_HEAD.size))
+    if magic != MAGIC:
         raise FormatError("attestation does not start with TPM_GENERATED_VALUE")
-    kind = reader.uint(2)
     qualified_signer = reader.sized()
     extra_data = reader.sized()
     clock, resets, restarts, safe, firmware = _CLOCK.unpack(reader.take(_CLOCK.size))
@@ -201,6 +210,8 @@ def parse_signature(raw: bytes) -> tuple[int, int]:
     Raises:
         FormatError: Not ECDSA with SHA-256, cut short, or bytes that follow.
     """
+    if len(raw) == _SIGNATURE_BYTES and raw.startswith(_SIGNATURE_HEAD) and raw[38:40] == b"\0\x20":
+        return int.from_bytes(raw[6:38], "big"), int.from_bytes(raw[40:], "big")  # nearly all: both of full length
     reader = Reader(raw, "TPM signature")
     algorithm, hash_algorithm = reader.uint(2), reader.uint(2)
     if (algorithm, hash_algorithm) != (ALG_ECDSA, ALG_SHA256):
@@ -255,6 +266,7 @@ def name_of(public: bytes) -> bytes:
     return ALG_SHA256.to_bytes(2, "big") + hashlib.sha256(public).digest()
 
 
+@lru_cache(maxsize=16)
 def nv_name(index: int = COUNTER_INDEX, attributes: int = COUNTER_ATTRIBUTES, size: int = COUNTER_BYTES) -> bytes:
     """The Name (34 bytes) of an NV index without policy, rebuilt from its 14-byte TPMS_NV_PUBLIC.
 
@@ -267,9 +279,15 @@ def _read_quote(reader: Reader) -> Quote:
     count = reader.uint(4)
     if count > 16:
         raise FormatError("quote selects more banks than a TPM has")
-    selection = []
-    for _ in range(count):
-        bank = reader.uint(2)
-        bitmap = int.from_bytes(reader.take(reader.uint(1)), "little")
-        selection.append((bank, tuple(pcr for pcr in range(bitmap.bit_length()) if bitmap >> pcr & 1)))
-    return Quote(selection=tuple(selection), pcr_digest=reader.sized())
+    return Quote(selection=tuple([_read_selection(reader) for _ in range(count)]), pcr_digest=reader.sized())
+
+
+def _read_selection(reader: Reader) -> tuple[int, tuple[int, ...]]:
+    bank = reader.uint(2)
+    return bank, _selected(reader.take(reader.uint(1)))
+
+
+@lru_cache(maxsize=64)  # a fleet's quotes select the same registers
+def _selected(bitmap: bytes) -> tuple[int, ...]:
+    bits = int.from_bytes(bitmap, "little")
+    return tuple(pcr for pcr in range(bits.bit_length()) if bits >> pcr & 1)

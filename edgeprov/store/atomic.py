@@ -254,15 +254,15 @@ def open_regular(path: Path | str, what: str) -> tuple[int, int]:
 
 
 def _read_at_most(fd: int, count: int, likely: int) -> bytes:
-    chunks = []
-    while count > 0:
-        chunk = os.read(fd, min(count, likely))
-        if not chunk:
-            break
-        chunks.append(chunk)
-        count -= len(chunk)
-        likely = 64 * 1024  # nothing, unless the file grows meanwhile
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    first = os.read(fd, min(count, likely))
+    if len(first) == likely - 1:
+        return first  # of the size that it had when it was opened, and the byte behind that is not there
+    chunks = [first]
+    count -= len(first)
+    while count > 0 and chunks[-1]:
+        chunks.append(os.read(fd, min(count, 64 * 1024)))  # nothing, unless the file grows meanwhile
+        count -= len(chunks[-1])
+    return b"".join(chunks)
 
 
 def make_dirs(path: Path, mode: int = 0o700) -> None:

@@ -77,6 +77,7 @@ class Verdict:
         clock_ms: TPM clock at sealing, in milliseconds; comparable within one reset_count.
         safe: False when that clock may have been set back by a power loss.
         signed_before: Time proved by a trusted timestamp over the signature, or None.
+        opened_clock_ms: TPM clock when its first segment was opened, or None: its records are younger.
     """
 
     digest: Digest
@@ -93,6 +94,7 @@ class Verdict:
     safe: bool
     firmware_version: int
     signed_before: dt.datetime | None
+    opened_clock_ms: int | None = None
     statement: Statement = field(repr=False)
 
 
@@ -228,6 +230,7 @@ class _Work:
             safe=self.quote.safe,
             firmware_version=self.quote.firmware_version,
             signed_before=self.signed_before,
+            opened_clock_ms=self.segment_quotes[0].clock_ms if self.segment_quotes else None,
             statement=self.statement,
         )
 

@@ -35,13 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     from edgeprov.fleet import check
-    from edgeprov.fleet.index import Artifact
 
     trust = common.load_trust(args)
     depth = check.EVIDENCE if args.evidence_only else check.RECORDS if args.records else check.BLOBS
     shown = 0
 
-    def tell(artifact: Artifact, judged: check.Judged) -> None:
+    def tell(artifact: check.Item, judged: check.Judged) -> None:
         nonlocal shown
         if out.as_json:
             out.item("verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **check.as_json(judged))
