@@ -143,13 +143,7 @@ def build_manifest(
         "config": encode_descriptor(config),
         "layers": [encode_descriptor(layer) for layer in layers],
     }
-    if artifact_type:
-        obj["artifactType"] = artifact_type
-    if subject:
-        obj["subject"] = encode_descriptor(_bare(subject))
-    if annotations:
-        obj["annotations"] = dict(annotations)
-    return parse_manifest(encode_json(obj))
+    return parse_manifest(_encode(obj, artifact_type, subject, annotations))
 
 
 def encode_index(
@@ -165,6 +159,15 @@ def encode_index(
         "mediaType": OCI_INDEX,
         "manifests": [encode_descriptor(item) for item in manifests],
     }
+    return _encode(obj, artifact_type, subject, annotations)
+
+
+def _encode(
+    obj: dict[str, Any],
+    artifact_type: str | None,
+    subject: Descriptor | None,
+    annotations: Mapping[str, str] | None,
+) -> bytes:
     if artifact_type:
         obj["artifactType"] = artifact_type
     if subject:

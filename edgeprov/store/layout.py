@@ -13,7 +13,7 @@ Spec: OCI image-spec 1.1, image-layout.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeprov.errors import DigestMismatch, FormatError, LimitError, NotStored, StoreError
@@ -60,10 +60,23 @@ class Layout:
         self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
         self._batch: _Batch | None = None
         self._subjects: dict[Digest, tuple[Digest | None, Descriptor]] = {}
+        self._set_aside: Callable[[Path, str], object] | None = None
+
+    def rebuild_with(self, set_aside: Callable[[Path, str], object]) -> None:
+        """From now on make a lost or damaged index.json again from the blobs; only where no one else writes.
+
+        Args:
+            set_aside: Told the damaged file and the reason, moves it away; not called when read-only.
+        """
+        self._set_aside = set_aside
 
     @classmethod
-    def create(cls, root: Path) -> Layout:
+    def create(cls, root: Path, *, anew: bool = False) -> Layout:
         """Make the folder a layout; one that is there already is opened.
+
+        Args:
+            root: The folder.
+            anew: Write the marker again, and leave the index to rebuild_with().
 
         Raises:
             StoreFull: No space.
@@ -72,11 +85,11 @@ class Layout:
         layout = cls(root)
         make_dirs(root, 0o755)
         make_dirs(layout._blobs, 0o755)
-        if not layout._index_path.exists():
+        if not anew and not layout._index_path.exists():
             with lock(root, wait=True):
                 if not layout._index_path.exists():
                     save_bytes(layout._index_path, LayoutIndex().encode(), mode=_FILE_MODE)
-        if not (root / "oci-layout").exists():
+        if anew or not (root / "oci-layout").exists():
             save_bytes(root / "oci-layout", encode_json(_MARKER), mode=_FILE_MODE)
         return cls.open(root)
 
@@ -404,11 +417,35 @@ class Layout:
     def _index(self) -> LayoutIndex:
         if self._batch is not None:
             return self._batch.view
+        try:
+            return self._loaded_index()
+        except (FormatError, NotStored) as error:
+            if self._set_aside is None:
+                raise
+            return self._rebuilt(error)
+
+    def _loaded_index(self) -> LayoutIndex:
         signature = self._signature()
         if self._cached is None or self._cached[0] != signature:
             raw = load_bytes(self._index_path, max_bytes=LIMITS.index_bytes, what="layout index")
             self._cached = (signature, LayoutIndex(raw))
         return self._cached[1]
+
+    def _rebuilt(self, error: FormatError | NotStored) -> LayoutIndex:
+        from edgeprov.store.layout_rebuild import rebuild_index
+
+        if self.read_only or self._set_aside is None:
+            return rebuild_index(self._blobs)
+        make_dirs(self._ingest, 0o755)
+        with lock(self._ingest, wait=True):  # not the index's own lock: the caller may hold that
+            with suppress(FormatError, NotStored):
+                return self._loaded_index()  # another process was first
+            index = rebuild_index(self._blobs)
+            if isinstance(error, FormatError):
+                self._set_aside(self._index_path, f"layout index: {error.message}; made again from the manifests")
+            save_bytes(self._index_path, index.encode(), mode=_FILE_MODE)
+            self._cached = (self._signature(), index)
+        return index
 
     def _signature(self) -> tuple[int, int, int]:
         with translated(self._index_path):

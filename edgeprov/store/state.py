@@ -107,12 +107,19 @@ class State:
             _create(root)
         _verify_version(root)
         if not write:
-            return cls(root, Layout.open(root / "layout", read_only=True), write=False)
+            state = cls(root, Layout(root / "layout", read_only=True), write=False)  # VERSION vouches for its marker
+            state.layout.rebuild_with(state.quarantine)
+            return state
         if not os.access(root, os.W_OK):
             raise StoreError(
                 f"state folder {root} is read-only", advice="Mount the data partition writable, or run as its owner."
             )
-        state = cls(root, Layout.open(root / "layout"), write=True)
+        try:
+            layout = Layout.open(root / "layout")
+        except (FormatError, NotStored):
+            layout = Layout.create(root / "layout", anew=True)
+        state = cls(root, layout, write=True)
+        state.layout.rebuild_with(state.quarantine)
         for folder in (root, *(root / name for name in _FOLDERS)):
             make_dirs(folder)
             sweep(folder)
@@ -245,7 +252,11 @@ class State:
         for path in paths:
             note = path.with_name(path.name + ".reason")
             if path.suffix != ".reason":
-                reason = load_bytes(note, max_bytes=MAX_BYTES, what="reason").decode().strip() if note.exists() else ""
+                reason = (
+                    load_bytes(note, max_bytes=MAX_BYTES, what="reason").decode(errors="replace").strip()
+                    if note.exists()
+                    else ""
+                )
                 found.append((path, reason))
         return tuple(found)
 
@@ -308,10 +319,9 @@ def _create(root: Path) -> None:
 
 
 def _verify_version(root: Path) -> None:
-    raw = load_bytes(root / "VERSION", max_bytes=64, what="state version")
     try:
-        version = int(raw)
-    except ValueError as error:
+        version = int(load_bytes(root / "VERSION", max_bytes=64, what="state version"))
+    except (FormatError, ValueError) as error:
         raise StoreCorrupt(f"{root}/VERSION is unreadable", advice="Restore VERSION from another device.") from error
     if version > VERSION:
         raise StateNewer(f"state in {root} has version {version}; this edgeprov knows up to {VERSION}")
