@@ -5,16 +5,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from tests.bench.harness import Figure
 
 
-def as_table(figures: Sequence[Figure]) -> str:
-    lines = []
+def as_table(figures: Sequence[Figure], width: int | None = None) -> str:
+    """For a terminal of ``width`` columns (default: this one's; 200 where there is none). Nothing is cut off: names and details wrap."""
+    width = max(60, width or shutil.get_terminal_size((200, 24)).columns)
+    spread, details = width >= 100, width >= 150
+    rest = width - (64 if spread else 44)  # what value, unit, limit and verdict leave for name and details
+    name_width = min(max((len(item.name) for item in figures), default=0), rest - 45 if details else rest)
+    detail_width = rest - name_width - 2
+    lines: list[str] = []
     group = ""
     for item in figures:
         if item.group != group:
@@ -22,19 +31,27 @@ def as_table(figures: Sequence[Figure]) -> str:
             lines += ["", group]
         limit = f"{item.sense} {number(item.limit)}" if item.limit is not None else ""
         span = f"{number(item.low)}..{number(item.high)}" if item.low is not None and item.low != item.high else ""
-        value = "-" if item.value is None else number(item.value)
-        lines.append(
-            f"  {item.name:<58.58} {value:>9} {item.unit:<9.9} {span:>16}  {limit:<9} {item.verdict:<12} {item.ours}".rstrip()
+        mark = "" if item.value is None else item.verdict
+        cells = (
+            f"{number(item.value):>9} {item.unit:<9.9} " + (f"{span:>19} " if spread else "") + f"{limit:<9} {mark:<5}"
         )
+        names = textwrap.wrap(item.name, name_width, subsequent_indent="  ")
+        said = textwrap.wrap(item.ours, detail_width) if details else []
+        for place, (name, words) in enumerate(zip_longest(names, said, fillvalue="")):
+            between = cells if place == 0 else " " * len(cells)
+            lines.append(f"  {name:<{name_width}} {between} {words}".rstrip())
     short = [item for item in figures if item.verdict == "SHORT"]
     absent = [item for item in figures if item.value is None]
     met = sum(item.verdict == "ok" for item in figures)
-    lines += ["", f"{met} of {met + len(short)} budgets met on this machine"]
-    lines += [
+    said = [f"{met} of {met + len(short)} budgets met on this machine"]
+    said += [
         f"  SHORT  {item.group}: {item.name}: {number(item.value)} {item.unit}, wanted {item.sense} {number(item.limit)}"
         for item in short
     ]
-    lines += [f"  not measured  {item.group}: {item.name}, because {item.note}" for item in absent]
+    said += [f"  not measured  {item.group}: {item.name}, because {item.note}" for item in absent]
+    lines.append("")
+    for line in said:
+        lines += textwrap.wrap(line, width, subsequent_indent=" " * 9)
     return "\n".join(lines)
 
 
@@ -55,32 +72,43 @@ def parse_json(text: str) -> tuple[list[Figure], dict[str, Any]]:
 def as_svg(figures: Iterable[Figure]) -> str:
     """Bars of value/limit (limit/value where more is better): all left of the line is within budget."""
     rows = [item for item in figures if item.value is not None and item.limit]
-    height, left, width = 22, 560, 420
-    scale = width / 1.6  # the line at 1.0 stands at five eighths
-    total = len(rows) * height + 60
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 130}" height="{total}" font-family="sans-serif" font-size="12">',
-        "<title>Measured figures against their budgets</title>",
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="{left}" y="20">share of the budget used (1.0 is the limit)</text>',
-    ]
-    for place, item in enumerate(rows):
-        y = 36 + place * height
+    height, left, width, most = 20, 130, 380, 1.6
+    scale = width / most  # the line at 1.0 stands at five eighths
+    names = left + max((len(item.name) for item in rows), default=0) * 6
+    place, x = 30, names + 12
+    parts = []
+    group = ""
+    for item in rows:
+        if item.group != group:
+            group = item.group
+            parts.append(f'<text x="8" y="{place + 14}" font-weight="bold">{escape(group)}</text>')
         share = used(item)
         colour = "#2b7a4b" if item.verdict == "ok" else "#b3372f"
+        bar = max(1.0, min(share, most) * scale)
+        parts.append(f'<text x="{names}" y="{place + 14}" text-anchor="end">{escape(item.name)}</text>')
+        parts.append(f'<rect x="{x}" y="{place + 3}" width="{bar:.1f}" height="{height - 6}" fill="{colour}"/>')
+        if share > most:
+            parts.append(
+                f'<text x="{x + bar - 4:.0f}" y="{place + 14}" text-anchor="end" fill="#fff">{share:.1f} times</text>'
+            )
         parts.append(
-            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(f"{item.group}: {item.name}"[:92])}</text>'
+            f'<text x="{x + width + 10}" y="{place + 14}">{escape(measured(item))}, wanted {budget(item)}</text>'
         )
-        parts.append(
-            f'<rect x="{left}" y="{y + 2}" width="{max(1.0, min(share, 1.6) * scale):.1f}" height="{height - 7}" fill="{colour}"/>'
+        place += height
+    line = x + scale
+    head = f"share of the budget that is used; at the dashed line all of it ({sum(item.verdict == 'ok' for item in rows)} of {len(rows)} met)"
+    return (
+        "\n".join(
+            [
+                f'<svg xmlns="http://www.w3.org/2000/svg" width="{x + width + 240}" height="{place + 12}" font-family="sans-serif" font-size="12">',
+                "<title>Measured figures against their budgets</title>",
+                f'<rect width="100%" height="100%" fill="#fff"/><text x="{x}" y="18">{head}</text>',
+                *parts,
+                f'<line x1="{line:.1f}" x2="{line:.1f}" y1="26" y2="{place + 4}" stroke="#333" stroke-dasharray="4 3"/></svg>',
+            ]
         )
-        parts.append(
-            f'<text x="{left + min(share, 1.6) * scale + 5:.0f}" y="{y + 13}">{number(item.value)} {escape(item.unit)}</text>'
-        )
-    x = left + scale
-    parts.append(
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="28" y2="{total - 16}" stroke="#333" stroke-dasharray="4 3"/></svg>'
+        + "\n"
     )
-    return "\n".join(parts) + "\n"
 
 
 def used(item: Figure) -> float:

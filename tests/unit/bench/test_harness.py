@@ -94,6 +94,23 @@ def test_tables_of_documents_are_never_made_from_some_cases_only(bench, capsys, 
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_the_terminal_and_cuts_nothing_off(width: int) -> None:
+    long = "a figure with a name of many words, which says exactly what was measured, against whom and where"
+    items = [
+        Figure("some group", long, 3.0, "x", "<=", 1.0, 2.5, 3.5, ours="what it was for us, what it was for them " * 3),
+        Figure(
+            "some group", "short", None, "x", note="a peer is not installed, and here is how one would install it " * 3
+        ),
+    ]
+    table = as_table(items, width)
+    assert max(map(len, table.splitlines())) <= width
+    words = re.sub(r"\s+", " ", table)
+    assert all(word in words for word in [*long.split(), "3 x <= 1 SHORT" if width == 80 else "2.5..3.5"])
+    assert f"SHORT some group: {long}: 3 x, wanted <= 1" in words
+    assert ("for them" in words) == (width == 200)
+
+
 def test_the_plot_is_well_formed_and_has_a_bar_for_each_budget(bench, tmp_path: Path) -> None:
     bench("shortfall")
     root = ET.parse(tmp_path / "out.svg").getroot()
@@ -242,6 +259,35 @@ def test_fs_verity_says_what_it_lacks_where_no_kernel_has_it(monkeypatch, tmp_pa
     times, why = verity.in_image(tmp_path)
     assert not times
     assert "debugfs" in why
+
+
+# -- real cases -----------------------------------------------------------------------------------
+
+
+def test_a_real_run_of_two_cases_keeps_the_budgets_that_no_machine_changes(tmp_path: Path) -> None:
+    """As `tests/run bench size compact`, one case in each environment; how long things take is nobody's claim here."""
+    words = [
+        sys.executable,
+        ROOT / "tests/bench/run.py",
+        "size",
+        "compact",
+        "--json",
+        tmp_path / "j",
+        "--plot",
+        tmp_path / "p",
+    ]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    figures, conditions = parse_json((tmp_path / "j").read_text())
+    assert all(item.value is not None and item.value > 0 for item in figures if "strip" not in item.note), done.stdout
+    kept = {
+        item.name: item.verdict for item in figures if item.unit == "kB" or item.name.startswith("bytes per record")
+    }
+    assert kept == dict.fromkeys(kept, "ok")
+    assert len(kept) == 3
+    assert done.returncode == (1 if any(item.verdict == "SHORT" for item in figures) else 0)
+    assert "budgets met on this machine" in done.stdout
+    assert conditions["full"] is False
+    ET.fromstring((tmp_path / "p").read_text())
 
 
 # -- real cases without their peers -------------------------------------------------------------
