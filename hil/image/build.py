@@ -205,7 +205,8 @@ def root(arch: str) -> Path:
     """The root file system."""
     parts = [base(arch), python(arch), kernel(arch), vendor()]
     digests = [hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest() for path in source()]
-    inputs = [str(part) for part in parts] + digests + [Path(__file__).read_text(), PACK.read_text()]
+    scripts = [path.read_text() for path in (Path(__file__), PACK, PACK.with_name("packed.py"))]
+    inputs = [str(part) for part in parts] + digests + scripts
 
     def make(work: Path) -> None:
         tree = work / "tree"
