@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.jsonx import JsonObject, get_list, parse_json_object
-from edgeprov.formats.tarball import check_path
+from edgeprov.formats.names import check_path
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass
 

@@ -1,15 +1,18 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names that a vendor chooses: which strings are a device's serial number and a slot.
+"""Names that a vendor chooses: which strings are a device's serial number, a slot, and a path in a kit.
 
 Without regular expressions: the boot check reads these names, and compiling a pattern costs more than the check.
 
-Spec: FORMAT.md "Device URN" and "Slot".
+Spec: FORMAT.md "Device URN", "Slot" and "Layer archives".
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from edgeprov.errors import FormatError, LimitError
+from edgeprov.limits import LIMITS
 
 _LOWER: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _ALL: Final = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
@@ -23,3 +26,25 @@ def is_serial(text: str) -> bool:
 def is_slot(text: str) -> bool:
     """Whether this is a slot: 1 to 32 of ``a-z0-9-``."""
     return 0 < len(text) <= 32 and _LOWER.issuperset(text)
+
+
+def check_path(path: str) -> str:
+    """Return the path if it is relative, clean and printable.
+
+    Raises:
+        FormatError: Empty, absolute, with ``.``, ``..``, empty parts, backslash or control characters.
+        LimitError: Too long.
+    """
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:
+        raise FormatError("path is not valid Unicode") from None
+    if length > LIMITS.path_bytes:
+        raise LimitError(f"path has {length} bytes, more than {LIMITS.path_bytes}")
+    if not path or path.startswith("/"):
+        raise FormatError(f"path {path[:80]!r} is empty or absolute")
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        raise FormatError(f"path {path[:80]!r} has a part that is empty, '.' or '..'")
+    if "\\" in path or not path.isprintable():
+        raise FormatError(f"path {path[:80]!r} has a backslash or a control character")
+    return path

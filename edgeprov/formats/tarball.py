@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
+from edgeprov.formats.names import check_path
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass
 
@@ -176,28 +177,6 @@ def plain_member(layer: bytes, path: str) -> memoryview | None:
         if layer[:start] == _parents(path) + tar_header(path, size) and layer[start + size :] == tar_suffix(size):
             return memoryview(layer)[start : start + size]
     return None
-
-
-def check_path(path: str) -> str:
-    """Return the path if it is relative, clean and printable.
-
-    Raises:
-        FormatError: Empty, absolute, with ``.``, ``..``, empty parts, backslash or control characters.
-        LimitError: Too long.
-    """
-    try:
-        length = len(path.encode())
-    except UnicodeEncodeError:
-        raise FormatError("path is not valid Unicode") from None
-    if length > LIMITS.path_bytes:
-        raise LimitError(f"path has {length} bytes, more than {LIMITS.path_bytes}")
-    if not path or path.startswith("/"):
-        raise FormatError(f"path {path[:80]!r} is empty or absolute")
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise FormatError(f"path {path[:80]!r} has a part that is empty, '.' or '..'")
-    if "\\" in path or not path.isprintable():
-        raise FormatError(f"path {path[:80]!r} has a backslash or a control character")
-    return path
 
 
 class _Source:

@@ -12,7 +12,8 @@ import pytest
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import digest_of
-from edgeprov.formats.tarball import check_path, encode_tar, iter_tar, plain_member, tar_header, tar_prefix, tar_suffix
+from edgeprov.formats.names import check_path
+from edgeprov.formats.tarball import encode_tar, iter_tar, plain_member, tar_header, tar_prefix, tar_suffix
 from tests.support.kits import KITS, golden_kit
 
 # What `kit pack` (1.11, uncompressed) gave for these folders; made once with the real kit.
