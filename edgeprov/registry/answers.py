@@ -8,6 +8,7 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from edgeprov.errors import RegistryError, RegistryProtocolError
@@ -26,6 +27,14 @@ class Answer(Protocol):
 
     def close(self) -> None:
         """Give the connection back."""
+
+
+def named_status(status: int) -> str:
+    """``507 Insufficient Storage``: a number alone says little to a technician."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def read_header(answer: Answer, name: str, what: str) -> str:

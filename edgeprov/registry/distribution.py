@@ -33,6 +33,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.registry.ahead import Ahead, Place
 from edgeprov.registry.answers import (
     Answer,
+    named_status,
     read_header,
     read_length,
     read_media_type,
@@ -49,6 +50,12 @@ _RETRY: Final = frozenset((408, 425, 429))
 _SESSION_LOST: Final = frozenset((404, 416))
 _SESSION_LOST_CODES: Final = frozenset(("BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN"))
 _WORTH_GOING_ON: Final = 64 * 1024
+_LONG_HEX = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
+_LATER: Final = "The registry is busy or limits its clients: the next run comes back; nothing is lost."
+_ITS_OWN_FAULT: Final = "The fault is the registry's own, a full disk for instance: tell its operator; nothing is lost."
+_TOO_LARGE: Final = (
+    "A proxy in front of the registry limits the size of a request: its limit must be above seal.part_bytes."
+)
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
 _CODE = re.compile(r"[A-Z_]{1,64}")
@@ -332,9 +339,9 @@ class DistributionClient:
 
     def _failure(self, answer: Answer, method: str, url: str) -> RegistryError | DigestMismatch:
         code = self._error_code(answer)
-        parts = urlsplit(url)  # without the query: upload addresses carry signed state
-        what = f"{self.name}: {method} {parts.path} answered {answer.status}{f' {code}' if code else ''}"
         status = answer.status
+        path = _LONG_HEX.sub(r"\1...", urlsplit(url).path)  # without the query: upload addresses carry signed state
+        what = f"{self.name}: {method} {path} answered {named_status(status)}{f' ({code})' if code else ''}"
         if status == 401 and not {"Www-Authenticate", "Content-Length", "Transfer-Encoding"} & _titles(answer):
             return RegistryError(f"{what}, and was cut among its headers", status=status)
         if status in (401, 403):
@@ -344,8 +351,11 @@ class DistributionClient:
         if code == "DIGEST_INVALID":
             return DigestMismatch(what, advice="The blob changed on its way or on disk; check the local copy.")
         if status in _RETRY or status >= 500:
-            return RegistryError(what, status=status, code=code, retry_after_s=read_retry_after(answer))
-        return RegistryProtocolError(what, status=status, code=code)
+            wait_s = read_retry_after(answer)
+            asked = f", and asks to wait {wait_s:.0f} s" if wait_s else ""
+            advice = _LATER if status in _RETRY else _ITS_OWN_FAULT
+            return RegistryError(what + asked, advice=advice, status=status, code=code, retry_after_s=wait_s)
+        return RegistryProtocolError(what, advice=_TOO_LARGE if status == 413 else None, status=status, code=code)
 
     def _error_code(self, answer: Answer) -> str:
         try:

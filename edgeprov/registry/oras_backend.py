@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,13 @@ with later("jsonschema"):  # for push and pull, which are not used here: a third
 
 _USER_AGENT: Final = "edgeprov"
 _ANOTHERS: Final = ""
+_CLOCK: Final = "Check the device's clock; if it is right, the registry needs a new certificate: tell its operator."
+_CERTIFICATE_ADVICE: Final = {  # by OpenSSL's X509_V_ERR number
+    9: _CLOCK,  # not yet valid
+    10: _CLOCK,  # expired
+    62: "registry.name must be a name that the registry's certificate holds.",
+    64: "registry.name must be an address that the registry's certificate holds.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +96,8 @@ class _GuardedAdapter(HTTPAdapter):  # type: ignore[misc]
         if parts.scheme not in self._schemes or parts.netloc.rpartition("@")[2].lower() not in self._allowed:
             raise RegistryDenied(
                 f"the registry leads to {parts.scheme}://{parts.netloc[:200]}, which is not allowed",
-                advice="If that host belongs to the registry, add it to registry.allow_hosts.",
+                advice="If that host belongs to the registry, add it to registry.allow_hosts; if not, it may be the "
+                "page of a captive portal: log in to the network first.",
             )
         kwargs["timeout"] = self._timeout
         return super().send(request, *args, **kwargs)
@@ -112,6 +121,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         )
         self._host = host.lower()
         self._preemptive = settings.auth == "basic"
+        self._proxy = settings.proxy
         self._renewing = threading.Lock()
         session = self.session
         session.trust_env = False
@@ -139,9 +149,12 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         try:
             return _Answer(self.do_request(url, method, data=data, headers=dict(headers), stream=True))
         except requests.exceptions.SSLError as error:
+            raise RegistryError(f"{self._host}: TLS failed: {_reason(error)}", advice=_tls_advice(error)) from error
+        except requests.exceptions.ProxyError as error:
+            proxy = urlsplit(self._proxy).netloc.rpartition("@")[2]  # without a password
             raise RegistryError(
-                f"{self._host}: TLS failed: {_reason(error)}",
-                advice="Check the device's clock, and registry.ca_file for a private CA.",
+                f"{self._host}: the proxy {proxy} cannot be used: {_reason(error)}",
+                advice="Check registry.proxy, and whether the proxy runs.",
             ) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise RegistryProtocolError(f"{self._host}: unusable address in an answer: {_reason(error)}") from error
@@ -250,11 +263,27 @@ def load_credentials(path: Path, host: str) -> tuple[str, str]:
     return user, password
 
 
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return error
+
+
+def _tls_advice(error: Exception) -> str:
+    """What a person can do about it."""
+    inner = _innermost(error)
+    if not isinstance(inner, ssl.SSLCertVerificationError):
+        return "That port may not speak TLS: check registry.name, and registry.plain_http for a registry without TLS."
+    return _CERTIFICATE_ADVICE.get(
+        inner.verify_code, "Set registry.ca_file to the CA that issued the registry's certificate."
+    )
+
+
 def _reason(error: Exception) -> str:
     """The innermost cause in one line, without addresses that may carry secrets."""
-    inner: BaseException = error
-    while inner.__cause__ or inner.__context__:
-        inner = inner.__cause__ or inner.__context__ or inner
+    inner = _innermost(error)
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return inner.verify_message
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     return f"{type(inner).__name__}: {str(inner).split('?', 1)[0]}"[:200]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from harness.bench import ROOT, Device, Vendor
 from harness.faults import disk_in_another_computer, overwrite_page
-from harness.qemu import HilQemuDriver, run
+from harness.qemu import HilQemuDriver
+from harness.stick import WHERE, Stick
 from test_kits import CASES, COUNT, infer, seal, upload_and_verify
 from test_tpm_faults import boot
 
@@ -71,20 +72,9 @@ def test_a_model_comes_on_a_stick(
 ) -> None:
     layout = tmp_path / "layout"
     digest = publish(device.vendor, tmp_path, "1.1.0", to=f"oci:{layout}")
-    stick = device.logs / "stick.raw"
-    run("truncate", "-s", "32M", stick)
-    run("mke2fs", "-q", "-t", "ext4", "-d", layout, stick)
-    assert virtual.qmp is not None
-    virtual.qmp.run(
-        "blockdev-add", **{"driver": "raw", "node-name": "stick", "file": {"driver": "file", "filename": str(stick)}}
-    )
-    virtual.qmp.run("device_add", driver="usb-storage", id="stick", drive="stick", bus="usb.0")
-    device.run(
-        "mkdir -p /run/stick; for i in $(seq 600); do test -b /dev/sda && break; sleep 1; done; "
-        "mount -r /dev/sda /run/stick"
-    )
-    device.edgeprov("model", "install", f"oci:/run/stick//models/{NAME}@{digest}")
-    device.run("umount /run/stick")
+    Stick(virtual, device.logs / "stick.raw", content=layout).plug_in(device, read_only=True)
+    device.edgeprov("model", "install", f"oci:{WHERE}//models/{NAME}@{digest}")
+    device.run(f"umount {WHERE}")
     assert active(device) == digest
     boot(device)
     infer(device, counts)

@@ -154,7 +154,7 @@ def test_a_private_authority_is_believed_only_when_it_is_named(tmp_path: Path, p
         for settings in (RegistrySettings(), RegistrySettings(ca_file=Authority(tmp_path / "other").file)):
             with pytest.raises(RegistryError, match="TLS") as caught:
                 round_trip(OrasRegistry(host, settings=settings))
-            assert "clock" in caught.value.advice
+            assert "registry.ca_file" in caught.value.advice
 
 
 @pytest.mark.parametrize("shift_days", [-365, 365])
@@ -266,3 +266,30 @@ def test_a_registry_that_restarts_in_the_middle_costs_at_most_one_part(
             sender.verify_arrived(OrasRegistry(server.host, settings=RegistrySettings(plain_http=True)))
         finally:
             server.stop()
+
+
+def test_what_is_wrong_with_the_way_to_a_registry_is_named_with_what_to_do(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pem = authority.issue("server")
+    tls = {"certificate": str(pem.certificate), "key": str(pem.key)}
+    refused = "127.0.0.1:1"
+    with docker_registry(tmp_path / "plain") as plain, docker_registry(tmp_path / "tls", http={"tls": tls}) as host:
+        named = f"0.0.0.0:{host.partition(':')[2]}"  # reaches the same server, by a name that its certificate lacks
+        cases: list[tuple[str, RegistrySettings, str, str]] = [
+            (plain, RegistrySettings(ca_file=authority.file), "TLS failed", "registry.plain_http"),
+            (named, RegistrySettings(ca_file=authority.file), "TLS failed", "certificate holds"),
+            (refused, RegistrySettings(), "refused", "the registry's name"),
+            ("registry.invalid", RegistrySettings(), "registry.invalid", "the registry's name"),
+            (
+                "registry.invalid",
+                RegistrySettings(proxy=f"http://user:secret@{refused}"),
+                f"the proxy {refused} cannot be used",
+                "registry.proxy",
+            ),
+        ]
+        for name, settings, said, advice in cases:
+            with pytest.raises(RegistryError, match=said) as caught:
+                round_trip(OrasRegistry(name, settings=settings))
+            assert advice in caught.value.advice, caught.value
+            assert "secret" not in str(caught.value)
+            assert caught.value.retryable

@@ -56,6 +56,22 @@ def test_upload_without_a_link_keeps_everything(
     assert len(device.state.outbox()) == 2
 
 
+def test_what_is_waited_for_is_told_with_its_advice_once(
+    device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.context("127.0.0.1:1")
+    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+    assert main(["upload"]) == 40
+    told = capsys.readouterr()
+    assert told.out.count("Connection refused; next try in") == 2
+    assert told.out.count("Check the link") == 1
+    assert "Check the link" in told.err
+    assert main(["upload", "--json"]) == 40
+    waiting = [item for item in lines(capsys) if item["type"] == "waiting"]
+    assert [item["code"] for item in waiting] == [40, 40]
+    assert all("refused" in item["message"] and item["advice"] for item in waiting)
+
+
 def test_a_metered_link_is_left_alone_unless_told_otherwise(device: Sender, capsys: pytest.CaptureFixture[str]) -> None:
     (device.root / "run" / "metered").write_text("yes\n")
     assert main(["upload"]) == 100

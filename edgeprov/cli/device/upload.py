@@ -87,13 +87,18 @@ class _Teller(Observer):
 
     def __init__(self, out: Output, limit_bytes_per_s: int) -> None:
         self._out = out
+        self._advised = ""
         self.meter = Meter(shown=not out.as_json and sys.stderr.isatty(), limit_bytes_per_s=limit_bytes_per_s)
 
     def changed(self, tally: Tally) -> None:
         self.meter.changed(tally)
 
     def waiting(self, seconds: float, error: RegistryError) -> None:
-        self._line("waiting", f"  {one_line(error.message)}; next try in {seconds:.0f} s", seconds=round(seconds, 1))
+        text = f"  {one_line(error.message)}; next try in {seconds:.0f} s"
+        if error.advice != self._advised:  # once, and not before each try
+            text, self._advised = f"{text}\n  {error.advice}", error.advice
+        values = {"code": error.exit_code, "message": error.message, "advice": error.advice}
+        self._line("waiting", text, seconds=round(seconds, 1), **values)
 
     def sent(self, entry: OutboxEntry) -> None:
         text = f"{entry.kind} {entry.seq}  {entry.repo}:{entry.tag}"

@@ -257,3 +257,26 @@ def test_a_silent_server_does_not_hold_the_device() -> None:
                 registry.list_tags("a")
         finally:
             hang.set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said", "advice"),
+    [
+        ((401, {}, b""), 41, "401 Unauthorized", "credentials"),
+        ((401, {"Www-Authenticate": "Negotiate"}, b""), 41, "401 Unauthorized", "credentials"),
+        ((302, {"Location": "http://portal.example/login"}, b""), 41, "http://portal.example", "captive portal"),
+        ((413, {}, b"<html>"), 44, "413", "seal.part_bytes"),
+        ((429, {"Retry-After": "3600"}, b""), 40, "429 Too Many Requests, and asks to wait 3600 s", "next run"),
+        ((500, {}, b'{"errors": [{"code": "UNKNOWN"}]}'), 40, "500 Internal Server Error (UNKNOWN)", "its operator"),
+        ((507, {}, b""), 40, "507 Insufficient Storage", "its operator"),
+        ((599, {}, b""), 40, "answered 599", "its operator"),
+    ],
+)
+def test_a_refusal_says_what_why_and_what_to_do(answer: Answer, code: int, said: str, advice: str) -> None:
+    repo = f"a/{'8f7649b1b36b' * 5}abcd"
+    with server(lambda *_: answer) as registry, pytest.raises(RegistryError) as caught:
+        registry.list_tags(repo)
+    assert caught.value.exit_code == code
+    assert said in caught.value.message
+    assert advice in caught.value.advice
+    assert len(caught.value.message) < 150, "digests are cut short: a person reads this"
