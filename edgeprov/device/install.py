@@ -20,7 +20,7 @@ from edgeprov.device.selftest import verify_model_runs
 from edgeprov.device.series import remember_model
 from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
 from edgeprov.device.weights import StoredModel, enable_verity, list_models, load_model, verify_archives
-from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreFull, UsageError
+from edgeprov.errors import EdgeprovError, LimitError, NotStored, RegistryError, StoreFull, UsageError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
@@ -69,13 +69,20 @@ def parse_model_reference(text: str) -> tuple[Reference, Digest]:
     return reference, reference.digest
 
 
-def install_model(context: Context, text: str, *, progress: Callable[[int], None] = lambda _bytes: None) -> Installed:
+def install_model(
+    context: Context,
+    text: str,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    waiting: Callable[[float, RegistryError], None] = lambda _seconds, _error: None,
+) -> Installed:
     """Fetch, verify, try and store a model kit; activation is a step of its own (boot.activate).
 
     Args:
         context: The device.
         text: ``host[:port]/path@sha256:...`` or ``oci:DIR//path@sha256:...``.
-        progress: Called with the number of bytes of each chunk that arrived.
+        progress: Told after each chunk how many bytes of the layers are here, and how many there are.
+        waiting: Told before each wait for a link or a registry.
 
     Raises:
         UsageError: A tag, or no reference at all.
@@ -87,7 +94,7 @@ def install_model(context: Context, text: str, *, progress: Callable[[int], None
     """
     reference, digest = parse_model_reference(text)
     registry = open_registry(reference.registry_name, context.config.registry)
-    pace = Pace(bytes_per_s=context.config.upload.bandwidth_bytes_per_s)
+    pace = Pace(bytes_per_s=context.config.upload.bandwidth_bytes_per_s, waiting=waiting)
     manifest = pace.attempt(lambda: registry.fetch_manifest(reference.repo, digest))
     signatures = pace.attempt(lambda: _fetch_signatures(registry, reference.repo, manifest))
     identity = verify_publisher(context, manifest, signatures)
@@ -184,7 +191,7 @@ def _store(
     config: bytes,
     signatures: list[SignatureArtifact],
     pace: Pace,
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
 ) -> int:
     layout = state.layout
     for layer in manifest.layers:
@@ -193,12 +200,20 @@ def _store(
     missing = [layer for layer in manifest.layers if layout.blob_size(layer.digest) != layer.size]
     layout.drop_partials(layer.digest for layer in missing)
     _verify_space(state, manifest.layers, missing)
+    total = sum(layer.size for layer in manifest.layers)
+    here = total - sum(layer.size - layout.partial_size(layer.digest) for layer in missing)
     fetched = 0
+
+    def arrived(size: int) -> None:
+        nonlocal here
+        here += size
+        progress(min(here, total), total)  # more when a damaged part is fetched again
+
     with layout.batch():
         for layer in manifest.layers:
             if not layout.is_intact(layer):
                 with layout.resume_blob(layer) as partial:
-                    fetched += download(registry, repo, layer, partial, pace, progress=progress)
+                    fetched += download(registry, repo, layer, partial, pace, progress=arrived)
         layout.save_blob(config, manifest.config.media_type)
         layout.save_manifest(manifest)
         for signature in signatures:

@@ -126,6 +126,7 @@ class DistributionClient:
         try:
             skip = offset if offset and answer.status == 200 else 0
             _refuse_encoding(answer)
+            self._refuse_page(answer)
             yield from _verified(answer.chunks(CHUNK_BYTES), descriptor, offset - skip, skip)
         finally:
             answer.close()
@@ -378,6 +379,12 @@ class DistributionClient:
         finally:
             answer.close()
 
+    def _refuse_page(self, answer: Answer) -> None:
+        """A captive portal answers everything with its page: that is no damage, and nobody's forgery."""
+        if read_media_type(answer) == "text/html":
+            answer.close()
+            raise RegistryProtocolError(f"{self.name}: a web page came instead of what was asked for")
+
     def _document(self, answer: Answer, max_bytes: int) -> bytes:
         raw = self._body(answer, max_bytes)
         if not raw and "Content-Length" not in answer.headers:
@@ -387,6 +394,7 @@ class DistributionClient:
     def _manifest_bytes(self, repo: str, reference: str) -> bytes:
         url = self._url(f"{repo}/manifests/{reference}")
         answer = self._ask("GET", url, headers={"Accept": _ACCEPT}, expected=(200,))
+        self._refuse_page(answer)
         raw = self._document(answer, LIMITS.manifest_bytes)
         if reference.startswith("sha256:"):
             verify_digest(raw, parse_digest(reference), f"{repo}: manifest")

@@ -61,11 +61,11 @@ class Stick:
             time.sleep(0.05)
 
     def wait_for_writes(self, count: int) -> None:
-        """Until so many more writes reached it than when this was called."""
-        start, deadline = self._writes(), time.monotonic() + PATIENCE_S
-        while self._writes() < start + count:
+        """Until so many writes have reached it since it was plugged in."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.writes() < count:
             if time.monotonic() > deadline:
-                raise BenchError("nothing is written to the stick")
+                raise BenchError("nothing more is written to the stick")
             time.sleep(0.02)
 
     def at_the_desk(self, folder: Path) -> Path:
@@ -75,6 +75,7 @@ class Stick:
         run("debugfs", "-R", f"rdump / {folder}", self._image)
         return folder
 
-    def _writes(self) -> int:
-        nodes = self._qmp.run("query-blockstats", **{"query-nodes": True})
-        return next(int(node["stats"]["wr_operations"]) for node in nodes if node.get("node-name") == "stick-image")
+    def writes(self) -> int:
+        """How many have reached it since it was plugged in."""
+        disks = self._qmp.run("query-blockstats")
+        return next(int(disk["stats"]["wr_operations"]) for disk in disks if "/stick/" in f"{disk.get('qdev', '')}/")

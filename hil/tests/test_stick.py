@@ -21,11 +21,10 @@ OUTPUT, CODE = "/run/edgeprov/export.out", "/run/edgeprov/export.code"
 
 def export_and_pull(device: Device, stick: Stick, writes: int) -> dict[str, Any]:
     """Start an export, pull the stick out after so many writes, and say how the export ended."""
-    device.run(
-        f"rm -f {OUTPUT} {CODE}; (runuser -u edgeprov -- edgeprov export {WHERE} --verify --json; echo $? >{CODE}) "
-        f">{OUTPUT} 2>&1 </dev/null &"
-    )
-    stick.wait_for_writes(writes)
+    before = stick.writes()
+    export = f"runuser -u edgeprov -- edgeprov export {WHERE} --verify --json"
+    device.run(f"sync; rm -f {OUTPUT} {CODE}; ({export}; echo $? >{CODE}) >{OUTPUT} 2>&1 </dev/null &")
+    stick.wait_for_writes(before + writes)
     stick.pull()
     device.run(f"for i in $(seq 600); do test -s {CODE} && break; sleep 1; done; test -s {CODE}")
     text = device.run(f"cat {OUTPUT}").text
@@ -43,8 +42,8 @@ def test_a_stick_that_is_pulled_out_while_it_is_written(
         infer(device, counts)
         seal(device)
     waiting = device.edgeprov("status").item("status")["outbox"]
-    stick = Stick(virtual, device.logs / "stick.raw", writes_per_s=20)
-    for writes in (4, 40, 80):
+    stick = Stick(virtual, device.logs / "stick.raw", writes_per_s=8)
+    for writes in (4, 30, 60):
         stick.plug_in(device)
         answer = export_and_pull(device, stick, writes)
         counts["faults injected"] += 1

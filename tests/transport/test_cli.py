@@ -72,6 +72,15 @@ def test_what_is_waited_for_is_told_with_its_advice_once(
     assert all("refused" in item["message"] and item["advice"] for item in waiting)
 
 
+def test_an_install_without_a_link_tells_what_it_waits_for(
+    device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.context("127.0.0.1:1")
+    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+    assert main(["model", "install", f"127.0.0.1:1/models/x@sha256:{'ab' * 32}", "--json"]) == 40
+    assert [item["type"] for item in lines(capsys)][:2] == ["waiting", "waiting"]
+
+
 def test_a_metered_link_is_left_alone_unless_told_otherwise(device: Sender, capsys: pytest.CaptureFixture[str]) -> None:
     (device.root / "run" / "metered").write_text("yes\n")
     assert main(["upload"]) == 100

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from edgeprov.cli.device.waits import Waits
 from edgeprov.cli.output import Output, one_line, short, size
 from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import Context, load_context
@@ -51,7 +52,7 @@ def _install(args: argparse.Namespace, out: Output) -> None:
     context = load_context()
     slot = args.slot or context.config.device.slots[0]
     with out.progress("fetching", 0) as bar:
-        installed = install_model(context, args.reference, progress=bar.advance)
+        installed = install_model(context, args.reference, progress=bar.update, waiting=Waits(out, bar.clear).told)
     digest, kit = installed.model.manifest.digest, installed.model.kit
     if not args.no_activate:
         activate(context, digest, slot)

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.cli.device.meter import Meter
+from edgeprov.cli.device.waits import Waits
 from edgeprov.cli.output import Output, one_line, size
 from edgeprov.device.context import load_context
 from edgeprov.device.upload import Observer
@@ -87,18 +88,14 @@ class _Teller(Observer):
 
     def __init__(self, out: Output, limit_bytes_per_s: int) -> None:
         self._out = out
-        self._advised = ""
         self.meter = Meter(shown=not out.as_json and sys.stderr.isatty(), limit_bytes_per_s=limit_bytes_per_s)
+        self._waits = Waits(out, self.meter.clear)
 
     def changed(self, tally: Tally) -> None:
         self.meter.changed(tally)
 
     def waiting(self, seconds: float, error: RegistryError) -> None:
-        text = f"  {one_line(error.message)}; next try in {seconds:.0f} s"
-        if error.advice != self._advised:  # once, and not before each try
-            text, self._advised = f"{text}\n  {error.advice}", error.advice
-        values = {"code": error.exit_code, "message": error.message, "advice": error.advice}
-        self._line("waiting", text, seconds=round(seconds, 1), **values)
+        self._waits.told(seconds, error)
 
     def sent(self, entry: OutboxEntry) -> None:
         text = f"{entry.kind} {entry.seq}  {entry.repo}:{entry.tag}"

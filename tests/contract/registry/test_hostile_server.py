@@ -280,3 +280,17 @@ def test_a_refusal_says_what_why_and_what_to_do(answer: Answer, code: int, said:
     assert said in caught.value.message
     assert advice in caught.value.advice
     assert len(caught.value.message) < 150, "digests are cut short: a person reads this"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.fetch_manifest("a", MANIFEST.digest),
+        lambda r: b"".join(r.fetch_blob("a", BLOB)),
+        lambda r: b"".join(r.fetch_blob("a", BLOB, offset=10)),
+    ],
+)
+def test_the_page_of_a_captive_portal_is_not_taken_for_damage(call: Callable[[OrasRegistry], object]) -> None:
+    with server(lambda *_: PORTAL) as registry, pytest.raises(RegistryProtocolError, match="web page") as caught:
+        call(registry)
+    assert "captive portal" in caught.value.advice
