@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--full", action="store_true")
     parser.add_argument(
-        "--fleet", type=Path, metavar="DIR", help="what fleetgen made, as the case fleet's largest size"
+        "--fleet", type=Path, metavar="DIR", help="what fleetgen made: the case fleet measures 1,000 kits and this"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
@@ -147,7 +147,8 @@ def earlier(paths: Sequence[Path]) -> tuple[list[Figure], dict[str, Any]]:
     for path in paths:
         figures, conditions = parse_json(path.read_text())
         found |= {(item.group, item.name): item for item in figures}
-    return list(found.values()), conditions
+    groups = list(dict.fromkeys(item.group for item in found.values()))
+    return sorted(found.values(), key=lambda item: groups.index(item.group)), conditions
 
 
 def machine() -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The fleet side at 1k, 10k (and with --full or --fleet 90k) kits: sync, query, verify, collect, audit; and how they grow.
+"""The fleet side at 1k, 10k (and 90k with --full or --fleet) kits: sync, query, verify, collect, audit; and how they grow.
 
 Starts programs only, so that their peak memory is their own.
 """
@@ -223,9 +223,9 @@ def figures_of(start: Run, runs: list[Run]) -> list[Figure]:
 
 def measure(args: argparse.Namespace) -> list[Figure]:
     start = at_size(args, "start")
-    runs = [at_size(args, name) for name in ("1k", "10k")]
-    if args.full or args.fleet:
-        runs.append(at_size(args, "90k", args.fleet))
+    if args.fleet:  # only what depends on the size, from the smallest to that one
+        return figures_of(start, [at_size(args, "1k"), at_size(args, "90k", args.fleet)])
+    runs = [at_size(args, name) for name in ("1k", "10k", *(["90k"] if args.full else []))]
     return figures_of(start, runs) + big_kits(args, start.used["collect"].cpu_s)
 
 
