@@ -32,16 +32,13 @@ from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index import Artifact, Index, Query
 from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.ledger import Ledger
-from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, Output
+from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output
 from edgeprov.fleet.partition import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, STATEMENT_TYPE
-
-_UNFINISHED: Final = f"{OWN}/unfinished"
-"""There from the first moment of a run to its last: the place is ours, and not whole yet."""
 
 _PART: Final = re.compile(r"model=[0-9a-f]+/device=[^/]+/part-0\.parquet")
 _BATCH_KITS: Final = 100
@@ -312,7 +309,7 @@ def _prepare(output: Output) -> list[str]:
     files = output.files()
     if files and not any(path.startswith(f"{OWN}/") for path in files):
         raise UsageError(f"{output.name} is not empty and not a data set of ours", advice="Name a new one.")
-    output.save(_UNFINISHED, b"")
+    output.save(UNFINISHED, b"")
     # The old statement no longer fits from here on; a new one is written last.
     for path in (STATEMENT, BUNDLE):
         if path in files:
@@ -369,7 +366,14 @@ def _finish(
 
         output.save(BUNDLE, sign_statement(signer, statement))
     output.save(STATEMENT, statement)
-    output.remove(_UNFINISHED)
+    output.remove(UNFINISHED)
+    with index.transaction():
+        # The statements of earlier runs into this place are gone with what they were about, unless a model names them.
+        index.rows(
+            "DELETE FROM collections WHERE folder = ? AND statement NOT IN "
+            "(SELECT trained_on FROM models WHERE trained_on IS NOT NULL)",
+            (output.name,),
+        )
     index.put(
         "collections",
         statement=report.statement,

@@ -27,6 +27,9 @@ OWN: Final = "_edgeprov"
 STATEMENT: Final = f"{OWN}/statement.json"
 BUNDLE: Final = f"{OWN}/statement.sigstore.json"
 INPUTS: Final = f"{OWN}/inputs.jsonl"
+UNFINISHED: Final = f"{OWN}/unfinished"
+"""There from the first moment of a run to its last: the place is ours, and not whole yet."""
+
 TEMPORARY: Final = ".edgeprov-tmp-"
 _FOLDER_URL: Final = "file://"
 _HELD_BYTES: Final = 64 * 1024
@@ -120,6 +123,17 @@ class Output(Protocol):
 
     def writing(self, path: str) -> AbstractContextManager[Path]:
         """Name of a new file of this machine to fill: ``path`` at the end of the body; gone after an error."""
+
+
+def digest_at(output: Output, path: str) -> str | None:
+    """Digest of what lies there, None when there is nothing."""
+    state = hashlib.sha256()
+    with output.reading(path) as stream:
+        if stream is None:
+            return None
+        while piece := stream.read(64 * 1024):
+            state.update(piece)
+    return str(Digest(state.hexdigest()))
 
 
 @lru_cache(maxsize=8)

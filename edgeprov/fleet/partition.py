@@ -27,11 +27,11 @@ from edgeprov.errors import (
 from edgeprov.fleet import tables
 from edgeprov.fleet.check import load_evidence, load_part, open_kit
 from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
-from edgeprov.fleet.output import Output, open_output
+from edgeprov.fleet.output import digest_at, open_output
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.formats.datakit import DataKit, parse_part
-from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.record import LabelColumns, keyed_input_digest
 from edgeprov.formats.segment import SegmentHeader, device_serial
 from edgeprov.verify.content import ContentCheck
@@ -128,7 +128,7 @@ def _write_partition(partition: Partition) -> Written:
     output = open_output(partition.output)
     known = partition.known
     # What lies there is believed for its digest only: whoever can write there can also write a footer.
-    if known is not None and _digest_there(output, partition.path) == known.digest:
+    if known is not None and digest_at(output, partition.path) == known.digest:
         return replace(known, reused=True)
     left_out: dict[str, tuple[str, str]] = {}
     while True:
@@ -149,16 +149,6 @@ def _write_partition(partition: Partition) -> Written:
             written, digest=writer.digest, bytes=writer.bytes, rows=writer.rows, labelled=writer.labelled,
             duplicates=work.duplicates, left_out=tuple((kit, *why) for kit, why in sorted(left_out.items())),
         )  # fmt: skip
-
-
-def _digest_there(output: Output, path: str) -> str | None:
-    state = hashlib.sha256()
-    with output.reading(path) as stream:
-        if stream is None:
-            return None
-        while piece := stream.read(64 * 1024):
-            state.update(piece)
-    return str(Digest(state.hexdigest()))
 
 
 def _load_labels(reader: Reader, kit: KitInput, opened: DataKit) -> list[LabelColumns]:

@@ -10,9 +10,13 @@ environment and configuration of its protocol's package.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short, size
+
+if TYPE_CHECKING:
+    from edgeprov.fleet.output import Output as Place
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR|URL",
         help="a folder, or a URL that fsspec knows (s3://BUCKET/PATH)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check that what lies there is what was signed, byte for byte: no index, no registry",
     )
     parser.add_argument("--dequantise", action="store_true", help="add float32 columns beside quantised tensors")
     parser.add_argument(
@@ -39,6 +48,9 @@ def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.fleet.output import open_output
 
     output = open_output(args.output)
+    if args.check:
+        _check(args, output, out)
+        return
     trust = common.load_trust(args)
     signer = common.load_signer(args, "collector", required=False)
     engine, moment = common.make_engine(args), common.now()
@@ -74,3 +86,16 @@ def run(args: argparse.Namespace, out: Output) -> None:
     out.text(f"left out: {report.refused} kits, listed in {args.output}/_edgeprov/refused.jsonl")
     out.text(f"statement {report.statement}" + ("" if report.signed else " (not signed: give --ca or --key)"))
     out.next(f"train on {args.output}, then: edgeprov-fleet publish DIR --dataset {args.output} --to REGISTRY")
+
+
+def _check(args: argparse.Namespace, place: Place, out: Output) -> None:
+    from dataclasses import asdict
+
+    from edgeprov.fleet.dataset import check_dataset
+
+    checked = check_dataset(place, common.load_trust(args).policy, common.now())
+    out.item(
+        "checked",
+        f"{checked.files} files with {checked.rows} rows are unchanged and were signed by {checked.signer}",
+        **asdict(checked),
+    )
