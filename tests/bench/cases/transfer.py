@@ -39,7 +39,7 @@ GROUP = "upload"
 MB = 1_000_000
 MIB = 1024 * 1024
 EXPECTED = 8 * math.expm1(1 / 8)
-# As a device runs it: from the archive of byte code that images install, which a .pth file places behind the standard library.
+# As a device runs it: from the one file of byte code that images install, behind the standard library.
 START = "import sys; sys.path += sys.argv[1:3]; del sys.argv[1:3]; from edgeprov.cli.device_main import main; sys.exit(main())"
 
 
@@ -83,16 +83,16 @@ def fresh_device(base: Path, name: str, host: str, prefix: str) -> dict[str, str
     return {"EDGEPROV_CONFIG": str(config)}
 
 
-def upload(archive: Path, env: dict[str, str]) -> Usage:
-    words = [sys.executable, "-I", "-S", "-c", START, archive, PACKAGES, "upload", "--now"]
+def upload(image: Path, env: dict[str, str]) -> Usage:
+    words = [sys.executable, "-I", "-S", "-c", START, image, PACKAGES, "upload", "--now"]
     return run_process(words, env=env, check=False)
 
 
-def until_done(archive: Path, env: dict[str, str]) -> list[Usage]:
+def until_done(image: Path, env: dict[str, str]) -> list[Usage]:
     """As the timer does: again while work is queued."""
     runs = []
     for _ in range(200):
-        runs.append(upload(archive, env))
+        runs.append(upload(image, env))
         if runs[-1].code == 0:
             return runs
     raise RuntimeError(f"the outbox is never empty: {runs[-1].out[-1500:]}")
@@ -123,8 +123,9 @@ class Kit:
 
     def __init__(self, work: Path, base: Path) -> None:
         self.base = base
-        self.archive = work / "edgeprov.zip"
-        run_process([sys.executable, PACK, ROOT / "edgeprov", self.archive])
+        self.image = work / "image"
+        self.image.mkdir()
+        run_process([sys.executable, PACK, ROOT / "edgeprov", self.image / "edgeprov.pyc"])
         self.blobs = [path for path in (base / "state").rglob("blobs/sha256/*") if path.stat().st_size > 100_000]
         self.size = sum(path.stat().st_size for path in (base / "state").rglob("blobs/sha256/*"))
         self.files = work / "files"
@@ -136,7 +137,7 @@ class Kit:
 
     def upload(self, host: str) -> Usage:
         turn = next(self.turns)
-        return until_done(self.archive, fresh_device(self.base, f"device-{turn}", host, f"ours{turn}"))[0]
+        return until_done(self.image, fresh_device(self.base, f"device-{turn}", host, f"ours{turn}"))[0]
 
     def push(self, host: str) -> Usage:
         assert self.oras is not None
@@ -239,7 +240,7 @@ def broken(kit: Kit, host: str, what: str, session: str) -> list[Figure]:
     for turn in range(3):
         with CutProxy(host, mean_bytes=8 * MIB, seed=turn) as proxy:
             number = next(kit.turns)
-            runs += len(until_done(kit.archive, fresh_device(kit.base, f"cut-{number}", proxy.host, f"cut{number}")))
+            runs += len(until_done(kit.image, fresh_device(kit.base, f"cut-{number}", proxy.host, f"cut{number}")))
             ratio.append(proxy.sent / kit.size)
             cuts += proxy.cuts
     if session == "keeps":
