@@ -76,10 +76,11 @@ def export(
         entries = unsent(state)
         with _on_stick(folder):
             stick = LayoutRegistry(folder, create=True)
-        result.same_disk = folder.stat().st_dev == state.root.stat().st_dev
+            result.same_disk = folder.stat().st_dev == state.root.stat().st_dev
         sizes = {entry.digest: _size_of(state.layout, entry, result) for entry in entries}
         entries = [entry for entry in entries if sizes[entry.digest]]
-        _verify_space(folder, stick, [(entry, sizes[entry.digest]) for entry in entries])
+        with _on_stick(folder):
+            _verify_space(folder, stick, [(entry, sizes[entry.digest]) for entry in entries])
         tally = Tally(artifacts=len(entries), total_bytes=sum(sizes.values()), changed=changed)
         transfer = Transfer(state.layout, stick, Pace(), tally)
         for entry in entries:
@@ -164,3 +165,5 @@ def _on_stick(folder: Path) -> Iterator[None]:
         raise
     except StoreError as error:
         raise StoreError(f"{folder}: {error.message}", advice=_PULLED) from error
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}", advice=_PULLED) from error

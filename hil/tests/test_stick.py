@@ -48,8 +48,8 @@ def test_a_stick_that_is_pulled_out_while_it_is_written(
         answer = export_and_pull(device, stick, writes)
         counts["faults injected"] += 1
         assert answer["code"] == PULLED, answer
-        assert WHERE in answer["message"]
-        assert "Put the stick in again" in answer["advice"]
+        assert WHERE in answer["message"], answer
+        assert "Put the stick in again" in answer["advice"], answer
         assert device.edgeprov("status").item("status")["outbox"] == waiting, "nothing counts as exported"
         time.sleep(1)  # a hand
     stick.plug_in(device)

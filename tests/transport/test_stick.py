@@ -129,6 +129,19 @@ def test_a_stick_that_is_pulled_is_a_clear_error_and_the_next_export_goes_on(
     assert {entry.state for entry in desk.sender.state.outbox()} == {"exported"}
 
 
+@pytest.mark.parametrize("call", ["edgeprov.device.export.free_bytes", "os.posix_fadvise"])
+def test_a_stick_that_is_gone_between_two_writes_is_the_same_error(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def gone(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(call, gone)
+    with pytest.raises(StoreError, match="stick") as caught:
+        export(desk.context, desk.stick, verify=True)
+    assert "Put the stick in again" in caught.value.advice
+
+
 def test_a_stick_that_fills_up_keeps_whole_kits_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
         full.setattr(atomic, "hook", failing_after(15, errno.ENOSPC))
