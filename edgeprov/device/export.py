@@ -8,6 +8,7 @@ pulled in the middle is put in again, and the export goes on with what is missin
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ EXPORTED: Final = "exported"
 # What a file system takes beside the bytes: clusters, folder entries, index.json.
 _KIT_OVERHEAD: Final = 128 * KIB
 _PULLED: Final = "Put the stick in again and repeat the export: it goes on with what is missing."
+# A file system that lost its disk turns read-only too, so that advice has to fit both.
+_ADVICE: Final = {
+    errno.EROFS: "Put the stick in again, with its write protection off, and repeat the export: it goes on from there.",
+    errno.ENOTDIR: "Name a folder on the stick.",
+    errno.EACCES: "Mount the stick so that this user may write to it, or run the export as one who may.",
+    errno.EPERM: "Mount the stick so that this user may write to it, or run the export as one who may.",
+}
+_BAD_INDEX: Final = "What lies there is damaged or was written by something else: name another folder on the stick."
 _BAD_STICK: Final = "The stick loses data: repeat the export onto another one."
 
 
@@ -158,12 +167,16 @@ def _verify_space(folder: Path, stick: LayoutRegistry, sized: Sequence[tuple[Out
 
 @contextmanager
 def _on_stick(folder: Path) -> Iterator[None]:
-    """A disk error in here is the stick's."""
+    """A disk error in here is the stick's, and so is an index that makes no sense."""
     try:
         yield
     except (StoreFull, StoreCorrupt):
         raise
-    except StoreError as error:
-        raise StoreError(f"{folder}: {error.message}", advice=_PULLED) from error
-    except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}", advice=_PULLED) from error
+    except FormatError as error:
+        raise FormatError(f"{folder}: {error.message}", advice=_BAD_INDEX) from error
+    except (StoreError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        number = (cause.errno if isinstance(cause, OSError) else None) or 0
+        said = error.message if isinstance(error, StoreError) else str(error.strerror)
+        where = "" if said.startswith(str(folder)) else f"{folder}: "
+        raise StoreError(f"{where}{said}", advice=_ADVICE.get(number, _PULLED)) from error

@@ -142,6 +142,28 @@ def test_a_stick_that_is_gone_between_two_writes_is_the_same_error(
     assert "Put the stick in again" in caught.value.advice
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EROFS, "write protection"), (errno.EACCES, "may write"), (errno.ENOTDIR, "Name a folder")],
+)
+def test_a_stick_that_cannot_be_written_says_what_to_do(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    monkeypatch.setattr(atomic, "hook", failing_after(0, number))
+    with pytest.raises(StoreError) as caught:
+        export(desk.context, desk.stick)
+    assert advice in caught.value.advice
+    assert caught.value.message.count(str(desk.stick)) == 1
+
+
+def test_a_stick_with_something_else_on_it_is_named(desk: Desk) -> None:
+    (desk.stick / "blobs/sha256").mkdir(parents=True)
+    (desk.stick / "index.json").write_text("junk")
+    with pytest.raises(FormatError, match=str(desk.stick)) as caught:
+        export(desk.context, desk.stick)
+    assert "another folder" in caught.value.advice
+
+
 def test_a_stick_that_fills_up_keeps_whole_kits_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
         full.setattr(atomic, "hook", failing_after(15, errno.ENOSPC))

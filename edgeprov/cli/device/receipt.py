@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeprov.cli.output import Output, size
 from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import load_context
+from edgeprov.errors import FormatError
 from edgeprov.limits import LIMITS
 
 
@@ -23,7 +24,10 @@ def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.store.atomic import load_bytes
 
     raw = load_bytes(args.file, max_bytes=LIMITS.signature_blob_bytes, what=str(args.file))
-    freed = install_receipt(load_context(), raw)
+    try:
+        freed = install_receipt(load_context(), raw)
+    except FormatError as error:
+        raise FormatError(f"{args.file} is no receipt: {error.message}") from error
     for entry in freed.entries:
         out.item("freed", f"{entry.kind} {entry.seq}  {entry.digest}", digest=str(entry.digest), seq=entry.seq)
     known = f"; {freed.unknown} were freed before" if freed.unknown else ""
