@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import load_part, open_kit
-from edgeprov.fleet.index import Artifact, Index
+from edgeprov.fleet.index import Artifact, Index, json_of_text
 from edgeprov.fleet.remotes import Reader
 from edgeprov.formats.datakit import Part, format_time, parse_part
 from edgeprov.formats.digest import parse_digest
@@ -67,7 +67,7 @@ class KitReader:
             return self._fresh[key]
         known = self._index.rows("SELECT answer FROM opened WHERE digest = ? AND question = ?", key)
         if known:
-            return json.loads(known[0]["answer"])
+            return json_of_text(known[0]["answer"])
         self._fresh[key] = answer = read(item)
         if len(self._fresh) >= _KEPT_AT_ONCE:
             self.flush()

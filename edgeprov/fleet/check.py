@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index import Index, Query, chunked
+from edgeprov.fleet.index import Index, Query, chunked, json_of_text
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.b64 import parse_b64
@@ -405,7 +405,7 @@ def _device(
 ) -> VerifiedDevice | EdgeprovError:
     artifacts = [
         SignatureArtifact(manifest=parse_manifest(parse_b64(raw, "signature")), blob=parse_b64(blob, "signature"))
-        for raw, blob in json.loads(signatures)
+        for raw, blob in json_of_text(signatures)
     ]
     try:
         return verify_device_record(parse_manifest(manifest_raw), layer, artifacts, Trust(files=files).policy, at)

@@ -10,14 +10,13 @@ those of kits are.
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdicts
-from edgeprov.fleet.index import Index
+from edgeprov.fleet.index import Index, json_of_text
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust import Trust
@@ -127,7 +126,7 @@ def _training_set(index: Index, statement: str, policy: TrustPolicy, at: dt.date
     """From the bytes that sync kept, as a roll-up."""
     bundles = index.rows("SELECT bundles FROM collection_signatures WHERE statement = ?", (statement,))[0]["bundles"]
     try:
-        raw = [parse_b64(item, "signature") for item in json.loads(bundles)]
+        raw = [parse_b64(item, "signature") for item in json_of_text(bundles)]
         signer = verify_collection(parse_digest(statement), raw, policy, at)
     except EdgeprovError as error:
         return Judged(

@@ -103,6 +103,7 @@ class Query:
     policy: str = ""
 
 
+_MOVE_AWAY: Final = "Move it away and run `edgeprov-fleet sync REGISTRY` again."
 _JOIN: Final = "LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ?"
 _COLUMNS: Final = field_names(Artifact)
 _OWN: Final = _COLUMNS[: _COLUMNS.index("verified")]
@@ -140,6 +141,8 @@ class Index:
             connection.row_factory = sqlite3.Row
             try:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0 and not make:  # a file that sync never finished, or did not make
+                    raise StoreCorrupt(f"{path} is no fleet index", advice=_MOVE_AWAY)  # noqa: TRY301 - as below
                 if version > VERSION:
                     raise StateNewer(  # noqa: TRY301 - the connection is closed below
                         f"{path} has version {version}, this program knows {VERSION}"
@@ -231,7 +234,7 @@ class Index:
     def sources(self) -> dict[int, Source]:
         """All remembered registries by id."""
         return {
-            row["id"]: Source(**json.loads(row["settings"])) for row in self.rows("SELECT * FROM sources ORDER BY id")
+            row["id"]: Source(**json_of_text(row["settings"])) for row in self.rows("SELECT * FROM sources ORDER BY id")
         }
 
     # -- artifacts --------------------------------------------------------------------------------
@@ -426,12 +429,11 @@ def translated(path: Path) -> Iterator[None]:
             raise StoreFull(
                 f"{path}: {text}", advice="Free disk space; the index lost nothing that was committed."
             ) from error
+        if "no such" in text or "decode" in text:  # a table or column; text that is not UTF-8
+            raise StoreCorrupt(f"{path} is not a fleet index, or damaged: {error}", advice=_MOVE_AWAY) from error
         raise StoreError(f"{path}: {text}") from error
     except sqlite3.DatabaseError as error:
-        raise StoreCorrupt(
-            f"{path} is not a fleet index, or damaged: {error}",
-            advice="Move it away and run `edgeprov-fleet sync` again.",
-        ) from error
+        raise StoreCorrupt(f"{path} is not a fleet index, or damaged: {error}", advice=_MOVE_AWAY) from error
 
 
 def digest_of_text(text: str) -> Digest:
@@ -443,7 +445,19 @@ def digest_of_text(text: str) -> Digest:
     try:
         return parse_digest(text)
     except FormatError as error:
-        raise StoreCorrupt(f"the index holds {text[:80]!r} for a digest") from error
+        raise StoreCorrupt(f"the index holds {text[:80]!r} for a digest", advice=_MOVE_AWAY) from error
+
+
+def json_of_text(text: str | bytes) -> Any:
+    """A value that the index keeps as JSON.
+
+    Raises:
+        StoreCorrupt: It holds something else.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreCorrupt(f"the index holds {text[:80]!r} where JSON must be", advice=_MOVE_AWAY) from error
 
 
 def _create(connection: sqlite3.Connection) -> None:

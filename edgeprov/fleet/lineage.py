@@ -9,11 +9,10 @@ publisher, a statement's by a collector; ``verify`` judges them, and what it did
 
 from __future__ import annotations
 
-import json
 from sqlite3 import Row
 from typing import Any, Final
 
-from edgeprov.fleet.index import Index, Query
+from edgeprov.fleet.index import Index, Query, json_of_text
 
 DEPTH: Final = 20
 """Generations that are followed; a longer chain is cut, and says so."""
@@ -78,7 +77,7 @@ def _after(index: Index, model: str, policy: str, seen: set[str]) -> list[dict[s
     while waiting and len(result) < DEPTH:
         own = waiting.pop(0)
         for row in index.rows("SELECT statement, models FROM collections ORDER BY created, statement"):
-            if own not in json.loads(row["models"]):
+            if own not in json_of_text(row["models"]):
                 continue
             collection = _collection(index, row["statement"], policy)
             children = [
@@ -106,7 +105,7 @@ def _collection(index: Index, statement: str, policy: str) -> dict[str, Any]:
     return {
         "statement": statement,
         "known": True,
-        "models": json.loads(row["models"]),
+        "models": json_of_text(row["models"]),
         "kits": row["kits"],
         "rows": row["rows"],
         "labelled": row["labelled"],

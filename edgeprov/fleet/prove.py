@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.check import open_kit, part_of_layer
-from edgeprov.fleet.index import Artifact, Index, Query
+from edgeprov.fleet.index import Artifact, Index, Query, json_of_text
 from edgeprov.fleet.remotes import Reader
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
@@ -166,6 +165,6 @@ def _device_records(index: Index, device: str) -> Iterator[ProofArtifact]:
     for row in rows:
         signatures = tuple(
             ProofSignature(manifest=base64.b64decode(manifest), blob=base64.b64decode(blob))
-            for manifest, blob in json.loads(row["signatures"])
+            for manifest, blob in json_of_text(row["signatures"])
         )
         yield ProofArtifact(manifest=row["manifest"], layer=row["layer"], signatures=signatures)

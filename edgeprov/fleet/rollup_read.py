@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import EdgeprovError, FormatError
-from edgeprov.fleet.index import Index, Query, digest_of_text, parse_moment
+from edgeprov.fleet.index import Index, Query, digest_of_text, json_of_text, parse_moment
 from edgeprov.fleet.remotes import Reader
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.datakit import kit_tag
@@ -216,7 +216,7 @@ def _moment(text: str | None) -> str | None:
 
 def judge_rollup(digest: Digest, repo: str, signatures: bytes, policy: TrustPolicy, at: dt.datetime) -> str:
     """verify.collector.verify_rollup over a row of the index. Errors as there."""
-    blobs = [parse_b64(blob, "signature") for _, blob in json.loads(signatures)]
+    blobs = [parse_b64(blob, "signature") for _, blob in json_of_text(signatures)]
     return verify_rollup(digest, repo, blobs, policy, at)
 
 

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from sqlite3 import Row
 from typing import Any
 
-from edgeprov.fleet.index import Artifact, digest_of_text
+from edgeprov.fleet.index import Artifact, digest_of_text, json_of_text
 from edgeprov.verify.chain import SeriesItem, SeriesReport
 from edgeprov.verify.head import VerifiedHead
 
@@ -87,7 +86,7 @@ def _tombstones(
     voided = set(series.voided)
     for item in items:
         if item.verified and item.kind == "tombstone" and item.seq in voided and item.digest in tombstones:
-            lost = json.loads(tombstones[item.digest]["lost"])
+            lost = json_of_text(tombstones[item.digest]["lost"])
             yield {
                 "seq": item.seq,
                 "reason": tombstones[item.digest]["reason"],

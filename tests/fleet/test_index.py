@@ -107,6 +107,37 @@ def test_a_damaged_index_is_named(full):
     assert "sync" in run.err
 
 
+@pytest.mark.parametrize("rot", [b"", b"SQLite format 3\0" + bytes(84), b"no database at all"])
+@pytest.mark.parametrize("verb", ["verify", "audit", "query"])
+def test_a_broken_index_is_not_an_empty_fleet(full, verb, rot):
+    (full.fleet).mkdir()
+    (full.fleet / "index.sqlite").write_bytes(rot)
+    run = full.run(verb, *(("--from", "2026-01", "--to", "2026-02") if verb == "audit" else ()))
+    assert run.code == 31, run.err
+    assert "sync" in run.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE devices",
+        "DROP TABLE artifacts; CREATE TABLE artifacts (digest TEXT)",
+        "UPDATE sources SET settings = '{\"na'",
+        "UPDATE devices SET signatures = x'ff'",
+        "UPDATE artifacts SET device = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_rot_inside_of_the_index_is_a_damaged_index(full, change):
+    import sqlite3
+
+    full.sync()
+    with sqlite3.connect(full.fleet / "index.sqlite") as db:
+        db.executescript(change)
+    run = full.run("audit", "--from", "2026-01", "--to", "2026-12")
+    assert run.code == 31, run.out + run.err
+    assert "Move it away" in run.err
+
+
 def test_an_index_of_a_newer_version_is_left_alone(full):
     import sqlite3
 
