@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from edgeprov.config import load_config
 from edgeprov.device.context import Context
-from edgeprov.device.labels import LabelValue, add_labels
+from edgeprov.device.labels import LabelValue, add_labels, parse_record
 from edgeprov.device.measure import verified_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.series import remember_model
 from edgeprov.device.trial import begin_load
 from edgeprov.device.weights import StoredModel, find_model, load_weights
-from edgeprov.errors import ModelNotReady, UsageError
+from edgeprov.errors import ModelNotReady
 from edgeprov.formats.segment import Tensor
 
 if TYPE_CHECKING:
@@ -252,15 +252,8 @@ def open_device(config: Path | str | None = None) -> Device:
 
 
 def record_id(text: str, slot: str) -> RecordId:
-    """Read ``N`` or ``SLOT:N``.
-
-    Raises:
-        UsageError: Neither.
-    """
-    name, _, number = text.rpartition(":")
-    if not number.isdigit():
-        raise UsageError(f"{text[:80]!r} is not a record", advice="Give N or SLOT:N, as `edgeprov infer` printed it.")
-    return RecordId(name or slot, int(number))
+    """Read ``N`` or ``SLOT:N``. Errors as in labels.parse_record."""
+    return RecordId(*parse_record(text, slot))
 
 
 __all__ = ["Device", "Model", "RecordId", "Result", "open_device", "record_id"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprov.device.series import load_numbers
 from edgeprov.errors import StoreCorrupt, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.names import is_number, is_slot
 from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LabelValue = bool | int | float | str | bytes | list[Any] | None
+
+
+def parse_record(text: str, slot: str) -> tuple[str, int]:
+    """Slot and number of a record that is named ``SLOT:N``, or ``N`` for ``slot``.
+
+    Raises:
+        UsageError: Neither.
+    """
+    name, _, number = text.rpartition(":")
+    if not is_number(number) or not is_slot(name or slot):
+        raise UsageError(f"{text[:80]!r} is not a record", advice="Give N or SLOT:N, as `edgeprov infer` printed it.")
+    return name or slot, int(number)
 
 
 class NumberMap:

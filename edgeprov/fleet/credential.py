@@ -36,6 +36,7 @@ _ORDERS: Final = {  # SEC 2, 2.4.2 and 2.5.1
     "secp256r1": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     "secp384r1": 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
 }
+_RSA_BITS: Final = 2048
 _BLOCK: Final = 16
 _RANDOMNESS: Final = 64
 _EK_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | DECRYPT
@@ -81,6 +82,8 @@ def parse_ek_public(raw: bytes) -> EndorsementPublic:
             reader.take(2)  # key bits: the modulus tells
             exponent = reader.uint(4) or 65537
             key = rsa.RSAPublicNumbers(exponent, int.from_bytes(reader.sized(), "big")).public_key()
+            if key.key_size != _RSA_BITS:
+                raise FormatError(f"EK public area: RSA of {key.key_size} bits, not {_RSA_BITS}")
         elif kind == _ECC and (curve := _CURVES.get(reader.uint(2))) is not None and reader.uint(2) == _NULL:
             x, y = int.from_bytes(reader.sized(), "big"), int.from_bytes(reader.sized(), "big")
             key = ec.EllipticCurvePublicNumbers(x, y, curve).public_key()

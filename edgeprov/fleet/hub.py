@@ -21,6 +21,7 @@ from edgeprov.fleet.index import VERDICTS, Artifact, Index, Query, device_name, 
 from edgeprov.fleet.lineage import lineage
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.names import is_number
 
 PAGE_MAX: Final = 500
 PAGE: Final = 50
@@ -282,7 +283,7 @@ def _artifact(item: Artifact, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _limit(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) <= PAGE_MAX:
+    if not is_number(text) or not 0 < int(text) <= PAGE_MAX:
         raise UsageError(f"limit is not a number from 1 to {PAGE_MAX}")
     return int(text)
 

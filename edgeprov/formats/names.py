@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names that a vendor chooses: which strings are a device's serial number, a slot, and a path in a kit.
+"""Names that people choose or type: which strings are a device's serial number, a slot, a number, a path in a kit.
 
 Without regular expressions: the boot check reads these names, and compiling a pattern costs more than the check.
 
@@ -26,6 +26,11 @@ def is_serial(text: str) -> bool:
 def is_slot(text: str) -> bool:
     """Whether this is a slot: 1 to 32 of ``a-z0-9-``."""
     return 0 < len(text) <= 32 and _LOWER.issuperset(text)
+
+
+def is_number(text: str) -> bool:
+    """Whether this is a whole number of at most 18 ASCII digits: str.isdigit() takes more than int() does."""
+    return 0 < len(text) <= 18 and text.isascii() and text.isdigit()
 
 
 def check_path(path: str) -> str:

@@ -148,7 +148,14 @@ class State:
 
     def active(self, slot: str) -> Active | None:
         """The slot's model; None when there is none (or its pointer was damaged and quarantined)."""
-        return self._load(self.root / "active" / f"{_slot(slot)}.json", parse_active)
+
+        def parse(raw: bytes) -> Active:
+            active = parse_active(raw)
+            if active.slot != slot:
+                raise FormatError(f"pointer of slot {active.slot[:40]!r} under the name of {slot!r}")
+            return active
+
+        return self._load(self.root / "active" / f"{_slot(slot)}.json", parse)
 
     def set_active(self, active: Active) -> None:
         """Switch the slot to a model, atomically.
@@ -184,7 +191,17 @@ class State:
         """What waits, oldest first."""
         with translated(self.root):
             paths = sorted((self.root / "outbox").glob("*.json"))
-        entries = [entry for path in paths if (entry := self._load(path, parse_outbox_entry)) is not None]
+
+        def parse(path: Path) -> Callable[[bytes], OutboxEntry]:
+            def named(raw: bytes) -> OutboxEntry:
+                entry = parse_outbox_entry(raw)
+                if entry.digest.hex != path.stem:  # it could never be removed
+                    raise FormatError(f"outbox entry of {entry.digest} under another name")
+                return entry
+
+            return named
+
+        entries = [entry for path in paths if (entry := self._load(path, parse(path))) is not None]
         return tuple(sorted(entries, key=lambda entry: (entry.seq, entry.digest)))
 
     def save_outbox(self, entry: OutboxEntry) -> None:

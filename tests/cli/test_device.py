@@ -239,3 +239,9 @@ def test_names_from_outside_cannot_move_the_cursor(ready: Site, capfd: pytest.Ca
     out += call(capfd, "model", "list") + call(capfd, "status") + call(capfd, "model", "show")
     assert "\x1b" not in out
     assert "1\n2" not in out
+
+
+@pytest.mark.parametrize("record", ["²", "9" * 5000, "9" * 19, "default:²", "default:", ":1:", "../x:1", "a b:1", "-1"])
+def test_what_is_no_record_is_a_usage_error(record: str, ready: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    (error,) = [json.loads(line) for line in call(capfd, "label", "--json", "--", record, "1", code=2).splitlines()]
+    assert error["error"] == "UsageError"

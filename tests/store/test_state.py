@@ -270,3 +270,16 @@ def test_a_damaged_marker_of_the_layout_is_written_again(root: Path, state: Stat
     assert State.open(root, write=False).layout.has_manifest(model.digest)
     assert State.open(root, write=True).layout.has_manifest(model.digest)
     assert marker.read_bytes() == good
+
+
+def test_a_pointer_or_entry_under_another_name_goes_to_quarantine(root: Path, state: State) -> None:
+    """A pointer of another slot would be measured for that slot; an entry could be sent, and never removed."""
+    state.set_active(Active(slot="left", model=MODEL))
+    state.save_outbox(kit(1))
+    (root / "active" / "left.json").rename(root / "active" / "right.json")
+    (root / "outbox" / f"{digest_of(bytes([1])).hex}.json").rename(root / "outbox" / f"{MODEL.hex}.json")
+    with pytest.raises(StoreCorrupt):
+        State.open(root, write=False).active("right")
+    assert state.active("right") is None
+    assert state.outbox() == ()
+    assert len(state.quarantined()) == 2

@@ -54,20 +54,17 @@ def run(args: argparse.Namespace, out: Output) -> None:
 
 
 def _one(args: argparse.Namespace, slot: str) -> tuple[str, list[tuple[int, LabelValue]]]:
+    from edgeprov.device.labels import parse_record
     from edgeprov.formats.jsonx import parse_json
 
     if args.value is None:
         raise UsageError("VALUE is missing")
-    name, _, number = args.record.rpartition(":")
-    if not number.isdigit():
-        raise UsageError(
-            f"{args.record[:80]!r} is not a record", advice="Give N or SLOT:N, as `edgeprov infer` printed it."
-        )
+    slot, number = parse_record(args.record, slot)
     try:
         value = parse_json(args.value.encode(), "value")
     except FormatError:
         value = args.value  # plain text needs no quotes
-    return name or slot, [(int(number), value)]
+    return slot, [(number, value)]
 
 
 def _from_array(args: argparse.Namespace) -> list[tuple[int, LabelValue]]:

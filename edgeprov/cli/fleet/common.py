@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprov.errors import UsageError
+from edgeprov.formats.names import is_number
 
 if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def now() -> datetime:
     """The clock of this machine; SOURCE_DATE_EPOCH sets it for reproducible output."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    return datetime.fromtimestamp(int(epoch), UTC) if is_number(epoch) and len(epoch) < 12 else datetime.now(UTC)
 
 
 def registry_options(parser: argparse.ArgumentParser) -> None:
