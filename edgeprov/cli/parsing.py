@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from edgeprov import __version__
 from edgeprov.errors import UsageError
+from edgeprov.formats.names import is_number
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -76,6 +77,13 @@ def parse_verb(prog: str, module: ModuleType, arguments: Sequence[str]) -> argpa
     if hasattr(module, "arguments"):
         module.arguments(parser)
     return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """For ``type=`` of an option: a whole number from 1."""
+    if not is_number(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1")
+    return int(text)
 
 
 def subcommands(parser: argparse.ArgumentParser, actions: Mapping[str, str]) -> dict[str, argparse.ArgumentParser]:

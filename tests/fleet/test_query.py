@@ -89,7 +89,14 @@ def test_each_filter_and_some_together(mixed):
     assert rows(mixed, "--model", old, "--device", "b2", "--verdict", "ok", "--no-labels", "--from", "2026-02") == (
         rows(mixed, "--device", "b2") & rows(mixed, "--no-labels") - {other}
     )
-    for wrong in (("--kit", "xyz"), ("--limit", "0"), ("--limit", "-1"), ("--from", "soon"), ("--model", "nobody")):
+    for wrong in (
+        ("--kit", "xyz"),
+        ("--limit", "0"),
+        ("--limit", "-1"),
+        ("--limit", "9" * 30),
+        ("--from", "soon"),
+        ("--model", "nobody"),
+    ):
         assert mixed.run("query", *wrong).code == 2, wrong
     assert "refused, content" in mixed.run("query", "--verdict", "refused").out
 

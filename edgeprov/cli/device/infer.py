@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprov.cli.output import Output
+from edgeprov.cli.parsing import positive
 from edgeprov.errors import LimitError, TensorMismatch, UsageError
 from edgeprov.limits import LIMITS
 
@@ -29,15 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--array", metavar="NAME", help="which array of an .npz file")
     parser.add_argument("--slot", help="default: the first configured slot")
     parser.add_argument("--quantize", "--quantise", action="store_true", help="take real numbers for a quantised model")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N inputs")
     parser.add_argument("--quiet", action="store_true", help="only the summary, no line per result")
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
     import edgeprov
 
-    if args.limit is not None and args.limit < 1:
-        raise UsageError("--limit must be at least 1")
     first = last = None
     count = 0
     with edgeprov.open_device() as device:

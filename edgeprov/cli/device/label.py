@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov.cli.device.files import read_input
 from edgeprov.cli.output import Output
+from edgeprov.cli.parsing import positive
 from edgeprov.device.context import load_context
 from edgeprov.errors import FormatError, UsageError
 from edgeprov.limits import MIB
@@ -29,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("value", nargs="?", metavar="VALUE", help="JSON, or text")
     parser.add_argument("--from", dest="file", metavar="FILE", help="JSON lines, .npy or .npz")
     parser.add_argument("--array", metavar="NAME", help="which array of an .npz file")
-    parser.add_argument("--first", type=int, metavar="N", help="record of the array's first value")
+    parser.add_argument("--first", type=positive, metavar="N", help="record of the array's first value")
     parser.add_argument("--slot", help="default: the first configured slot")
     parser.add_argument("--source", default="operator", help="who says so (default: operator)")
 
@@ -70,7 +71,7 @@ def _one(args: argparse.Namespace, slot: str) -> tuple[str, list[tuple[int, Labe
 def _from_array(args: argparse.Namespace) -> list[tuple[int, LabelValue]]:
     from edgeprov.device.runtime import load_arrays
 
-    if args.first is None or args.first < 0:
+    if args.first is None:
         raise UsageError("--first is needed with an array: the record of its first value")
     array = load_arrays(args.file, args.array)
     return [(args.first + index, value) for index, value in enumerate(array.tolist())]

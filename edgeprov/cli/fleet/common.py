@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeprov.cli.parsing import positive
 from edgeprov.errors import UsageError
 from edgeprov.formats.names import is_number
 
@@ -176,7 +177,7 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
         help="local: processes of this machine (default); ray: a Ray cluster",
     )
     group.add_argument("--address", default="", help="of the Ray cluster: host:port or ray://host:port")
-    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    group.add_argument("--workers", type=positive, metavar="N", help="processes (default: one for each processor)")
 
 
 def make_engine(args: argparse.Namespace) -> Engine:

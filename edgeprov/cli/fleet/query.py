@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
+from edgeprov.cli.parsing import positive
 from edgeprov.errors import NotStored, UsageError
 from edgeprov.values import replace
 
@@ -47,7 +48,7 @@ _CSV = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.filter_options(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help=f"at most N kits (table: {_SHOWN})")
+    parser.add_argument("--limit", type=positive, metavar="N", help=f"at most N kits (table: {_SHOWN})")
     parser.add_argument("--csv", action="store_true")
     parser.add_argument("--count", action="store_true", help="only how many kits, records and labels")
     common.fleet_option(parser)
@@ -63,8 +64,6 @@ def run(args: argparse.Namespace, out: Output) -> None:
         trust = None  # a plain query needs no trust: it shows the verdicts of the newest run
     if args.csv and out.as_json:
         raise UsageError("--csv and --json exclude each other")
-    if args.limit is not None and args.limit < 1:
-        raise UsageError("--limit is not above 0")
     with common.open_index(args) as index:
         query = common.make_query(args, index, trust)
         if trust is None:
