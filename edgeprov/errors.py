@@ -253,7 +253,7 @@ class NotStored(StoreError):
 
     exit_code = 35
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0035"
-    default_advice = "Check the name or digest; `edgeprov model list` shows what is here."
+    default_advice = "Check the name, digest or path; on a device `edgeprov model list` shows what is here."
 
 
 class RegistryError(EdgeprovError):

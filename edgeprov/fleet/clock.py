@@ -124,10 +124,15 @@ def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
     texts = {
         "early": "kits claim a time before the TPM allows (dead clock)",
         "future": "kits claim a time after we saw them (clock in the future)",
-        "back": "times at which the clock ran back between kits",
+        "back": "kits before which the clock ran back",
         "unsafe": "kits sealed after the TPM lost its saved clock",
     }
-    report.doubts = [f"{count} {texts[name]}" for name, count in counts.items() if count]
+    report.doubts = [f"{count} {texts[name]}" for name, count in counts.items() if count > 1]
+    report.doubts += [
+        f"1 {texts[name].replace('kits claim', 'kit claims').replace('kits', 'kit')}"
+        for name, count in counts.items()
+        if count == 1
+    ]
 
 
 def _anchor(record: DeviceRecord | None) -> tuple[float | None, int]:

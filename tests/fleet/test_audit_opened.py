@@ -16,7 +16,7 @@ from edgeprov.fleet.audit_kits import _merged, _overlap
 from edgeprov.formats.record import Label
 from tests.fleet.conftest import Hub
 from tests.support.browser import browser
-from tests.support.fleet import data_repo, push_kit, push_tombstone
+from tests.support.fleet import data_repo, fleet, push_kit, push_tombstone
 
 PERIOD = ("--from", "2026-02-01", "--to", "2026-02-28")
 
@@ -133,3 +133,29 @@ def test_labels_are_matched_with_results_by_ranges(
     numbers = {n for first, last in spans for n in range(first, last + 1)}
     assert sum(n in numbers for first, last in wanted for n in range(first, last + 1)) == count
     assert _overlap(_merged(spans), wanted) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--from", "2026-02", "--to", "2026-01"), "lies before --from"),
+        ((*PERIOD, "--device", "a11"), "knows no device 'urn:edgeprov:device:a11'"),
+        ((*PERIOD, "--html", "/nowhere/at/all/page.html"), "/nowhere/at/all is no folder"),
+        ((*PERIOD, "--nonce", "00"), "--nonce needs --head"),
+        ((*PERIOD, "--sign", "statement.json"), "--sign needs --report"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_no_empty_report(
+    labelled: Hub, words: tuple[str, ...], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = labelled.run("audit", *words)
+    assert (run.code, run.out) == (2, "")
+    assert why in run.err
+
+
+@pytest.mark.parametrize("number", ["-1", "1025", "99999999999"])
+def test_workers_are_a_number_that_a_machine_can_start(labelled: Hub, number: str) -> None:
+    run = fleet("verify", "--fleet", labelled.fleet, "--trust", labelled.trust, "--workers", number)
+    assert (run.code, run.out) == (2, "")
+    assert "--workers is not a number from 0 to 1024" in run.err

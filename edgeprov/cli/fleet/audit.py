@@ -21,7 +21,7 @@ from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.audit_commands import Commands
-    from edgeprov.fleet.index import Index
+    from edgeprov.fleet.index import Index, Query
     from edgeprov.fleet.trust import Trust
     from edgeprov.verify.head import VerifiedHead
 
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
         raise UsageError(
             "an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01."
         )
+    _verify_arguments(args)
     report = _report(args, out)
     page: bytes | None = None
     if args.html:
@@ -97,6 +98,28 @@ def run(args: argparse.Namespace, out: Output) -> None:
     _show(args, out, report)
 
 
+def _verify_arguments(args: argparse.Namespace) -> None:
+    """What would fail after minutes of work fails now."""
+    for path in (args.html, args.sign, args.report):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{path.parent} is no folder", advice=f"Make it, or write {path.name} elsewhere.")
+    if args.nonce and not args.head:
+        raise UsageError("--nonce needs --head", advice="Give the files that `edgeprov attest` answered with.")
+    if args.sign and args.report is None:
+        raise UsageError("--sign needs --report", advice="Name the JSON file that the statement is about.")
+
+
+def _verify_devices(query: Query, index: Index) -> None:
+    """A name that nobody has must not pass for a device without results."""
+    for device in query.device or ():
+        if not index.rows(
+            "SELECT 1 FROM artifacts WHERE device = ?1 UNION SELECT 1 FROM devices WHERE device = ?1 LIMIT 1", (device,)
+        ):
+            raise UsageError(
+                f"the index knows no device {device[:80]!r}", advice="Check the serial, or run `edgeprov-fleet sync`."
+            )
+
+
 def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
     from edgeprov.fleet import check
     from edgeprov.fleet.audit import audit
@@ -105,6 +128,7 @@ def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
     trust, moment = common.load_trust(args), common.now()
     with common.open_index(args, write=True) as index:
         query = common.make_query(args, index, trust)
+        _verify_devices(query, index)
         if not args.no_verify:
             from dataclasses import replace
 
@@ -207,8 +231,6 @@ def _sign(args: argparse.Namespace, report: dict[str, Any], page: bytes | None) 
 
     signer = common.load_signer(args, "collector")
     assert signer is not None  # noqa: S101 - required
-    if args.report is None:
-        raise UsageError("--sign needs --report", advice="Name the JSON file that the statement is about.")
     raw, bundle = sign_report(report, signer, page)
     save_bytes(args.report, raw, mode=0o644)
     save_bytes(args.sign, bundle, mode=0o644)

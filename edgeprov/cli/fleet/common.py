@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgeprov.fleet.trust import Trust
     from edgeprov.formats.envelope import Signer
 
+_WORKERS_MAX = 1_024
+
 
 def now() -> datetime:
     """The clock of this machine; SOURCE_DATE_EPOCH sets it for reproducible output."""
@@ -116,12 +118,18 @@ def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = Non
     from edgeprov.fleet.index import Query, device_name, parse_moment
 
     models = tuple(dict.fromkeys(digest for name in args.model or () for digest in index.resolve_model(name)))
+    since = parse_moment(args.since) if args.since else None
+    to = parse_moment(args.to, end=True) if args.to else None
+    if since is not None and to is not None and since >= to:
+        raise UsageError(
+            f"--to {args.to} lies before --from {args.since}", advice="Write the earlier time after --from."
+        )
     return Query(
         model=models or None,
         device=tuple(map(device_name, args.device)) if args.device else None,
         slot=args.slot,
-        since=parse_moment(args.since) if args.since else None,
-        to=parse_moment(args.to, end=True) if args.to else None,
+        since=since,
+        to=to,
         labelled=getattr(args, "labels", None),
         verdict=getattr(args, "verdict", None),
         kind=getattr(args, "kind", None),
@@ -184,4 +192,6 @@ def make_engine(args: argparse.Namespace) -> Engine:
     """The engine of the options."""
     from edgeprov.fleet.engines import open_engine
 
+    if args.workers is not None and not 0 <= args.workers <= _WORKERS_MAX:
+        raise UsageError(f"--workers is not a number from 0 to {_WORKERS_MAX}", advice="0 and 1 start no process.")
     return open_engine(args.engine, address=args.address, workers=args.workers)
