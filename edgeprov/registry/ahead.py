@@ -16,7 +16,6 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from edgeprov.errors import EdgeprovError
 from edgeprov.formats.digest import Digest
 from edgeprov.values import dataclass
 
@@ -72,8 +71,6 @@ class Ahead:
         while True:
             repo, blob, answers = self._work.get()
             place = None
-            try:
-                with suppress(EdgeprovError):  # the turn of this blob comes, with the caller's own patience
-                    place = self._prepare(repo, blob)
-            finally:
-                answers.put(place)  # whatever happened: somebody may wait
+            with suppress(Exception):  # whatever it is, the turn of this blob meets it again where it can be told
+                place = self._prepare(repo, blob)
+            answers.put(place)

@@ -50,14 +50,15 @@ def test_an_answer_is_given_once_and_only_to_who_asked() -> None:
     assert asked == [("repo", ONE)]
 
 
-@pytest.mark.parametrize("error", [RegistryError("cut"), RegistryDenied("no")])
+@pytest.mark.parametrize("error", [RegistryError("cut"), RegistryDenied("no"), MemoryError()])
 def test_what_went_wrong_early_is_asked_again_in_turn(error: Exception) -> None:
     def ask(*_: object) -> Place:
         raise error
 
     ahead = Ahead(ask)
-    ahead.start("repo", ONE)
-    assert ahead.take("repo", ONE.descriptor.digest) is None
+    for _ in range(2):  # and the thread goes on
+        ahead.start("repo", ONE)
+        assert ahead.take("repo", ONE.descriptor.digest) is None
 
 
 def test_after_a_cut_no_session_is_believed() -> None:
