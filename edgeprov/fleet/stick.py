@@ -20,7 +20,7 @@ from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConfl
 from edgeprov.fleet.publish import ChunkStream
 from edgeprov.fleet.remotes import Source, open_registry
 from edgeprov.fleet.signers import sign_statement
-from edgeprov.fleet.sync import artifact_kind
+from edgeprov.fleet.sync_columns import artifact_kind
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer

@@ -27,36 +27,30 @@ from edgeprov.errors import (
     RegistryNotFound,
     VerificationError,
 )
-from edgeprov.fleet.index import Index, chunked, parse_moment
+from edgeprov.fleet.index import Index, chunked
 from edgeprov.fleet.remotes import Reader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
+from edgeprov.fleet.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
 from edgeprov.fleet.sync_lineage import keep_collections
 from edgeprov.formats.b64 import b64
-from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
+from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.devicerecord import parse_device_record_artifact
-from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_COLLECTION,
-    A_DEVICE,
-    A_MODEL,
-    A_PREV,
-    A_SEQ,
-    A_SLOT,
     A_SUBJECT,
     ANNOTATION_CREATED,
     ANNOTATION_REF_NAME,
-    DEVICE_RECORD,
     KIT_ARTIFACT,
-    KIT_CONFIG,
     NOTATION_SIGNATURE,
     OCI_MANIFEST,
     SIGSTORE_BUNDLE,
     TOMBSTONE,
 )
 from edgeprov.formats.modelkit import parse_modelkit
-from edgeprov.formats.segment import check_slot, device_serial
+from edgeprov.formats.segment import device_serial
 from edgeprov.limits import LIMITS
 from edgeprov.verify.signature import SignatureArtifact
 
@@ -335,8 +329,8 @@ class _Sync:
         return ""  # another tool's artifact: none of our business
 
     def _keep_kit(self, name: _Name, manifest: Manifest, kind: str, tag: str | None) -> str:
-        values = _kit_columns(manifest) if kind == "kit" else _tombstone_columns(manifest)
-        if tag is not None and (fault := _tag_fault(tag, manifest.digest, values)):
+        values = kit_columns(manifest) if kind == "kit" else tombstone_columns(manifest)
+        if tag is not None and (fault := tag_fault(tag, manifest.digest, values)):
             # Kept under its digest all the same: the artifact may be good, the name is forged.
             self.report.faults.append((name.repo, tag, fault))
             tag = None
@@ -400,20 +394,9 @@ class _Sync:
         self.report.models += new
 
     def _keep_referrers(self) -> None:
-        for subject, digests in self.referrers.items():
-            for digest in digests:
-                self.index.put("signatures", subject=subject, digest=digest)
-
-
-def artifact_kind(manifest: Manifest) -> str:
-    """``kit``, ``tombstone``, ``device``, ``model``, or ``other``."""
-    if manifest.artifact_type == TOMBSTONE:
-        return "tombstone"
-    if manifest.artifact_type == DEVICE_RECORD:
-        return "device"
-    if manifest.config.media_type == KIT_CONFIG or manifest.artifact_type == KIT_ARTIFACT:
-        return "kit" if A_DEVICE in manifest.annotations or A_SEQ in manifest.annotations else "model"
-    return "other"
+        # In the order of the table: each page of it is written once.
+        rows = sorted((subject, digest) for subject, digests in self.referrers.items() for digest in digests)
+        self.index.put_all("signatures", ("subject", "digest"), rows)
 
 
 def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
@@ -421,60 +404,9 @@ def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
     return json.dumps([[b64(item.manifest.raw), b64(item.blob)] for item in signatures]).encode()
 
 
-def _kit_columns(manifest: Manifest) -> dict[str, Any]:
-    summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
-    return {
-        "model": str(summary.model),
-        "device": summary.device,
-        "slot": summary.slot,
-        "seq": summary.seq,
-        "prev": str(summary.prev) if summary.prev else None,
-        "records": summary.records,
-        "labels": summary.labels,
-        "first": summary.first,
-        "last": summary.last,
-        "recorded_first": _moment(summary.recorded_first),
-        "recorded_last": _moment(summary.recorded_last),
-        "created": _moment(summary.created),
-    }
-
-
-def _tombstone_columns(manifest: Manifest) -> dict[str, Any]:
-    annotations = manifest.annotations
-    try:
-        device, prev = annotations[A_DEVICE], annotations[A_PREV]
-        device_serial(device)
-        return {
-            "model": str(parse_digest(annotations[A_MODEL])),
-            "device": device,
-            "slot": check_slot(annotations[A_SLOT]),
-            "seq": int(annotations[A_SEQ]),
-            "prev": None if prev == "none" else str(parse_digest(prev)),
-            "records": 0,
-            "labels": 0,
-            "created": _moment(annotations[ANNOTATION_CREATED]),
-        }
-    except (KeyError, ValueError) as error:
-        raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
-
-
 def _is_cut(error: EdgeprovError) -> bool:
     """No answer at all: what is asked next gets none either. An answer of 500 concerns what was asked for."""
     return error.retryable and getattr(error, "status", None) is None
-
-
-def _moment(text: str | None) -> str | None:
-    return None if text is None else parse_moment(text)
-
-
-def _tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
-    parsed = parse_kit_tag(tag)
-    if parsed is None:
-        return "" if tag else "no tag"
-    named = (parsed.device, parsed.seq, parsed.prefix)
-    if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
-        return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
-    return ""
 
 
 def _is_referrer(entry: Descriptor) -> bool:

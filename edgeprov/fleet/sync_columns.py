@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a manifest tells for the index: its kind, and the columns of a kit's or tombstone's row.
+
+Nothing of it is proved: `verify` judges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeprov.errors import FormatError
+from edgeprov.fleet.index import parse_moment
+from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
+from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.mediatypes import (
+    A_DEVICE,
+    A_MODEL,
+    A_PREV,
+    A_SEQ,
+    A_SLOT,
+    ANNOTATION_CREATED,
+    DEVICE_RECORD,
+    KIT_ARTIFACT,
+    KIT_CONFIG,
+    TOMBSTONE,
+)
+from edgeprov.formats.segment import check_slot, device_serial
+
+
+def artifact_kind(manifest: Manifest) -> str:
+    """``kit``, ``tombstone``, ``device``, ``model``, or ``other``."""
+    if manifest.artifact_type == TOMBSTONE:
+        return "tombstone"
+    if manifest.artifact_type == DEVICE_RECORD:
+        return "device"
+    if manifest.config.media_type == KIT_CONFIG or manifest.artifact_type == KIT_ARTIFACT:
+        return "kit" if A_DEVICE in manifest.annotations or A_SEQ in manifest.annotations else "model"
+    return "other"
+
+
+def kit_columns(manifest: Manifest) -> dict[str, Any]:
+    """The row of a data kit, as far as its manifest tells.
+
+    Raises:
+        FormatError: An annotation is missing or malformed.
+    """
+    summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
+    return {
+        "model": str(summary.model),
+        "device": summary.device,
+        "slot": summary.slot,
+        "seq": summary.seq,
+        "prev": str(summary.prev) if summary.prev else None,
+        "records": summary.records,
+        "labels": summary.labels,
+        "first": summary.first,
+        "last": summary.last,
+        "recorded_first": _moment(summary.recorded_first),
+        "recorded_last": _moment(summary.recorded_last),
+        "created": _moment(summary.created),
+    }
+
+
+def tombstone_columns(manifest: Manifest) -> dict[str, Any]:
+    """As kit_columns, of a tombstone."""
+    annotations = manifest.annotations
+    try:
+        device, prev = annotations[A_DEVICE], annotations[A_PREV]
+        device_serial(device)
+        return {
+            "model": str(parse_digest(annotations[A_MODEL])),
+            "device": device,
+            "slot": check_slot(annotations[A_SLOT]),
+            "seq": int(annotations[A_SEQ]),
+            "prev": None if prev == "none" else str(parse_digest(prev)),
+            "records": 0,
+            "labels": 0,
+            "created": _moment(annotations[ANNOTATION_CREATED]),
+        }
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
+
+
+def _moment(text: str | None) -> str | None:
+    return None if text is None else parse_moment(text)
+
+
+def tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
+    """Why a tag is not the one of this artifact; empty when it is."""
+    parsed = parse_kit_tag(tag)
+    if parsed is None:
+        return "" if tag else "no tag"
+    named = (parsed.device, parsed.seq, parsed.prefix)
+    if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
+        return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
+    return ""
