@@ -21,7 +21,6 @@ JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 ERROR: Final = 3
 WARNING: Final = 4
-NOTICE: Final = 5
 INFO: Final = 6
 
 EVENTS: Final[Mapping[str, str]] = {

@@ -9,7 +9,6 @@ from typing import Final, Literal
 # -- OCI image-spec 1.1 ---------------------------------------------------------------------------
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
-OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 EMPTY_BLOB: Final = b"{}"
 
@@ -20,13 +19,10 @@ ANNOTATION_REF_NAME: Final = "org.opencontainers.image.ref.name"
 KIT_ARTIFACT: Final = "application/vnd.kitops.modelkit.manifest.v1+json"
 KIT_CONFIG: Final = "application/vnd.kitops.modelkit.config.v1+json"
 KIT_LAYER_PREFIX: Final = "application/vnd.kitops.modelkit."
-KIT_LAYER_BASES: Final = ("model", "modelpart", "dataset", "code", "docs")
 KIT_CODE_SUBTYPE: Final = "ml.kitops.modelkit.layer-subtype"
 KIT_KITFILE_ANNOTATION: Final = "ml.kitops.modelkit.kitfile"
-KIT_CLI_VERSION: Final = "ml.kitops.modelkit.cli-version"
 
 # -- CNCF ModelPack -------------------------------------------------------------------------------
-MODELPACK_ARTIFACT: Final = "application/vnd.cncf.model.manifest.v1+json"
 MODELPACK_CONFIG: Final = "application/vnd.cncf.model.config.v1+json"
 MODELPACK_LAYER_PREFIX: Final = "application/vnd.cncf.model."
 FILEPATH: Final = "org.cncf.model.filepath"
@@ -43,7 +39,6 @@ COSIGN_SIMPLE_SIGNING: Final = "application/vnd.dev.cosign.simplesigning.v1+json
 COSIGN_SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 COSIGN_CERTIFICATE: Final = "dev.sigstore.cosign/certificate"
 COSIGN_CHAIN: Final = "dev.sigstore.cosign/chain"
-DSSE_ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
 IN_TOTO_PAYLOAD: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 SLSA_PROVENANCE: Final = "https://slsa.dev/provenance/v1"

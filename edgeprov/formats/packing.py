@@ -80,18 +80,6 @@ def unpack(data: Buffer, *, max_bytes: int, what: str) -> Any:
     return value
 
 
-def unpack_stream(data: Buffer, *, max_object_bytes: int, what: str) -> Iterator[Any]:
-    """Read values that stand one behind the other; each is bounded before it is built.
-
-    Raises:
-        LimitError: One is longer than ``max_object_bytes``.
-        FormatError: As for unpack.
-    """
-    cursor = Cursor(data, what)
-    while not cursor.at_end:
-        yield cursor.value(max_object_bytes)
-
-
 def unpack_rows(rows: Sequence[bytes], *, width: int, what: str) -> list[tuple[Any, ...]]:
     """Read many array rows of one width in one go; each must be its own canonical encoding.
 

@@ -117,11 +117,6 @@ class SpoolWriter:
         return Position(next=self.next_n, skipped=self.next_n - self._ended, prev=self._prev)
 
     @property
-    def is_open(self) -> bool:
-        """Whether a segment is open, so that records can be appended."""
-        return self._file is not None
-
-    @property
     def segment_records(self) -> int:
         """Records of the open segment, what is still in memory included."""
         return self.next_n - self._first
@@ -184,25 +179,6 @@ class SpoolWriter:
                 self._fail(error)
                 raise
             return path
-
-    def append_evidence(self, blob: bytes) -> None:
-        """Add evidence to the segment, before its first record; durable when this returns.
-
-        Raises:
-            UsageError: No segment is open, or it has records.
-            StoreFull: No space.
-            StoreError: Any other failure of the disk.
-        """
-        with self._mutex:
-            self._verify_usable()
-            if self._file is None or self.segment_records:
-                raise UsageError("evidence goes between a segment's header and its first record")
-            verify_length(blob, EVIDENCE)
-            frame = encode_frame(EVIDENCE, blob)
-            self._make_room(len(frame))
-            self._buffer += frame
-            self._taken += len(frame)
-            self._commit(len(frame), records=0)
 
     def close_segment(self) -> Path | None:
         """End the segment durably, so that it can be sealed.
@@ -450,8 +426,8 @@ class SpoolWriter:
         self._buffer.clear()
         self._unsynced = True
 
-    def _commit(self, size: int, records: int = 1) -> None:
-        """Write and sync what was just added; take its last ``size`` bytes back if the disk is full."""
+    def _commit(self, size: int) -> None:
+        """Write and sync the record that was just added; take its last ``size`` bytes back if the disk is full."""
         with self._mutex:
             file = self._file
             if file is None:
@@ -461,7 +437,7 @@ class SpoolWriter:
             except StoreFull:
                 del self._buffer[-size:]
                 self._taken -= size
-                self.next_n -= records
+                self.next_n -= 1
                 raise
             try:
                 file.sync()

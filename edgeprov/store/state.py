@@ -166,10 +166,6 @@ class State:
         """
         self._save(self.root / "active" / f"{_slot(active.slot)}.json", encode_active(active))
 
-    def clear_active(self, slot: str) -> None:
-        """Leave the slot without a model."""
-        self._remove(self.root / "active" / f"{_slot(slot)}.json")
-
     def spool(self, slot: str) -> SlotSpool:
         """The records of a slot."""
         from edgeprov.store.spool import SlotSpool

@@ -306,15 +306,6 @@ class Tpm:
             certify = quote.certify(self._connection, handle, self._keys.handle(AK), qualifying)
         return FactoryKey(public=parse_public(public), certificate=certificate, certify=certify)
 
-    def sign_with_ak(self, data: bytes) -> bytes:
-        """The AK's signature of up to 1,024 bytes that are no attestation, in DER.
-
-        Raises:
-            IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
-        """
-        return quote.sign_restricted(self._connection, self._keys.handle(AK), data)
-
     def ek_certificate(self) -> bytes | None:
         """The TPM maker's certificate of the EK in DER; None where the TPM has none.
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from edgeprov.errors import TpmError
 from edgeprov.formats.ecdsa import encode_ecdsa_der
-from edgeprov.formats.tpmt import ALG_SHA256, Attestation, parse_signature
+from edgeprov.formats.tpmt import Attestation, parse_signature
 from edgeprov.tpm.esys import Connection, tss
 from edgeprov.values import dataclass
 
@@ -105,21 +105,6 @@ def sign_digest(connection: Connection, key: Any, digest: bytes) -> bytes:
         return bytes(answer.marshal())
 
     return encode_ecdsa_der(*parse_signature(connection.run("sign", command)))
-
-
-def sign_restricted(connection: Connection, key: Any, data: bytes) -> bytes:
-    """Sign up to 1,024 bytes with a restricted key: the TPM hashes them, and sees that they are no attestation.
-
-    Raises:
-        TpmError: The TPM refused.
-    """
-
-    def command() -> bytes:
-        digest, ticket = connection.esys.hash(tss.TPM2B_MAX_BUFFER(data), tss.TPM2_ALG(ALG_SHA256), tss.ESYS_TR.OWNER)
-        answer = connection.esys.sign(key, digest, _no_scheme(), validation=ticket)
-        return bytes(answer.marshal())
-
-    return encode_ecdsa_der(*parse_signature(connection.run("sign with its AK", command)))
 
 
 def read_clock(connection: Connection) -> Clock:

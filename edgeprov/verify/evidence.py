@@ -41,7 +41,6 @@ from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
 
 Kind = Literal["kit", "tombstone"]
-STEP_COUNT: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from edgeprov.formats.kitfile import parse_kitfile
 from edgeprov.formats.manifest import Manifest, parse_index, parse_manifest
 from edgeprov.formats.merkle import MerkleBuilder, inclusion_path, root, verify_inclusion
 from edgeprov.formats.modelkit import parse_modelkit
-from edgeprov.formats.packing import pack, unpack, unpack_rows, unpack_stream
+from edgeprov.formats.packing import pack, unpack, unpack_rows
 from edgeprov.formats.record import (
     Label,
     encode_input,
@@ -79,10 +79,6 @@ CASES: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "unpack": (
         lambda data: unpack(data, max_bytes=1000, what="x"),
         pack({"a": [1, -5, 2.5, b"b", "c", None], "b": {}}),
-    ),
-    "unpack_stream": (
-        lambda data: list(unpack_stream(data, max_object_bytes=100, what="x")),
-        pack([1]) + pack({"k": 2}),
     ),
     "unpack_rows": (lambda data: unpack_rows([data], width=7, what="x"), record_rows(1)[0]),
     "record": (parse_record, encode_record(1, 2, 3, 4, (b"abc",), bytes(32), {"k": [1.5]})),

@@ -130,19 +130,6 @@ def test_in_mode_interval_a_lonely_record_is_synced_without_a_further_call(spool
     assert records(spool) == [b"row"]
 
 
-def test_evidence_may_come_after_the_header_but_not_after_records(spool: SlotSpool) -> None:
-    with spool.open_writer(sync="seal") as writer:
-        with pytest.raises(UsageError):
-            writer.append_evidence(b"early")
-        path = writer.open_segment(b"h")
-        writer.append_evidence(b"one")
-        writer.append_evidence(b"two")
-        assert read_segment(path).evidence == (b"one", b"two")
-        writer.append_record(b"row")
-        with pytest.raises(UsageError):
-            writer.append_evidence(b"late")
-
-
 def test_misuse_is_refused(spool: SlotSpool) -> None:
     with pytest.raises(UsageError):
         spool.open_writer(sync="sometimes")

@@ -113,8 +113,6 @@ def test_active_pointers(state: State) -> None:
     assert state.active("default") == Active(slot="default", model=MODEL, previous=OLD, info={"since": 5})
     assert state.slots() == ("camera-2", "default")
     assert state.pinned() == {MODEL, OLD}
-    state.clear_active("camera-2")
-    assert state.slots() == ("default",)
 
 
 def test_a_full_disk_keeps_the_old_pointer(state: State, fail_at) -> None:
@@ -127,7 +125,7 @@ def test_a_full_disk_keeps_the_old_pointer(state: State, fail_at) -> None:
 
 @pytest.mark.parametrize("slot", ["", "UPPER", "a/b", "..", "a" * 33, "a.b", "ä"])
 def test_a_slot_name_cannot_leave_its_folder(state: State, slot: str) -> None:
-    for use in (state.active, state.spool, state.labels, state.clear_active):
+    for use in (state.active, state.spool, state.labels):
         with pytest.raises(UsageError):
             use(slot)
 

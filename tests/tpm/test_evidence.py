@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgeprov.errors import SignatureInvalid, TpmError
+from edgeprov.errors import TpmError
 from edgeprov.formats import tpmt
 from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.tpmt import NvCertify, Quote, nv_name, parse_attest, parse_public, parse_signature
@@ -111,18 +111,6 @@ def test_attestations_of_one_boot_agree_with_the_clock(device: SimulatedDevice) 
     assert clock.restart_count == quote.restart_count == counter.restart_count
 
 
-def test_the_ak_signs_plain_data_but_nothing_that_looks_like_an_attestation(device: SimulatedDevice) -> None:
-    with device.open() as tpm:
-        tpm.create_identity()
-        signature = tpm.sign_with_ak(b"a request")
-        verify_ecdsa(tpm.ak_area.spki, signature, hashlib.sha256(b"a request").digest())
-        with pytest.raises(SignatureInvalid):
-            verify_ecdsa(tpm.ak_area.spki, signature, hashlib.sha256(b"another").digest())
-        forged = tpm.quote(DIGEST).attest.replace(DIGEST, bytes(32))
-        with pytest.raises(TpmError):
-            tpm.sign_with_ak(forged)
-
-
 def test_too_long_input_is_refused_in_our_words(device: SimulatedDevice) -> None:
     with device.open() as tpm:
         tpm.create_identity()
@@ -130,7 +118,6 @@ def test_too_long_input_is_refused_in_our_words(device: SimulatedDevice) -> None
             lambda: tpm.quote(bytes(65)),
             lambda: tpm.pcr_event(bytes(1025)),
             lambda: tpm.sign_digest(bytes(65)),
-            lambda: tpm.sign_with_ak(bytes(1025)),
         ):
             with pytest.raises(TpmError):
                 use()

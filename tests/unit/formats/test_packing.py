@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from edgeprov.errors import FormatError, LimitError
-from edgeprov.formats.packing import Cursor, pack, unpack, unpack_rows, unpack_stream
+from edgeprov.formats.packing import Cursor, pack, unpack, unpack_rows
 
 
 def read(data: bytes) -> object:
@@ -69,15 +69,6 @@ def test_depth_and_size_are_bounded() -> None:
 def test_what_has_no_form_is_not_packed(value: object) -> None:
     with pytest.raises(FormatError):
         pack(value)
-
-
-def test_a_stream_is_bounded_per_value() -> None:
-    data = pack([1]) + pack("two") + pack(3)
-    assert list(unpack_stream(data, max_object_bytes=10, what="rows")) == [[1], "two", 3]
-    with pytest.raises(LimitError):
-        list(unpack_stream(pack("x" * 100), max_object_bytes=10, what="rows"))
-    with pytest.raises(FormatError):
-        list(unpack_stream(data[:-1] + b"\xa5ab", max_object_bytes=10, what="rows"))
 
 
 def test_rows_must_be_whole_canonical_and_of_one_width() -> None:
