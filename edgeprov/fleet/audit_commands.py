@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -21,7 +21,12 @@ class Commands:
     """Model and slot."""
     devices: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
-    """What only `audit` knows: heads, the data set."""
+    """What only `audit` knows: the data set, and how much of the work is done."""
+
+    heads: tuple[str, ...] = ()
+    """``--head`` and ``--nonce``, as they were given."""
+    head_of: Mapping[str, str] = field(default_factory=dict)
+    """File of the head of each device, by serial: 500 files in each of 500 commands make a page of many megabytes."""
 
     signed: str = ""
     """File of the signed statement, where there is one."""
@@ -33,7 +38,11 @@ class Commands:
 
     def audit(self, *more: str, device: str = "") -> str:
         """The audit, or that of one device."""
-        return self._join("audit", *self.period, *self.filters, *self._devices(device), *self.extra, *more)
+        heads = self.heads
+        if device and heads:
+            own = self.head_of.get(device)
+            heads = ("--head", own, *heads[heads.index("--nonce") :]) if own else ()
+        return self._join("audit", *self.period, *self.filters, *self._devices(device), *heads, *self.extra, *more)
 
     def query(self, *more: str, device: str = "") -> str:
         """The kits of the period."""

@@ -13,6 +13,7 @@ import pytest
 
 from edgeprov.fleet import audit_kits
 from edgeprov.fleet.audit_kits import _merged, _overlap
+from edgeprov.formats.head import encode_head
 from edgeprov.formats.record import Label
 from tests.fleet.conftest import Hub
 from tests.support.browser import browser
@@ -159,3 +160,25 @@ def test_workers_are_a_number_that_a_machine_can_start(labelled: Hub, number: st
     run = fleet("verify", "--fleet", labelled.fleet, "--trust", labelled.trust, "--workers", number)
     assert (run.code, run.out) == (2, "")
     assert "--workers is not a number from 0 to 1024" in run.err
+
+
+def test_heads_may_lie_in_a_folder_and_a_device_is_asked_with_its_own(hub: Hub, tmp_path: Path) -> None:
+    """The page names the command of each device: with the heads of all of them it would grow with their square."""
+    nonce, heads = "00" * 16, tmp_path / "heads"
+    heads.mkdir()
+    for serial in ("a1", "b2", "c3"):
+        unit = hub.device(serial)
+        push_kit(hub.registry, unit, unit.seal(records=2))
+        if serial != "c3":
+            (heads / f"{serial}.json").write_bytes(encode_head(unit.head(bytes.fromhex(nonce))))
+    hub.sync()
+    page = tmp_path / "page.html"
+    given = ("--head", heads, "--nonce", nonce)
+    found = hub.run("audit", *PERIOD, *given, "--html", page, "--json").last("audit")
+    assert [device["series"]["head"] is None for device in found["devices"]] == [False, False, True]
+    text = page.read_text()
+    assert text.count("--head /") == text.count(f"--head {heads} --nonce") + 2
+    for serial in ("a1", "b2"):
+        assert text.count(f"--device {serial} --head {heads / serial}.json --nonce {nonce}") == 1
+    (tmp_path / "none").mkdir()
+    assert hub.run("audit", *PERIOD, "--head", tmp_path / "none", "--nonce", nonce).code == 2

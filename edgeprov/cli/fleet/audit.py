@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.filter_options(parser, verdicts=False, labels=False)
     parser.add_argument(
-        "--head", action="append", metavar="FILE", type=Path, default=[], help="answer of `edgeprov attest`; repeatable"
+        "--head",
+        action="append",
+        metavar="FILE|DIR",
+        type=Path,
+        default=[],
+        help="answer of `edgeprov attest`, or a folder of them; repeatable",
     )
     parser.add_argument("--nonce", metavar="HEX", help="what was asked with, for --head")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as one page")
@@ -157,13 +162,23 @@ def _heads(args: argparse.Namespace, trust: Trust, index: Index, moment: datetim
     if not args.head:
         return {}
     from edgeprov.fleet.heads import verify_heads
-    from edgeprov.limits import LIMITS
-    from edgeprov.store.atomic import load_bytes
 
     if not args.nonce:
         raise UsageError("--head needs --nonce", advice="Give the nonce that `edgeprov attest` was asked with.")
-    files = [load_bytes(path, max_bytes=LIMITS.statement_bytes, what=str(path)) for path in args.head]
-    return verify_heads(index, files, args.nonce, trust, moment)
+    return verify_heads(index, _head_files(args).values(), args.nonce, trust, moment)
+
+
+def _head_files(args: argparse.Namespace) -> dict[Path, bytes]:
+    from edgeprov.limits import LIMITS
+    from edgeprov.store.atomic import load_bytes
+
+    paths: list[Path] = []
+    for given in args.head:
+        inside = sorted(path for path in given.iterdir() if path.is_file()) if given.is_dir() else [given]
+        if not inside:
+            raise UsageError(f"{given} holds no heads", advice="Put the answers of `edgeprov attest` there.")
+        paths += inside
+    return {path: load_bytes(path, max_bytes=LIMITS.statement_bytes, what="a head") for path in paths}
 
 
 def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None:
@@ -251,6 +266,8 @@ def _check(args: argparse.Namespace, out: Output) -> None:
 
 def _commands(args: argparse.Namespace) -> Commands:
     from edgeprov.fleet.audit_commands import Commands
+    from edgeprov.formats.head import parse_head
+    from edgeprov.formats.segment import device_serial
 
     def words(*names: str) -> tuple[str, ...]:
         found: list[str] = []
@@ -267,5 +284,7 @@ def _commands(args: argparse.Namespace) -> Commands:
         filters=words("--model", "--slot"),
         devices=tuple(args.device or ()),
         signed=args.sign.name if args.sign else "",
-        extra=words("--head", "--nonce", "--data", "--no-verify", "--approximate"),
+        heads=words("--head", "--nonce"),
+        head_of={device_serial(parse_head(raw).device): str(path) for path, raw in _head_files(args).items()},
+        extra=words("--data", "--no-verify", "--approximate"),
     )
