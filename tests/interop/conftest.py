@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.peers import RegistryClient, distribution_registry, referrers_registry
-from tests.support.world import World
+from tests.support.world import World, save_exported_trust
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +30,7 @@ def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def trust(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``edgeprov-fleet export-trust`` writes for this world."""
-    from edgeprov.fleet.trust_export import export_trust
-
-    folder = tmp_path_factory.mktemp("trust")
-    for name, data in export_trust(world.policy_files).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        path.chmod(0o600)
-    return folder
+    return save_exported_trust(world, tmp_path_factory.mktemp("trust"))
 
 
 @pytest.fixture(scope="session")

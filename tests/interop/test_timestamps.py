@@ -8,7 +8,6 @@ import datetime as dt
 
 import pytest
 
-from edgeprov.fleet.trust_export import export_trust
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
@@ -18,7 +17,7 @@ from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.peers import peer, run
 from tests.support.tsa import Tsa
-from tests.support.world import World
+from tests.support.world import World, save_exported_trust
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer("cosign")]
 IDENTITY = ["--certificate-identity-regexp", "^urn:edgeprov:device:", "--certificate-oidc-issuer-regexp", ".*"]
@@ -60,10 +59,7 @@ def test_expired_certificate(registry, offline, tmp_path):
     reference = registry.push("data/stamped", sealed.manifest, sealed.blobs)
     for item in [*sealed.signatures, *stamped]:
         registry.attach("data/stamped", item)
-    for name, data in export_trust(world.policy_files).items():
-        (tmp_path / "trust" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "trust" / name).write_bytes(data)
-        (tmp_path / "trust" / name).chmod(0o600)
+    save_exported_trust(world, tmp_path / "trust")
     time.sleep(max(0.0, (end - dt.datetime.now(dt.UTC)).total_seconds() + 1))  # the certificate must have expired
     root = ["--trusted-root", str(tmp_path / "trust/cosign/devices.trusted_root.json")]
     for version in ("cosign", "cosign2"):

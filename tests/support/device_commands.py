@@ -85,13 +85,7 @@ def _kits_to_be(site: Site) -> None:
 def _half_batch(site: Site) -> None:
     """A batch that died when its third kit was numbered and attested."""
     _kits_to_be(site)
-    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and target.endswith("series.json"))
-    try:
-        seal(site.context)
-    except StoreError:
-        pass
-    finally:
-        atomic.hook = None
+    _seal_that_fails(site, lambda target: target.endswith("series.json"))
 
 
 def _sealed(site: Site) -> None:
@@ -107,33 +101,29 @@ def _second_boot(site: Site) -> None:
 def _half_sealed(site: Site) -> None:
     """A seal that died after the counter moved and the kit was written, before the head."""
     _records(site)
-    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and target.endswith("series.json"))
-    try:
-        seal(site.context)
-    except StoreError:
-        pass
-    finally:
-        atomic.hook = None
+    _seal_that_fails(site, lambda target: target.endswith("series.json"))
 
 
 def _almost_sealed(site: Site) -> None:
     """A seal that died after the head, before the outbox entry."""
     _records(site)
-    atomic.hook = _fail_when(lambda operation, target: operation == "rename" and "/outbox/" in target)
+    _seal_that_fails(site, lambda target: "/outbox/" in target)
+
+
+def _seal_that_fails(site: Site, wanted: Callable[[str], bool]) -> None:
+    """The disk refuses the first rename to a name that is ``wanted``."""
+
+    def hook(operation: str, path: str, argument: Any, _: int) -> None:
+        if operation == "rename" and wanted(str(argument)):
+            raise OSError(5, "Input/output error", path)
+
+    atomic.hook = hook
     try:
         seal(site.context)
     except StoreError:
         pass
     finally:
         atomic.hook = None
-
-
-def _fail_when(wanted: Callable[[str, str], bool]) -> atomic.Hook:
-    def hook(operation: str, path: str, argument: Any, _: int) -> None:
-        if wanted(operation, str(argument) if operation == "rename" else path):
-            raise OSError(5, "Input/output error", path)
-
-    return hook
 
 
 def _baked(site: Site) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 from edgeprov.formats import merkle
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
@@ -458,3 +459,15 @@ class World:
             enrolled_at=record.enrolled_at,
         )
         return sign_bundle(manifest.descriptor, statement, signer or self.enroller, DEVICE_PREDICATE)
+
+
+def save_exported_trust(world: World, folder: Path) -> Path:
+    """What ``edgeprov-fleet export-trust`` writes for this world."""
+    from edgeprov.fleet.trust_export import export_trust
+
+    for name, data in export_trust(world.policy_files).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o600)
+    return folder

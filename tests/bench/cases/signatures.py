@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from edgeprov.fleet.trust_export import export_trust
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from tests.bench.cases.boot import boot_check
 from tests.bench.cases.record import make_site
@@ -21,7 +20,7 @@ from tests.bench.fleetgen.sink import RegistrySink
 from tests.bench.harness import FLEET_PYTHON, Figure, alternate, figure, main, milli, missing, ratios, run_process, tool
 from tests.support.peers import referrers_registry
 from tests.support.site import MODELS, Site
-from tests.support.world import World
+from tests.support.world import World, save_exported_trust
 
 GROUP = "verification"
 DAYS = 60
@@ -35,15 +34,6 @@ WEIGHTS = "CPU for a model of 100 MB, model-signing verify to ours"
 def cosign_words(cosign: str, trust: Path, role: str, identity: str) -> list[str]:
     roots = trust / "cosign" / f"{role}.trusted_root.json"
     return [cosign, "verify", "--trusted-root", str(roots), "--certificate-identity-regexp", identity, *NO_LOG]
-
-
-def exported_trust(folder: Path, world: World) -> Path:
-    for name, data in export_trust(world.policy_files).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        path.chmod(0o600)
-    return folder
 
 
 def offline(folder: Path) -> dict[str, str]:
@@ -81,7 +71,7 @@ class Shelf:
 
 def kits(args: argparse.Namespace, cosign: str) -> list[Figure]:
     world = World()
-    exported_trust(args.work / "exported", world)
+    save_exported_trust(world, args.work / "exported")
     with referrers_registry() as one, referrers_registry() as many:
         few, all_ = Shelf(args.work, one.host, 1, cosign), Shelf(args.work, many.host, DAYS, cosign)
         samples = alternate(
@@ -118,7 +108,7 @@ def kits(args: argparse.Namespace, cosign: str) -> list[Figure]:
 def model(args: argparse.Namespace, cosign: str) -> Figure:
     env = offline(args.work)
     site = make_site(args.work, "model", "", (MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes())
-    trust = exported_trust(args.work / "exported-model", site.world)
+    trust = save_exported_trust(site.world, args.work / "exported-model")
     with referrers_registry() as server:
         reference = push_model(site, server.host)
         words = cosign_words(cosign, trust, "publishers", "^https://acme.example/models")
