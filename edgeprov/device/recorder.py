@@ -27,7 +27,7 @@ from edgeprov.device.trial import confirm
 from edgeprov.errors import EdgeprovError, StoreFull
 from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.record import encode_input, encode_record, keyed_input_digest
+from edgeprov.formats.record import encode_input, encode_record, keyed_input_digest, pack_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header
 from edgeprov.store.spool import Quota, SpoolWriter
 from edgeprov.store.state import State
@@ -163,7 +163,10 @@ class Recorder:
             if not self._slowest_ns < now_ns - mono_ns < self._fastest_ns:
                 self._note_jump(now_ns - mono_ns)
             at_ns = now_ns if now_ns > 0 else 0  # noqa: FURB136 - max() would cost a twentieth of the append
-            row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params)
+            if params:
+                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params)
+            else:
+                row = pack_record((n, at_ns, mono_ns, duration_ns, outputs, digest, None))
             try:
                 writer.append_record(row, captured)
             except StoreFull:

@@ -83,6 +83,13 @@ class CapturedInput:
     inputs: tuple[Buffer, ...]
 
 
+pack_record: Final = pack_plain
+"""What encode_record() gives, of a whole row ``(n, recorded_at_ns, mono_ns, duration_ns, outputs, digest, None)``.
+
+For the recorder, which makes such a row per inference: one call less.
+"""
+
+
 def encode_record(
     n: int,
     recorded_at_ns: int,
