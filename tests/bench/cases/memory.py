@@ -25,7 +25,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
             Figure(
                 "seal", f"peak memory at {size} MB", used.rss_mb, "MB", "<=", 32, ours=f"{used.cpu_s:.1f} s CPU, {used.wall_s:.1f} s",
                 headline=f"seal: peak memory at {size} MB" if size > 10 else "",
-                note="The interpreter, one block of rows and one compressed part; the TPM library is not in it. What grows is the list of parts and its JSON: 3 MB from 10 MB to 1 GB.",
+                note="The interpreter, one block of rows and one compressed part; the TPM library is not in it. What grows is the list of parts and its JSON: 5 MB from 10 MB to 1 GB.",
             )
         )  # fmt: skip
     return figures
