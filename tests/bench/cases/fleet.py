@@ -163,7 +163,10 @@ def big_kits(args: argparse.Namespace, start_s: float) -> list[Figure]:
     fleet("verify", "--fleet", index, "--trust", trust, "--workers", "1")
     truth = json.loads((folder / "truth.json").read_text())
     rows = sum(count for item in truth["devices"] for count in item["records"].values())
-    used = fleet("collect", "--fleet", index, "--trust", trust, "-o", folder / "data", "--workers", "1")
+    # One run is a second of CPU on a shared machine: the median of five.
+    places = [folder / "data", *(folder / f"data-{number}" for number in range(4))]
+    runs = [fleet("collect", "--fleet", index, "--trust", trust, "-o", place, "--workers", "1") for place in places]
+    used = sorted(runs, key=lambda run: run.cpu_s)[len(runs) // 2]
     floor = run_process([sys.executable, "-m", "tests.bench.cases.collect_floor", folder / "registry", folder / "data"])
     floor_s = float(floor.out)
     raw = RawFiles(folder / "data", folder / "raw")
