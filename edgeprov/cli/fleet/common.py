@@ -115,7 +115,8 @@ def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, la
 
 def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = None) -> Query:
     """The query of the options."""
-    from edgeprov.fleet.index import Query, device_name, parse_moment
+    from edgeprov.fleet.index import Query
+    from edgeprov.fleet.names import device_name, parse_moment
 
     models = tuple(dict.fromkeys(digest for name in args.model or () for digest in index.resolve_model(name)))
     since = parse_moment(args.since) if args.since else None
