@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_cases(args: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a device has byte code: compiling is nobody's figure
     work = args.work or Path(tempfile.mkdtemp(prefix="edgeprov-bench-"))
     figures: list[Figure] = []
     loads = []
