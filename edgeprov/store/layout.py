@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeprov.errors import DigestMismatch, FormatError, LimitError, NotStored, StoreError
-from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.errors import DigestMismatch, FormatError, NotStored
+from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest
 from edgeprov.formats.jsonx import encode_json, parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
@@ -33,16 +33,15 @@ from edgeprov.store.atomic import (
     sync_dir,
     translated,
 )
-from edgeprov.store.blobs import CHUNK_BYTES, BlobReader, BlobWriter
+from edgeprov.store.blobs import LayoutBlobs
 from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
 from edgeprov.store.lock import lock
-from edgeprov.store.partial import PartialBlob, drop_partials, partial_size
 
 _MARKER = {"imageLayoutVersion": "1.0.0"}
 _FILE_MODE = 0o644  # a layout is read by other tools, and holds nothing secret
 
 
-class Layout:
+class Layout(LayoutBlobs):
     """One layout folder. Several processes may use it at once; writers of index.json take turns."""
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
@@ -52,10 +51,7 @@ class Layout:
             root: The folder that holds ``oci-layout``, ``index.json`` and ``blobs/sha256``.
             read_only: Refuse every change; needed for media that cannot be written.
         """
-        self.root = root
-        self.read_only = read_only
-        self._blobs = root / "blobs" / "sha256"
-        self._ingest = root / "ingest"
+        super().__init__(root, read_only=read_only)
         self._index_path = root / "index.json"
         self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
         self._batch: _Batch | None = None
@@ -117,132 +113,6 @@ class Layout:
             if layout._ingest.is_dir():
                 sweep(layout._ingest)
         return layout
-
-    # -- blobs ------------------------------------------------------------------------------------
-
-    def blob_path(self, digest: Digest) -> Path:
-        """Where the blob lies or would lie. Reading it there skips verification."""
-        return self._blobs / digest.hex
-
-    def _blob_name(self, digest: Digest) -> str:
-        # A verifier reads five files a kit: pathlib costs more than opening them.
-        return f"{self._blobs}/{digest.hex}"
-
-    def blob_size(self, digest: Digest) -> int | None:
-        """Size in bytes, None when it is not here."""
-        try:
-            return self.blob_path(digest).stat().st_size
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"blob {digest}: {error.strerror}") from error
-
-    def has_blob(self, digest: Digest) -> bool:
-        """Whether a blob of this digest is here; its content is verified on reading."""
-        return self.blob_size(digest) is not None
-
-    def load_blob(self, descriptor: Descriptor, *, max_bytes: int) -> bytes:
-        """A whole blob in memory, its size and digest verified.
-
-        Raises:
-            LimitError: The descriptor names more than ``max_bytes``.
-            NotStored: No such blob.
-            DigestMismatch: The file holds something else.
-            StoreError: It cannot be read.
-        """
-        what = f"blob {descriptor.digest}"
-        if descriptor.size > max_bytes:
-            raise LimitError(f"{what} has {descriptor.size} bytes, more than {max_bytes}")
-        try:
-            data = load_bytes(self._blob_name(descriptor.digest), max_bytes=descriptor.size, what=what)
-        except LimitError as error:
-            raise DigestMismatch(f"{what} has more than the expected {descriptor.size} bytes") from error
-        descriptor.verify(data, what)
-        return data
-
-    def open_blob(self, descriptor: Descriptor) -> BlobReader:
-        """A stream over a blob, verified at its end. Errors as in BlobReader."""
-        return BlobReader(self.blob_path(descriptor.digest), descriptor)
-
-    def verify_blob(self, descriptor: Descriptor) -> None:
-        """Read a blob once and compare size and digest. Errors as in load_blob."""
-        with self.open_blob(descriptor) as stream:
-            buffer = memoryview(bytearray(CHUNK_BYTES))
-            while stream.readinto(buffer):
-                pass
-
-    def save_blob(self, data: bytes, media_type: str) -> Descriptor:
-        """Store bytes durably; what is there already (and intact) stays.
-
-        Raises:
-            StoreFull: No space.
-            StoreError: The folder cannot be written.
-        """
-        descriptor = describe(data, media_type)
-        if not self._intact(descriptor):
-            with self._writer(descriptor.digest) as writer:
-                writer.write(data)
-                writer.commit(media_type)
-        return descriptor
-
-    def blob_writer(self) -> BlobWriter:
-        """A blob of unknown size and digest, written in constant memory."""
-        return self._writer(None)
-
-    def _writer(self, known: Digest | None) -> BlobWriter:
-        self._writable()
-        make_dirs(self._ingest, 0o755)
-        return BlobWriter(self._ingest, self._keep_blob, known)
-
-    def save_blob_stream(self, chunks: Iterable[bytes], expected: Descriptor) -> None:
-        """Store a blob that must turn out as described; an intact one that is there is not read again.
-
-        Raises:
-            DigestMismatch: The chunks are longer than, shorter than or other than described.
-            StoreFull: No space.
-            StoreError: The folder cannot be written.
-        """
-        if self._intact(expected):
-            return
-        with self.blob_writer() as writer:
-            for chunk in chunks:
-                if writer.size + len(chunk) > expected.size:
-                    raise DigestMismatch(f"blob {expected.digest} is longer than {expected.size} bytes")
-                writer.write(chunk)
-            if writer.size != expected.size or writer.digest != expected.digest:
-                raise DigestMismatch(
-                    f"received {writer.size} bytes with digest {writer.digest}, "
-                    f"expected {expected.size} bytes with {expected.digest}"
-                )
-            writer.commit(expected.media_type)
-
-    def resume_blob(self, expected: Descriptor) -> PartialBlob:
-        """Go on with a blob that arrives over several contacts. Errors as in PartialBlob."""
-        self._writable()
-        make_dirs(self._ingest, 0o755)
-        return PartialBlob(self._ingest, expected, self._keep_blob)
-
-    def partial_size(self, digest: Digest) -> int:
-        """Bytes of a blob that resume_blob() has got so far."""
-        return partial_size(self._ingest, digest)
-
-    def drop_partials(self, keep: Iterable[Digest]) -> None:
-        """Remove what resume_blob() began, except for ``keep``. Raises StoreError."""
-        self._writable()
-        drop_partials(self._ingest, set(keep))
-
-    def is_intact(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is here and what it should be; reads all of it."""
-        return self._intact(descriptor)
-
-    def _intact(self, descriptor: Descriptor) -> bool:
-        if not self.has_blob(descriptor.digest):
-            return False
-        try:
-            self.verify_blob(descriptor)
-        except (DigestMismatch, StoreError):
-            return False  # a rotten copy is replaced by the good bytes at hand
-        return True
 
     def _keep_blob(self, path: Path, digest: Digest) -> None:
         rename(path, self.blob_path(digest))
@@ -451,12 +321,6 @@ class Layout:
         with translated(self._index_path):
             status = self._index_path.stat()
         return (status.st_ino, status.st_mtime_ns, status.st_size)
-
-    def _writable(self) -> None:
-        if self.read_only:
-            raise StoreError(
-                f"layout {self.root} is read-only", advice="Models baked into the image cannot be changed."
-            )
 
     # -- garbage ----------------------------------------------------------------------------------
 
