@@ -142,12 +142,14 @@ def run_cases(args: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
 
 
 def earlier(paths: Sequence[Path]) -> tuple[list[Figure], dict[str, Any]]:
-    """Figures of earlier runs in the order of the first, each as it was measured last."""
+    """Figures of earlier runs, group by group, each as it was measured last."""
     found: dict[tuple[str, str], Figure] = {}
     conditions: dict[str, Any] = {}
     for path in paths:
         figures, conditions = parse_json(path.read_text())
-        found |= {(item.group, item.name): item for item in figures}
+        for item in figures:
+            if item.value is not None or (item.group, item.name) not in found:
+                found[item.group, item.name] = item
     groups = list(dict.fromkeys(item.group for item in found.values()))
     return sorted(found.values(), key=lambda item: groups.index(item.group)), conditions
 
