@@ -90,10 +90,11 @@ def collect(
 
     Raises:
         UsageError: Something else lies there, or kits have no verdict.
+        StoreBusy: Another collect writes there.
         StoreError: It cannot be written, or workers wrote where it cannot be seen from here.
     """
     run = _Run(index, query, trust, engine, output, dequantise=dequantise, inputs=inputs, progress=progress)
-    with Index.open(index.folder, write=False) as snapshot:
+    with output.alone(), Index.open(index.folder, write=False) as snapshot:
         # One moment of the index, whatever sync and verify write meanwhile.
         snapshot.keep_little()
         snapshot.rows("BEGIN")
@@ -112,8 +113,8 @@ def collect(
                 break
             except _OtherLabelsError as error:
                 label_type = error.label_type
-    run.clean(before)
-    return _finish(index, query, trust, output, run.report, lists.subjects(), now, signer)
+        run.clean(before)
+        return _finish(index, query, trust, output, run.report, lists.subjects(), now, signer)
 
 
 class _OtherLabelsError(Exception):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
-from edgeprov.errors import NotStored, StoreError, StoreFull, UsageError
+from edgeprov.errors import NotStored, StoreBusy, StoreError, StoreFull, UsageError
 from edgeprov.formats.digest import Digest
 from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
+from edgeprov.store.lock import Lock
 
 OWN: Final = "_edgeprov"
 """Readers of partitioned data skip folders that begin with an underscore."""
@@ -102,6 +103,13 @@ class Output(Protocol):
     name: str
     """An absolute path or a URL, without secrets."""
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep a second run out for the body, where the place can: a folder does, a URL does not.
+
+        Raises:
+            StoreBusy: Another run writes there.
+        """
+
     def files(self) -> list[str]:
         """All files that are there, sorted; none where the place does not exist yet."""
 
@@ -164,6 +172,26 @@ class FolderOutput:
         """Name the folder."""
         self._folder = folder.absolute()
         self.name = str(self._folder)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """As Output.alone: the lock is the folder itself, so that nothing is left in it."""
+        with _told(self.name):
+            make_dirs(self._folder, 0o755)
+        held = None
+        try:
+            held = Lock(self._folder)
+        except StoreBusy as error:
+            raise StoreBusy(
+                f"{self.name}: another collect writes there", advice="Wait for it to end, or name another folder (-o)."
+            ) from error
+        except StoreError:
+            pass  # NFS locks no folders
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.release()
 
     def files(self) -> list[str]:
         """As Output.files."""

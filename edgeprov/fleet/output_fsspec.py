@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -62,6 +62,10 @@ class FsspecOutput:
                 f"{self._protocol[:40]}:// is no protocol that fsspec knows",
                 advice="Name a folder, or a URL as s3://BUCKET/PATH.",
             ) from error
+
+    def alone(self) -> AbstractContextManager[None]:
+        """As Output.alone: what is behind a URL knows no locks that a killed run would give up."""
+        return nullcontext()
 
     def files(self) -> list[str]:
         """As Output.files."""

@@ -12,7 +12,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from edgeprov.errors import StoreBusy
 from edgeprov.fleet import collect, partition
+from edgeprov.fleet.output import open_output
 from edgeprov.formats.record import Label
 from tests.support.fleet import push_kit
 
@@ -199,6 +201,19 @@ def test_nothing_is_removed_where_kits_have_no_verdict(full, tmp_path, monkeypat
     monkeypatch.setattr(check, "check", lambda *_args, **_options: None)
     assert full.run("collect", "-o", tmp_path / "set").code == 2
     assert files_of(str(tmp_path / "set")) == before
+
+
+def test_two_runs_into_one_folder_do_not_meet(full, tmp_path):
+    full.sync()
+    whole = clean(full, tmp_path)
+    place = tmp_path / "set"
+    with open_output(str(place)).alone():
+        run = full.run("collect", "-o", place)
+        assert run.code == StoreBusy.exit_code
+        assert "another collect writes there" in run.err
+        assert not files_of(str(place))
+    collected(full, place)
+    assert files_of(str(place)) == whole
 
 
 def test_lists_come_in_batches_as_in_one(full, tmp_path, monkeypatch):
