@@ -101,12 +101,14 @@ def _first_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> Cal
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         nonlocal made
         made += 1
-        if args or made > _COMPILE_AFTER or not fields.keys() >= kwargs.keys() >= required:
+        given = dict(zip(fields, args, strict=False)) | kwargs
+        plain = len(given) == len(args) + len(kwargs) and fields.keys() >= given.keys() >= required
+        if made > _COMPILE_AFTER or not plain or (args and kw_only):  # compiled, it says what is wrong
             cls.__init__ = _compile_init(cls, fields, kw_only=kw_only)
             cls.__init__(self, *args, **kwargs)
             return
         for name, item in fields.items():
-            value = kwargs[name] if name in kwargs else item.default if item.factory is _MISSING else item.factory()
+            value = given[name] if name in given else item.default if item.factory is _MISSING else item.factory()
             _set(self, name, value)
         if hasattr(cls, "__post_init__"):
             self.__post_init__()

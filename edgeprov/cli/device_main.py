@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 VERBS = {
     "identity": "the device's TPM keys and certificate: create, csr, activate, install, show",
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A boot check is over after some tens of milliseconds, of which the garbage collector would take a
     tenth: it walks what was imported, again and again, and once more at the end. Here it sleeps until
-    the verb's module is loaded, and a process that ends leaves its memory to the kernel.
+    the verb's module is loaded, and a process that ends leaves its memory to the kernel (_end).
     """
     if argv is None:
         gc.disable()
@@ -44,8 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
     )
     if argv is None:
-        gc.freeze()
+        _end(code)
     return code
+
+
+def _end(code: int) -> None:
+    """End the process without taking the interpreter apart, where nobody waits for that.
+
+    Who has threads, or work for atexit (the recorder, logging), has imported ``threading``; what was
+    printed is out, or its failure told (run_program), and files are closed by those who opened them.
+    """
+    if "threading" in sys.modules:
+        gc.freeze()
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Context:
             if (simulated := boot_id(self.tpm_dir)) is not None:
                 return simulated
         try:
-            return _KERNEL_BOOT_ID.read_text(encoding="ascii").strip()
+            return _KERNEL_BOOT_ID.read_bytes().decode("ascii").strip()
         except (OSError, ValueError) as error:
             raise StoreError(f"{_KERNEL_BOOT_ID}: cannot be read; is /proc mounted?") from error
 

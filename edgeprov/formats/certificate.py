@@ -13,11 +13,12 @@ Spec: RFC 5280 section 4; RFC 5480; RFC 5758; RFC 4514 for the text of names.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Final, NamedTuple
+from typing import Final
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.der import Der
 from edgeprov.formats.ecdsa import P256_PREFIX, P384_PREFIX
+from edgeprov.values import dataclass
 
 _SEQUENCE, _SET, _INTEGER, _BOOLEAN, _BITS, _OCTETS, _OID = 0x30, 0x31, 0x02, 0x01, 0x03, 0x04, 0x06
 _UTF8, _PRINTABLE, _UTC_TIME, _GENERALIZED_TIME = 0x0C, 0x13, 0x17, 0x18
@@ -39,7 +40,8 @@ _BASIC, _KEY_USAGE, _SAN, _EKU, _SKI, _AKI = (
 )  # fmt: skip
 
 
-class Certificate(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
     """A certificate of the profile.
 
     Attributes:

@@ -124,7 +124,8 @@ class State:
             make_dirs(folder)
             sweep(folder)
         with translated(root):
-            spools = [path for pattern in ("*", "*/labels") for path in (root / "spool").glob(pattern) if path.is_dir()]
+            spools = [path for path in (root / "spool").iterdir() if path.is_dir()]
+            spools += [labels for path in spools if (labels := path / "labels").is_dir()]
         for folder in spools:
             sweep(folder)
         return state
@@ -142,7 +143,7 @@ class State:
     def slots(self) -> tuple[str, ...]:
         """Slots that have an active model or a spool, sorted."""
         with translated(self.root):
-            active = {path.stem for path in (self.root / "active").glob("*.json")}
+            active = {path.stem for path in (self.root / "active").iterdir() if path.suffix == ".json"}
             spools = {path.name for path in (self.root / "spool").iterdir() if path.is_dir()}
         return tuple(sorted(name for name in active | spools if is_slot(name)))
 

@@ -6,12 +6,14 @@
 
 ``import edgeprov`` finds the file as any other; it brings its modules along (packed.py), which costs a boot
 as much as files do, and a tenth less than an archive that zipimport reads. It holds no docstrings
-(but those of the verbs, which --help shows), no columns of traces (lines stay), nothing of the fleet's side,
-and no sources: a root that is read-only would otherwise compile at each boot. Beside a folder ``edgeprov``,
-as the fleet's package brings it, Python takes the folder. Byte code belongs to the Python that wrote it: run
-this with the version of the device. Same sources, same bytes.
+(but those of the verbs, which --help shows), no types of parameters and results, which nothing reads but each
+import would build, no columns of traces (lines stay), nothing of the fleet's side, and no sources: a root that
+is read-only would otherwise compile at each boot. Beside a folder ``edgeprov``, as the fleet's package brings
+it, Python takes the folder. Byte code belongs to the Python that wrote it: run this with the version of the
+device. Same sources, same bytes.
 """
 
+import ast
 import importlib.util
 import marshal
 import subprocess
@@ -37,13 +39,26 @@ def device_sources(package):
             yield path
 
 
+class _Untyped(ast.NodeTransformer):
+    """Takes the annotations of functions away; those of classes are the fields of value classes."""
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+
 def _write(package, target):
     modules = {}
     for path in device_sources(package):
         name = path.relative_to(package.parent)
-        code = compile(
-            path.read_bytes(), str(name), "exec", dont_inherit=True, optimize=1 if "cli" in name.parts else 2
-        )
+        tree = _Untyped().visit(ast.parse(path.read_bytes(), name))
+        code = compile(tree, str(name), "exec", dont_inherit=True, optimize=1 if "cli" in name.parts else 2)
         is_package = name.stem == "__init__"
         parts = name.parent.parts if is_package else name.with_suffix("").parts
         modules[".".join(parts)] = (is_package, zlib.compress(marshal.dumps(code), 9))

@@ -7,6 +7,7 @@ ECDSA is passed by, as edgeprov does it, for it loads the whole backend.
 """
 
 import gc
+import os
 import sys
 
 gc.disable()
@@ -38,4 +39,4 @@ with open(sys.argv[2], "rb", buffering=0) as file:
         digest.update(memoryview(buffer)[:count])
 key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes.fromhex(POINT))
 key.verify(bytes.fromhex(SIGNATURE), MESSAGE, Ecdsa())
-gc.freeze()
+os._exit(0)
