@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -52,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end(code: int) -> None:
-    """End the process without taking the interpreter apart, where nobody waits for that.
+    """End the process without taking the interpreter apart, unless a thread is still at work.
 
-    Who has threads, or work for atexit (the recorder, logging), has imported ``threading``; what was
-    printed is out, or its failure told (run_program), and files are closed by those who opened them.
+    What was printed is out, or its failure told (run_program), and files are closed by those who opened them.
     """
-    if "threading" in sys.modules:
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
         gc.freeze()
         return
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to have them run, once
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

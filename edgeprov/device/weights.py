@@ -19,7 +19,6 @@ from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.formats.modelkit import ModelKit, layer_compression, parse_modelkit
 from edgeprov.limits import KIB, LIMITS
-from edgeprov.store import verity
 from edgeprov.store.layout import Layout
 from edgeprov.values import dataclass
 
@@ -126,6 +125,8 @@ def enable_verity(model: StoredModel) -> int:
         DigestMismatch: The manifest names another fs-verity digest than the layer has.
         StoreFull: No space for the hash trees.
     """
+    from edgeprov.store import verity
+
     kept = 0
     for layer in model.manifest.layers:
         if A_VERITY in layer.annotations and verity.enable(model.layout.blob_path(layer.digest)):
@@ -200,6 +201,8 @@ def _open_vouched(layout: Layout, descriptor: Descriptor) -> io.BufferedIOBase |
     """The blob unhashed, if the kernel checks what is read through this very open file."""
     if A_VERITY not in descriptor.annotations or not _kernel_vouches(layout, descriptor):
         return None
+    from edgeprov.store import verity
+
     file = layout.blob_path(descriptor.digest).open("rb")
     if verity.measure_open(file.fileno()) != parse_digest(descriptor.annotations[A_VERITY]):
         file.close()
@@ -214,6 +217,8 @@ def _kernel_vouches(layout: Layout, descriptor: Descriptor) -> bool:
     path = layout.blob_path(descriptor.digest)
     if not layout.has_blob(descriptor.digest) or layout.blob_size(descriptor.digest) != descriptor.size:
         return False  # hashing it tells what is wrong
+    from edgeprov.store import verity  # few file systems have it, and a boot pays for what it loads
+
     return verity.verify_measured(path, parse_digest(expected))
 
 

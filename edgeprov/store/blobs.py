@@ -19,10 +19,11 @@ from edgeprov.errors import DigestMismatch, LimitError, StoreError
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest
 from edgeprov.store.atomic import load_bytes, make_dirs, open_regular, open_temporary, remove, translate
-from edgeprov.store.partial import PartialBlob, drop_partials, partial_size
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    from edgeprov.store.partial import PartialBlob
 
 _MODE = 0o644  # other tools read layouts; what is private is the folder around them
 
@@ -287,16 +288,22 @@ class LayoutBlobs:
 
     def resume_blob(self, expected: Descriptor) -> PartialBlob:
         """Go on with a blob that arrives over several contacts. Errors as in PartialBlob."""
+        from edgeprov.store.partial import PartialBlob  # a boot has no use for it
+
         self._writable()
         make_dirs(self._ingest, 0o755)
         return PartialBlob(self._ingest, expected, self._keep_blob)
 
     def partial_size(self, digest: Digest) -> int:
         """Bytes of a blob that resume_blob() has got so far."""
+        from edgeprov.store.partial import partial_size
+
         return partial_size(self._ingest, digest)
 
     def drop_partials(self, keep: Iterable[Digest]) -> None:
         """Remove what resume_blob() began, except for ``keep``. Raises StoreError."""
+        from edgeprov.store.partial import drop_partials
+
         self._writable()
         drop_partials(self._ingest, set(keep))
 

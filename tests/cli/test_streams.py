@@ -52,6 +52,25 @@ def test_a_closed_stream_is_an_empty_one(words: str, code: int, tmp_path: Path) 
     assert shell(words, tmp_path).returncode == code
 
 
+def end_of(program: str) -> subprocess.CompletedProcess[str]:
+    """A process whose life is ``edgeprov --help``, after ``program``."""
+    words = f"import sys\nsys.argv = ['edgeprov', '--help']\n{program}\nfrom {DEVICE} import main\nsys.exit(main())"
+    return subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def test_what_was_left_for_the_end_is_done_at_the_end() -> None:
+    done = end_of("import atexit\natexit.register(print, 'at the end')")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("at the end\n")
+    assert done.stdout.count("at the end") == 1
+
+
+def test_a_thread_finishes_its_work() -> None:
+    done = end_of("import threading\nthreading.Timer(0.5, print, ('by a thread',)).start()")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("by a thread\n")
+
+
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     program = (
         "import os, sys\nfrom edgeprov.cli.output import run_program\n"
