@@ -267,8 +267,10 @@ class SpoolWriter:
                 self._flush()
                 file, unsynced = self._file, self._unsynced
                 self._unsynced = False
-            if file is None or not unsynced:
-                return
+                if file is None or not unsynced:
+                    # The sync before took a row whose number did not count yet; by now it does.
+                    self.synced_n = max(self.synced_n, reached)
+                    return
             try:
                 file.sync()  # appends go on meanwhile
             except StoreError as error:
