@@ -193,6 +193,6 @@ def make_engine(args: argparse.Namespace) -> Engine:
     """The engine of the options."""
     from edgeprov.fleet.engines import open_engine
 
-    if args.workers is not None and not 0 <= args.workers <= _WORKERS_MAX:
-        raise UsageError(f"--workers is not a number from 0 to {_WORKERS_MAX}", advice="0 and 1 start no process.")
+    if args.workers is not None and args.workers > _WORKERS_MAX:
+        raise UsageError(f"--workers is more than {_WORKERS_MAX}", advice="One for each processor is the default.")
     return open_engine(args.engine, address=args.address, workers=args.workers)

@@ -123,6 +123,7 @@ RDEPENDS:${PN}:append:class-target = " \
     python3-requests \
     python3-resource \
     python3-shell \
+    python3-threading \
     python3-tomllib \
     python3-tpm2-pytss \
     python3-zstandard \
