@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, dataclass_transform
 T = TypeVar("T")
 
 _MISSING: Final = object()
-_COMPILE_AFTER: Final = 8
+_COMPILE_AFTER: Final = 20
 _set: Final = object.__setattr__
 
 

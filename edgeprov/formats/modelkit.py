@@ -11,7 +11,6 @@ Spec: KitOps ModelKit; CNCF ModelPack v0.0.7; FORMAT.md section "Model kit".
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -283,6 +282,6 @@ def _tensors(value: object, what: str) -> tuple[bytes, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= LIMITS.tensors:
         raise FormatError(f"Kitfile: selftest {what} is not a list with one item for each tensor")
     try:
-        return tuple(base64.b64decode(item.encode(), validate=True) for item in value)
+        return tuple(binascii.a2b_base64(item.encode(), strict_mode=True) for item in value)
     except (AttributeError, binascii.Error, UnicodeEncodeError) as error:
         raise FormatError(f"Kitfile: selftest {what} holds something else than base64") from error

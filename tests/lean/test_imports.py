@@ -79,11 +79,11 @@ def test_path_compiles_no_data_classes(path: str) -> None:
 # What a boot check could do with, and did until it was found to cost more than the check itself. cryptography.x509
 # reads certificates (formats.certificate does), serialization keys; the backend is what ECDSA's constructor asks.
 NOT_AT_BOOT = (
-    "argparse", "copy", "cryptography.hazmat.backends.openssl", "cryptography.hazmat.primitives.serialization",
+    "argparse", "base64", "copy", "cryptography.hazmat.backends.openssl", "cryptography.hazmat.primitives.serialization",
     "cryptography.x509", "dataclasses", "encodings.ascii", "edgeprov.cli.parsing", "edgeprov.formats.packing", "edgeprov.formats.statement",
     "edgeprov.formats.tarball", "edgeprov.formats.tpmt", "edgeprov.store.compress", "edgeprov.store.partial", "edgeprov.store.spool",
     "edgeprov.store.verity", "edgeprov.tpm",
-    "gettext", "hmac", "inspect", "locale", "logging", "msgpack", "shutil", "socket", "ssl", "subprocess", "tempfile",
+    "gettext", "hmac", "inspect", "locale", "logging", "msgpack", "shutil", "socket", "ssl", "struct", "subprocess", "tempfile",
     "uuid", "weakref", "zstandard",
 )  # fmt: skip
 
