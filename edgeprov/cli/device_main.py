@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         gc.disable()
+    from edgeprov.lean import later
+
+    with later("ipaddress"):  # for hosts in URLs, which pathlib's import of urllib.parse brings along
+        import pathlib  # noqa: F401
     from edgeprov.cli.output import run_program
 
     code = run_program(

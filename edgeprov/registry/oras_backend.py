@@ -25,9 +25,9 @@ from requests.adapters import HTTPAdapter
 
 from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryError, RegistryProtocolError
 from edgeprov.formats.jsonx import parse_json_object
+from edgeprov.lean import later
 from edgeprov.limits import LIMITS
 from edgeprov.registry.distribution import DistributionClient, SizedStream
-from edgeprov.registry.lean import later
 from edgeprov.values import dataclass
 
 with later("jsonschema"):  # for push and pull, which are not used here: a third of the time that oras takes
