@@ -29,6 +29,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
         ROLLUP + "test_a_roll_up_by_a_stranger_is_refused_and_accuses_nobody",
         ROLLUP + "test_a_roll_up_of_another_shard_is_refused_and_accuses_nobody",
     ),
+    "with their signatures. A device MUST refuse one": (
+        "transport/test_stick.py::test_a_receipt_that_nobody_may_give_frees_nothing",
+        "transport/test_stick.py::test_a_receipt_for_another_device_frees_nothing",
+    ),
     "One encoding per value; a reader MUST refuse every other": (
         PACKING + "test_what_is_not_canonical_is_refused",
         PACKING + "test_rows_must_be_whole_canonical_and_of_one_width",
