@@ -36,24 +36,21 @@ class Place:
 
 
 class Ahead:
-    """At most one blob at a time, in one thread that nobody waits for when the program ends."""
+    """At most one blob at a time, in a thread that ends with the question; the end of a program waits for none."""
 
     def __init__(self, prepare: Callable[[str, Following], Place]) -> None:
         self._prepare = prepare
         self._asked: tuple[str, Digest] | None = None
         self._answers: SimpleQueue[Place | None] = SimpleQueue()
-        self._work: SimpleQueue[tuple[str, Following, SimpleQueue[Place | None]]] | None = None
 
     def start(self, repo: str, blob: Following) -> None:
         """Prepare this blob now, unless it was asked for already."""
         asked = (repo, blob.descriptor.digest)
         if self._asked == asked:
             return
-        if self._work is None:
-            self._work = SimpleQueue()
-            threading.Thread(target=self._run, name="registry-ahead", daemon=True).start()
         self._asked, self._answers = asked, SimpleQueue()
-        self._work.put((repo, blob, self._answers))
+        # One that waited for more would keep the registry's connections open after all others have let go of it.
+        threading.Thread(target=self._run, args=(repo, blob, self._answers), name="registry-ahead", daemon=True).start()
 
     def take(self, repo: str, digest: Digest) -> Place | None:
         """What was found for this blob, waited for; None when it was not asked for, or went wrong."""
@@ -66,11 +63,8 @@ class Ahead:
         """After a cut: the registry may have been started anew, and have forgotten its sessions."""
         self._asked = None
 
-    def _run(self) -> None:
-        assert self._work is not None  # noqa: S101 - made before the thread
-        while True:
-            repo, blob, answers = self._work.get()
-            place = None
-            with suppress(Exception):  # whatever it is, the turn of this blob meets it again where it can be told
-                place = self._prepare(repo, blob)
-            answers.put(place)
+    def _run(self, repo: str, blob: Following, answers: SimpleQueue[Place | None]) -> None:
+        place = None
+        with suppress(Exception):  # whatever it is, the turn of this blob meets it again where it can be told
+            place = self._prepare(repo, blob)
+        answers.put(place)

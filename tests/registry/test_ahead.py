@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
@@ -127,3 +129,18 @@ def test_a_body_that_is_another_one_is_refused_in_its_turn(plain: str) -> None:
     with pytest.raises(DigestMismatch):
         registry.push_blob(REPO, damaged.descriptor, BytesIO(b"damaged!!"))
     assert registry.head_blob(REPO, damaged.descriptor.digest) is None
+
+
+def test_nothing_keeps_a_registry_that_is_no_longer_used(plain: str) -> None:
+    """Its connections would stay open in a process that goes on, as an application's."""
+    registry = OrasRegistry(plain, settings=RegistrySettings(plain_http=True))
+    for data, following in ((b"three", ONE), (b"one", TWO), (b"two", None)):
+        registry.push_blob(REPO, describe(data, ""), data, following=following)
+    for thread in threading.enumerate():
+        if thread.name == "registry-ahead":  # the last may have answered, but not ended
+            thread.join(10)
+            assert not thread.is_alive()
+    gone = weakref.ref(registry)
+    del registry
+    gc.collect()
+    assert gone() is None

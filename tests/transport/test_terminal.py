@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import sys
 import termios
@@ -41,6 +42,9 @@ class Terminal:
     def __init__(self, config: Path, columns: int) -> None:
         self._child, self._fd = pty.fork()
         if not self._child:
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # a suite in the background has it ignored, and would pass that on
             env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
             os.execve(COMMAND[0], COMMAND, {**env, "EDGEPROV_CONFIG": str(config)})
         self.resize(columns)
