@@ -143,6 +143,7 @@ def test_labels_are_matched_with_results_by_ranges(
         ((*PERIOD, "--device", "a11"), "knows no device 'urn:edgeprov:device:a11'"),
         ((*PERIOD, "--html", "/nowhere/at/all/page.html"), "/nowhere/at/all is no folder"),
         ((*PERIOD, "--nonce", "00"), "--nonce needs --head"),
+        ((*PERIOD, "--head", "head.json"), "--head needs --nonce"),
         ((*PERIOD, "--sign", "statement.json"), "--sign needs --report"),
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,6 @@ from edgeprov.errors import UsageError
 if TYPE_CHECKING:
     from edgeprov.fleet.audit_commands import Commands
     from edgeprov.fleet.index import Index, Query
-    from edgeprov.fleet.trust import Trust
-    from edgeprov.verify.head import VerifiedHead
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +78,14 @@ def run(args: argparse.Namespace, out: Output) -> None:
             "an audit needs a period", advice="Give --from and --to, for example --from 2026-01 --to 2026-01."
         )
     _verify_arguments(args)
-    report = _report(args, out)
+    heads = _load_heads(args.head)
+    report = _report(args, out, heads)
     page: bytes | None = None
     if args.html:
         from edgeprov.fleet.report_html import encode_html
         from edgeprov.store.atomic import save_bytes
 
-        page = encode_html(report, _commands(args))
+        page = encode_html(report, _commands(args, heads))
         save_bytes(args.html, page, mode=0o644)
     if args.sign:
         _sign(args, report, page)
@@ -110,6 +109,8 @@ def _verify_arguments(args: argparse.Namespace) -> None:
             raise UsageError(f"{path.parent} is no folder", advice=f"Make it, or write {path.name} elsewhere.")
     if args.nonce and not args.head:
         raise UsageError("--nonce needs --head", advice="Give the files that `edgeprov attest` answered with.")
+    if args.head and not args.nonce:
+        raise UsageError("--head needs --nonce", advice="Give the nonce that `edgeprov attest` was asked with.")
     if args.sign and args.report is None:
         raise UsageError("--sign needs --report", advice="Name the JSON file that the statement is about.")
 
@@ -125,10 +126,11 @@ def _verify_devices(query: Query, index: Index) -> None:
             )
 
 
-def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
+def _report(args: argparse.Namespace, out: Output, heads: Mapping[Path, bytes]) -> dict[str, Any]:
     from edgeprov.fleet import check
     from edgeprov.fleet.audit import audit
     from edgeprov.fleet.check_others import check_others
+    from edgeprov.fleet.heads import verify_heads
 
     trust, moment = common.load_trust(args), common.now()
     with common.open_index(args, write=True) as index:
@@ -143,10 +145,10 @@ def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
                 check.check(index, series, trust, common.make_engine(args), at=moment, progress=bar.update)
             for _ in check_others(index, trust, at=moment):
                 pass
-        heads = _heads(args, trust, index, moment)
+        verified = verify_heads(index, heads.values(), args.nonce, trust, moment) if heads else {}
         with out.progress("audit", 1) as bar:
             result = audit(
-                index, query, trust, now=moment, heads=heads, exact=not args.approximate, progress=bar.update
+                index, query, trust, now=moment, heads=verified, exact=not args.approximate, progress=bar.update
             )
         if args.data:
             from edgeprov.fleet.drift import drift
@@ -158,25 +160,15 @@ def _report(args: argparse.Namespace, out: Output) -> dict[str, Any]:
     return result.as_json()
 
 
-def _heads(args: argparse.Namespace, trust: Trust, index: Index, moment: datetime) -> dict[str, VerifiedHead]:
-    if not args.head:
-        return {}
-    from edgeprov.fleet.heads import verify_heads
-
-    if not args.nonce:
-        raise UsageError("--head needs --nonce", advice="Give the nonce that `edgeprov attest` was asked with.")
-    return verify_heads(index, _head_files(args).values(), args.nonce, trust, moment)
-
-
-def _head_files(args: argparse.Namespace) -> dict[Path, bytes]:
+def _load_heads(given: Sequence[Path]) -> dict[Path, bytes]:
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes
 
     paths: list[Path] = []
-    for given in args.head:
-        inside = sorted(path for path in given.iterdir() if path.is_file()) if given.is_dir() else [given]
+    for place in given:
+        inside = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
         if not inside:
-            raise UsageError(f"{given} holds no heads", advice="Put the answers of `edgeprov attest` there.")
+            raise UsageError(f"{place} holds no heads", advice="Put the answers of `edgeprov attest` there.")
         paths += inside
     return {path: load_bytes(path, max_bytes=LIMITS.statement_bytes, what="a head") for path in paths}
 
@@ -264,7 +256,7 @@ def _check(args: argparse.Namespace, out: Output) -> None:
     out.item("checked", f"the report is unchanged and was signed by {signer}", signer=signer, report=str(args.report))
 
 
-def _commands(args: argparse.Namespace) -> Commands:
+def _commands(args: argparse.Namespace, heads: Mapping[Path, bytes]) -> Commands:
     from edgeprov.fleet.audit_commands import Commands
     from edgeprov.formats.head import parse_head
     from edgeprov.formats.segment import device_serial
@@ -285,6 +277,6 @@ def _commands(args: argparse.Namespace) -> Commands:
         devices=tuple(args.device or ()),
         signed=args.sign.name if args.sign else "",
         heads=words("--head", "--nonce"),
-        head_of={device_serial(parse_head(raw).device): str(path) for path, raw in _head_files(args).items()},
+        head_of={device_serial(parse_head(raw).device): str(path) for path, raw in heads.items()},
         extra=words("--data", "--no-verify", "--approximate"),
     )
