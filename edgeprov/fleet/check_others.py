@@ -17,7 +17,7 @@ from typing import Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdicts
 from edgeprov.fleet.index import Index, json_of_text
-from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.b64 import parse_b64

@@ -27,7 +27,7 @@ from edgeprov.errors import (
     StoreFull,
     UsageError,
 )
-from edgeprov.fleet.remotes import Source
+from edgeprov.fleet.registries.sources import Source
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.atomic import make_dirs
 from edgeprov.values import dataclass, field_names, replace

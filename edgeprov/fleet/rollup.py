@@ -25,7 +25,7 @@ from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index import Artifact, Index, Query, digest_of_text
 from edgeprov.fleet.publish import attach
-from edgeprov.fleet.remotes import Reader, Source, open_registry
+from edgeprov.fleet.registries.sources import Reader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.series import series_item
 from edgeprov.fleet.signers import signature_artifact

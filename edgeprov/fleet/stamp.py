@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
 from edgeprov.fleet.publish import attach
-from edgeprov.fleet.remotes import Reader
+from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest

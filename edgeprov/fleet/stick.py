@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConflict, VerificationError
 from edgeprov.fleet.publish import ChunkStream
-from edgeprov.fleet.remotes import Source, open_registry
+from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.signers import sign_statement
 from edgeprov.fleet.sync_columns import artifact_kind
 from edgeprov.formats.datakit import parse_kit_tag

@@ -28,7 +28,7 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.fleet.index import Index, chunked
-from edgeprov.fleet.remotes import Reader, Source
+from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
 from edgeprov.fleet.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
 from edgeprov.fleet.sync_lineage import keep_collections

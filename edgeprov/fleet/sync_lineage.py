@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError, FormatError, VerificationError
 from edgeprov.fleet.index import Index
-from edgeprov.fleet.remotes import Reader
+from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import Digest, digest_of, parse_digest

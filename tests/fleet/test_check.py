@@ -10,7 +10,7 @@ import pytest
 
 from edgeprov.errors import RegistryError
 from edgeprov.fleet import check as check_module
-from edgeprov.fleet.remotes import Reader
+from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.digest import Digest
 from tests.support.fleet import push_device, push_kit
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
-from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.formats.digest import parse_digest
 from edgeprov.verify.signature import verify_model_signature
 from tests.fleet.test_publish import write_kit

@@ -178,7 +178,7 @@ def test_a_progress_bar_for_a_person_only(full, monkeypatch):
 
 def test_several_registries_at_once_and_in_parallel(full, tmp_path, monkeypatch):
     """Kits of a registry are fetched side by side: two requests wait for each other, and both come through."""
-    from edgeprov.fleet.remotes import open_registry, parse_source
+    from edgeprov.fleet.registries.sources import open_registry, parse_source
 
     other = full.device("c3")
     with docker_registry(tmp_path / "registry") as host:

@@ -351,7 +351,7 @@ def test_a_forged_training_set_is_not_believed(judged, tmp_path):
     from dataclasses import replace
 
     from edgeprov.fleet.publish import _attach_collection, load_collection
-    from edgeprov.fleet.remotes import open_registry, parse_source
+    from edgeprov.fleet.registries.sources import open_registry, parse_source
 
     assert fleet("ca", "init", tmp_path / "ca").code == 0
     assert judged.run("collect", "-o", tmp_path / "out", "--ca", tmp_path / "ca").code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.fleet.remotes import Reader, parse_source
+from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.evidence import verify_kit

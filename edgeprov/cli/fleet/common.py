@@ -17,7 +17,7 @@ from edgeprov.formats.names import is_number
 if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
     from edgeprov.fleet.index import Index, Query
-    from edgeprov.fleet.remotes import Source
+    from edgeprov.fleet.registries.sources import Source
     from edgeprov.fleet.trust import Trust
     from edgeprov.formats.envelope import Signer
 
@@ -40,7 +40,7 @@ def registry_options(parser: argparse.ArgumentParser) -> None:
 
 def source(args: argparse.Namespace, name: str) -> Source:
     """The registry that a name and the options mean."""
-    from edgeprov.fleet.remotes import parse_source
+    from edgeprov.fleet.registries.sources import parse_source
 
     return parse_source(name, plain_http=args.plain_http, credentials_file=args.credentials, ca_file=args.ca_file)
 

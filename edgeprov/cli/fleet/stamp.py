@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.remotes import Reader, open_registry
+    from edgeprov.fleet.registries.sources import Reader, open_registry
     from edgeprov.fleet.stamp import parse_authority, stamp_artifact
     from edgeprov.formats.digest import parse_digest
 

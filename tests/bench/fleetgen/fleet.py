@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from edgeprov.fleet.remotes import open_registry, parse_source
+from edgeprov.fleet.registries.sources import open_registry, parse_source
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.kitfile import kitfile_entries
