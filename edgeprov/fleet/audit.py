@@ -22,7 +22,7 @@ from edgeprov.fleet.audit_device import DeviceAudit, unlabelled
 from edgeprov.fleet.audit_kits import KitReader
 from edgeprov.fleet.audit_report import Audit
 from edgeprov.fleet.check import verified_devices
-from edgeprov.fleet.index import Index, Query
+from edgeprov.fleet.index.database import Index, Query
 from edgeprov.fleet.rollup_read import as_json as gone_json
 from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.trust import Trust

@@ -15,7 +15,7 @@ from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.audit_kits import Inside, KitReader
 from edgeprov.fleet.audit_report import Audit
 from edgeprov.fleet.clock import ClockReport, judge_clock
-from edgeprov.fleet.index import Artifact, Query
+from edgeprov.fleet.index.database import Artifact, Query
 from edgeprov.fleet.series import missing_days, model_runs, series_item, series_json
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.chain import SeriesReport, check_series

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index import Index, Query, chunked, json_of_text
+from edgeprov.fleet.index.database import Index, Query, chunked, json_of_text
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.trust import Trust
 from edgeprov.formats.b64 import parse_b64

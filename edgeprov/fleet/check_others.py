@@ -16,7 +16,7 @@ from typing import Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.check import BLOBS, Judged, known_signatures, save_verdicts
-from edgeprov.fleet.index import Index, json_of_text
+from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust import Trust

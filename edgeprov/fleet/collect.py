@@ -29,7 +29,7 @@ from edgeprov.errors import StoreError, UsageError
 from edgeprov.fleet import tables
 from edgeprov.fleet.collect_lists import Lists
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index import Artifact, Index, Query
+from edgeprov.fleet.index.database import Artifact, Index, Query
 from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.ledger import Ledger
 from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.fleet.hub import PAGE, PAGE_MAX, PARAMETERS
-from edgeprov.fleet.index import VERDICTS
+from edgeprov.fleet.index.database import VERDICTS
 
 _TEXT: Final = {"type": "string"}
 _NULL_TEXT: Final = {"type": ["string", "null"]}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
-from edgeprov.fleet.index import Index
+from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.partition import Written
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.check import open_kit, part_of_layer
-from edgeprov.fleet.index import Artifact, Index, Query, json_of_text
+from edgeprov.fleet.index.database import Artifact, Index, Query, json_of_text
 from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeprov.errors import EdgeprovError, FormatError
-from edgeprov.fleet.index import Index, Query, digest_of_text, json_of_text
-from edgeprov.fleet.names import parse_moment
+from edgeprov.fleet.index.database import Index, Query, digest_of_text, json_of_text
+from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.datakit import kit_tag

@@ -10,7 +10,7 @@ from itertools import groupby
 from sqlite3 import Row
 from typing import Any
 
-from edgeprov.fleet.index import Artifact, digest_of_text, json_of_text
+from edgeprov.fleet.index.database import Artifact, digest_of_text, json_of_text
 from edgeprov.verify.chain import SeriesItem, SeriesReport
 from edgeprov.verify.head import VerifiedHead
 

@@ -27,7 +27,7 @@ from edgeprov.errors import (
     RegistryNotFound,
     VerificationError,
 )
-from edgeprov.fleet.index import Index, chunked
+from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
 from edgeprov.fleet.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet.names import parse_moment
+from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError, FormatError, VerificationError
-from edgeprov.fleet.index import Index
+from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.bundle import parse_bundle

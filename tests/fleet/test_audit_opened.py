@@ -107,7 +107,7 @@ def test_an_index_that_cannot_be_written_is_asked_all_the_same(labelled: Hub) ->
     from datetime import UTC, datetime
 
     from edgeprov.fleet.audit import audit
-    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.trust import load_trust
 
     trust = load_trust(labelled.trust)

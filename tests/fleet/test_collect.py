@@ -244,7 +244,7 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from edgeprov.errors import UsageError
     from edgeprov.fleet.collect import collect
     from edgeprov.fleet.engines.local import LocalEngine
-    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.output import open_output
     from edgeprov.fleet.trust import load_trust
 

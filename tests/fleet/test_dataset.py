@@ -114,7 +114,7 @@ def test_only_the_newest_statement_of_a_place_stays_in_the_lineage(full, tmp_pat
         monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
         assert full.run("collect", "-o", tmp_path / "set").code == 0
     assert full.run("collect", "-o", tmp_path / "other", "--device", "a1").code == 0
-    from edgeprov.fleet.index import Index
+    from edgeprov.fleet.index.database import Index
 
     with Index.open(full.fleet, write=False) as index:
         rows = index.rows("SELECT folder, created FROM collections ORDER BY folder")

@@ -295,8 +295,8 @@ def test_a_locked_index_is_waited_for_and_told(judged, monkeypatch):
     import sqlite3
 
     from edgeprov.errors import StoreBusy
-    from edgeprov.fleet import index as index_module
     from edgeprov.fleet.hub import Hub
+    from edgeprov.fleet.index import database as index_module
     from edgeprov.fleet.trust import load_trust
 
     monkeypatch.setattr(index_module, "_BUSY_S", 0.2)

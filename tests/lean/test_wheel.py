@@ -94,7 +94,7 @@ for verb in VERBS:
 def test_the_folder_of_the_fleets_package_goes_before_the_file(installed: Path, tmp_path: Path) -> None:
     shutil.copy(installed / "image/edgeprov.pyc", tmp_path)
     shutil.copytree(installed / "site/edgeprov", tmp_path / "edgeprov")
-    child = run(tmp_path, "-c", "import edgeprov.fleet.index; print(edgeprov.__file__)")
+    child = run(tmp_path, "-c", "import edgeprov.fleet.index.database; print(edgeprov.__file__)")
     assert child.stdout.strip() == str(tmp_path / "edgeprov/__init__.py"), child.stderr
 
 

@@ -21,7 +21,7 @@ from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.audit_commands import Commands
-    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.index.database import Index, Query
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from edgeprov.formats.names import is_number
 
 if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
-    from edgeprov.fleet.index import Index, Query
+    from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.registries.sources import Source
     from edgeprov.fleet.trust import Trust
     from edgeprov.formats.envelope import Signer
@@ -60,7 +60,7 @@ def fleet_folder(args: argparse.Namespace) -> Path:
 
 def open_index(args: argparse.Namespace, *, write: bool = False, make: bool = False) -> Index:
     """Open the index of the fleet folder; only `sync` makes one, for an empty one would answer "nothing refused"."""
-    from edgeprov.fleet.index import Index
+    from edgeprov.fleet.index.database import Index
 
     return Index.open(fleet_folder(args), write=write, make=make)
 
@@ -115,8 +115,8 @@ def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, la
 
 def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = None) -> Query:
     """The query of the options."""
-    from edgeprov.fleet.index import Query
-    from edgeprov.fleet.names import device_name, parse_moment
+    from edgeprov.fleet.index.database import Query
+    from edgeprov.fleet.index.query_terms import device_name, parse_moment
 
     models = tuple(dict.fromkeys(digest for name in args.model or () for digest in index.resolve_model(name)))
     since = parse_moment(args.since) if args.since else None

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.lineage import lineage
+    from edgeprov.fleet.index.lineage import lineage
 
     with common.open_index(args) as index:
         policy = common.verdict_policy(args, index)

@@ -19,7 +19,7 @@ from edgeprov.errors import NotStored, UsageError
 from edgeprov.values import replace
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.index import Artifact, Index, Query
+    from edgeprov.fleet.index.database import Artifact, Index, Query
 
 _SHOWN = 50
 _CSV = (
@@ -91,7 +91,7 @@ class _Found:
     """What a query finds, and what belongs beside it."""
 
     def __init__(self, index: Index, query: Query, limit: int | None) -> None:
-        from edgeprov.fleet.lineage import collection_verdict
+        from edgeprov.fleet.index.lineage import collection_verdict
         from edgeprov.fleet.rollup_read import gone_kits, gone_sentence
 
         self.names, self.gone = index.model_names(), gone_kits(index, query)

@@ -16,7 +16,7 @@ from edgeprov.errors import RegistryError, VerificationError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.check import Judged
-    from edgeprov.fleet.index import Index
+    from edgeprov.fleet.index.database import Index
     from edgeprov.fleet.trust import Trust
 
 _SHOWN = 20
