@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from edgeprov.errors import SubjectMismatch
-from edgeprov.fleet.signers import sign_statement
+from edgeprov.fleet.trust.signers import sign_statement
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json

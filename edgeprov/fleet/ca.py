@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgeprov.errors import ConfigError, EnrolmentRefused, FormatError, UsageError
-from edgeprov.fleet.signers import PemSigner, load_signer
+from edgeprov.fleet.trust.signers import PemSigner, load_signer
 from edgeprov.formats.mediatypes import ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, make_dirs, save_bytes

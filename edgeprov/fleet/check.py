@@ -22,7 +22,7 @@ from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Index, Query, chunked, json_of_text
 from edgeprov.fleet.registries.sources import Reader, Source
-from edgeprov.fleet.trust import Trust
+from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.datakit import (
     DataKit,

@@ -34,7 +34,7 @@ from edgeprov.fleet.label_types import LabelType, join_kinds
 from edgeprov.fleet.ledger import Ledger
 from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output
 from edgeprov.fleet.partition import KitInput, Partition, Written, guess_label_type, write_partitions
-from edgeprov.fleet.trust import Trust
+from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
@@ -363,7 +363,7 @@ def _finish(
     )
     report.statement, report.signed = str(digest_of(statement)), signer is not None
     if signer is not None:
-        from edgeprov.fleet.signers import sign_statement
+        from edgeprov.fleet.trust.signers import sign_statement
 
         output.save(BUNDLE, sign_statement(signer, statement))
     output.save(STATEMENT, statement)

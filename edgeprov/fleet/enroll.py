@@ -34,7 +34,7 @@ from edgeprov.fleet import credential
 from edgeprov.fleet.ca import issue_device_certificate, verify_csr
 from edgeprov.fleet.publish import attach
 from edgeprov.fleet.registries.sources import Source, open_registry
-from edgeprov.fleet.signers import PemSigner, signature_artifact
+from edgeprov.fleet.trust.signers import PemSigner, signature_artifact
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.devicerecord import (
     DeviceRecord,

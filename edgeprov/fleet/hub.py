@@ -20,7 +20,7 @@ from edgeprov.errors import NotStored, StoreError, UsageError
 from edgeprov.fleet.index.database import VERDICTS, Artifact, Index, Query
 from edgeprov.fleet.index.lineage import lineage
 from edgeprov.fleet.index.query_terms import device_name, parse_moment
-from edgeprov.fleet.trust import Trust
+from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.names import is_number
 

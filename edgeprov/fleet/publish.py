@@ -24,7 +24,7 @@ from edgeprov.errors import FormatError, NotStored, StoreError, UsageError
 from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
 from edgeprov.fleet.output import BUNDLE, INPUTS, STATEMENT, open_output
 from edgeprov.fleet.registries.sources import Source, open_registry
-from edgeprov.fleet.signers import signature_artifact
+from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, digest_of

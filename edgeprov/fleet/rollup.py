@@ -28,8 +28,8 @@ from edgeprov.fleet.publish import attach
 from edgeprov.fleet.registries.sources import Reader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.series import series_item
-from edgeprov.fleet.signers import signature_artifact
-from edgeprov.fleet.trust import Trust
+from edgeprov.fleet.trust.folder import Trust
+from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer

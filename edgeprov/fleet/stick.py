@@ -19,8 +19,8 @@ from typing import BinaryIO, cast
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConflict, VerificationError
 from edgeprov.fleet.publish import ChunkStream
 from edgeprov.fleet.registries.sources import Source, open_registry
-from edgeprov.fleet.signers import sign_statement
 from edgeprov.fleet.sync_columns import artifact_kind
+from edgeprov.fleet.trust.signers import sign_statement
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer

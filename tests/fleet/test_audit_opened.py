@@ -108,7 +108,7 @@ def test_an_index_that_cannot_be_written_is_asked_all_the_same(labelled: Hub) ->
 
     from edgeprov.fleet.audit import audit
     from edgeprov.fleet.index.database import Index, Query
-    from edgeprov.fleet.trust import load_trust
+    from edgeprov.fleet.trust.folder import load_trust
 
     trust = load_trust(labelled.trust)
     query = Query(since="2026-02-01T00:00:00.000Z", to="2026-03-01T00:00:00.000Z", policy=trust.digest)

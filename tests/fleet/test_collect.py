@@ -246,7 +246,7 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from edgeprov.fleet.engines.local import LocalEngine
     from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.output import open_output
-    from edgeprov.fleet.trust import load_trust
+    from edgeprov.fleet.trust.folder import load_trust
 
     trust = load_trust(full.trust)
     with Index.open(full.fleet, write=True) as index, pytest.raises(UsageError, match="no verdict"):

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from edgeprov.errors import EnrolmentRefused
 from edgeprov.fleet import enroll
 from edgeprov.fleet.registries.sources import Reader, parse_source
-from edgeprov.fleet.trust import load_trust
+from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
 from edgeprov.verify.enrolment import verify_device_record
 from tests.support import pki

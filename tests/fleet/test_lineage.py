@@ -13,7 +13,7 @@ import pytest
 
 from edgeprov.fleet.publish import _attach_collection, load_collection
 from edgeprov.fleet.registries.sources import open_registry, parse_source
-from edgeprov.fleet.signers import load_signer, sign_statement
+from edgeprov.fleet.trust.signers import load_signer, sign_statement
 from edgeprov.formats.mediatypes import COLLECTION
 from tests.fleet.conftest import Hub
 from tests.support.fleet import fleet

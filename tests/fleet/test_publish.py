@@ -15,7 +15,7 @@ from edgeprov.errors import FormatError
 from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
 from edgeprov.fleet.publish import pack
 from edgeprov.fleet.registries.sources import Reader, parse_source
-from edgeprov.fleet.trust import load_trust
+from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.store.layout_registry import LayoutRegistry

@@ -297,7 +297,7 @@ def test_a_locked_index_is_waited_for_and_told(judged, monkeypatch):
     from edgeprov.errors import StoreBusy
     from edgeprov.fleet.hub import Hub
     from edgeprov.fleet.index import database as index_module
-    from edgeprov.fleet.trust import load_trust
+    from edgeprov.fleet.trust.folder import load_trust
 
     monkeypatch.setattr(index_module, "_BUSY_S", 0.2)
     hub = Hub(folder=judged.fleet, trust=load_trust(judged.trust))

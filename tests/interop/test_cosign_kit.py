@@ -143,7 +143,7 @@ def test_batch_that_a_device_sealed(cosign, registry, tmp_path, monkeypatch):
     """``seal.batch_kits`` on a whole device: upload to a folder, then its artifacts on the registry, then cosign."""
     from edgeprov.device.context import Context
     from edgeprov.device.seal import seal
-    from edgeprov.fleet.trust_export import export_trust
+    from edgeprov.fleet.trust.trust_export import export_trust
 
     site = Site(tmp_path, serial="batch", settings="[seal]\nmax_records = 2\nbatch_kits = 2\n")
     monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 
 from edgeprov.errors import ConfigError
-from edgeprov.fleet.signers import load_command_signer, signature_artifact
+from edgeprov.fleet.trust.signers import load_command_signer, signature_artifact
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature

@@ -19,7 +19,7 @@ from edgeprov.device.boot import verify_model
 from edgeprov.device.context import Context
 from edgeprov.device.weights import load_weights
 from edgeprov.fleet.publish import attach
-from edgeprov.fleet.signers import signature_artifact
+from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE, KIT_ARTIFACT

@@ -319,7 +319,7 @@ def challenge(site: Site, acknowledge: Acknowledge) -> None:
 
 
 def receipt(site: Site, acknowledge: Acknowledge) -> None:
-    from edgeprov.fleet.signers import sign_statement
+    from edgeprov.fleet.trust.signers import sign_statement
     from edgeprov.formats.receipt import Receipt, encode_receipt
 
     digests = tuple(entry.digest for _, entry in sorted(Layout.open(site.root / "stick").refs().items()))

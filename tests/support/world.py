@@ -463,7 +463,7 @@ class World:
 
 def save_exported_trust(world: World, folder: Path) -> Path:
     """What ``edgeprov-fleet export-trust`` writes for this world."""
-    from edgeprov.fleet.trust_export import export_trust
+    from edgeprov.fleet.trust.trust_export import export_trust
 
     for name, data in export_trust(world.policy_files).items():
         path = folder / name

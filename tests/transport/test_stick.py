@@ -23,7 +23,7 @@ from edgeprov.errors import (
     StoreFull,
     SubjectMismatch,
 )
-from edgeprov.fleet.signers import sign_statement
+from edgeprov.fleet.trust.signers import sign_statement
 from edgeprov.formats.receipt import Receipt, encode_receipt
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout

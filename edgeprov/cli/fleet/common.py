@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
     from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.registries.sources import Source
-    from edgeprov.fleet.trust import Trust
+    from edgeprov.fleet.trust.folder import Trust
     from edgeprov.formats.envelope import Signer
 
 _WORKERS_MAX = 1_024
@@ -74,7 +74,7 @@ def trust_option(parser: argparse.ArgumentParser) -> None:
 
 def load_trust(args: argparse.Namespace, *, parse: bool = True) -> Trust:
     """The trust folder of the options; see fleet.trust.load_trust."""
-    from edgeprov.fleet.trust import load_trust as load
+    from edgeprov.fleet.trust.folder import load_trust as load
 
     given: Path | None = args.trust
     return load(given or Path(os.environ.get("EDGEPROV_TRUST") or fleet_folder(args) / "trust.d"), parse=parse)
@@ -162,13 +162,13 @@ def load_signer(args: argparse.Namespace, role: str, *, required: bool = True) -
 
         return load_role(args.ca, role)
     if args.sign_command is not None:
-        from edgeprov.fleet.signers import load_command_signer
+        from edgeprov.fleet.trust.signers import load_command_signer
 
         if args.certificate is None or args.key is not None:
             raise UsageError("--sign-command needs --certificate PEM and excludes --key")
         return load_command_signer(args.sign_command, args.certificate)
     if args.key is not None:
-        from edgeprov.fleet.signers import load_signer as load
+        from edgeprov.fleet.trust.signers import load_signer as load
 
         return load(args.key, args.certificate)
     if required:

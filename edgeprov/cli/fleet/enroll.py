@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int | None:
     from edgeprov.fleet import ca, enroll
-    from edgeprov.fleet.signers import load_signer
-    from edgeprov.fleet.trust import load_trust
+    from edgeprov.fleet.trust.folder import load_trust
+    from edgeprov.fleet.trust.signers import load_signer
     from edgeprov.formats.jsonx import encode_json
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes, remove, save_bytes

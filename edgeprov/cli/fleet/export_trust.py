@@ -16,8 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.trust import load_trust
-    from edgeprov.fleet.trust_export import COMMANDS_FILE, export_trust
+    from edgeprov.fleet.trust.folder import load_trust
+    from edgeprov.fleet.trust.trust_export import COMMANDS_FILE, export_trust
     from edgeprov.store.atomic import make_dirs, save_bytes
 
     files = export_trust(dict(load_trust(Path(args.trust)).files))

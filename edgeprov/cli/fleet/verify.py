@@ -17,7 +17,7 @@ from edgeprov.errors import RegistryError, VerificationError
 if TYPE_CHECKING:
     from edgeprov.fleet.check import Judged
     from edgeprov.fleet.index.database import Index
-    from edgeprov.fleet.trust import Trust
+    from edgeprov.fleet.trust.folder import Trust
 
 _SHOWN = 20
 
