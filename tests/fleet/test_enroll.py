@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import EnrolmentRefused
-from edgeprov.fleet import enroll
+from edgeprov.fleet.enrollment import enroll
 from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying

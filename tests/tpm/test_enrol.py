@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from edgeprov.errors import EnrolmentRefused, FormatError, IdentityError
-from edgeprov.fleet.credential import make_credential, parse_ek_public
+from edgeprov.fleet.enrollment.credential import make_credential, parse_ek_public
 from edgeprov.formats.devicerecord import vouch_qualifying
 from edgeprov.formats.tpmt import parse_public
 from edgeprov.tpm import enrol

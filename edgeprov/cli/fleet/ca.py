@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.ca import Vendor, init_ca
+    from edgeprov.fleet.enrollment.ca import Vendor, init_ca
 
     vendor = Vendor(organisation=args.name, country=args.country, state=args.state)
     init_ca(args.folder, vendor, now=common.now(), assurance=args.assurance)

@@ -158,7 +158,7 @@ def signer_options(parser: argparse.ArgumentParser, role: str) -> None:
 def load_signer(args: argparse.Namespace, role: str, *, required: bool = True) -> Signer | None:
     """The signer of the options; None when there is none and none is required."""
     if args.ca is not None:
-        from edgeprov.fleet.ca import load_role
+        from edgeprov.fleet.enrollment.ca import load_role
 
         return load_role(args.ca, role)
     if args.sign_command is not None:

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int | None:
-    from edgeprov.fleet import ca, enroll
+    from edgeprov.fleet.enrollment import ca, enroll
     from edgeprov.fleet.trust.folder import load_trust
     from edgeprov.fleet.trust.signers import load_signer
     from edgeprov.formats.jsonx import encode_json

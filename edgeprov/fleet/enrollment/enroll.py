@@ -30,8 +30,8 @@ from edgeprov.errors import (
     SignerUntrusted,
     VerificationError,
 )
-from edgeprov.fleet import credential
-from edgeprov.fleet.ca import issue_device_certificate, verify_csr
+from edgeprov.fleet.enrollment import credential
+from edgeprov.fleet.enrollment.ca import issue_device_certificate, verify_csr
 from edgeprov.fleet.publish import attach
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import PemSigner, signature_artifact
