@@ -24,7 +24,7 @@ from typing import Final
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index.database import Artifact, Index, Query, digest_of_text
-from edgeprov.fleet.publish import attach
+from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.series import series_item

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
-from edgeprov.fleet.publish import attach
+from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe

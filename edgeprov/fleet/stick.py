@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConflict, VerificationError
-from edgeprov.fleet.publish import ChunkStream
+from edgeprov.fleet.publishing.publish import ChunkStream
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.sync_columns import artifact_kind
 from edgeprov.fleet.trust.signers import sign_statement

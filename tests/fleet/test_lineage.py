@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeprov.fleet.publish import _attach_collection, load_collection
+from edgeprov.fleet.publishing.publish import _attach_collection, load_collection
 from edgeprov.fleet.registries.sources import open_registry, parse_source
 from edgeprov.fleet.trust.signers import load_signer, sign_statement
 from edgeprov.formats.mediatypes import COLLECTION

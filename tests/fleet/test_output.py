@@ -245,7 +245,7 @@ def test_s3_gets_the_same_bytes_and_lineage_closes_over_it(full, expected, bucke
         "import sys, fsspec, pandas as pd; print(len(pd.read_parquet(sys.argv[1], filesystem=fsspec.filesystem('s3'))))"
     )
     assert bucket.program(frame, "data/one/set").split() == ["160"]
-    read = "import sys; from edgeprov.fleet.publish import load_collection as c; print(len(c(sys.argv[1]).inputs))"
+    read = "import sys; from edgeprov.fleet.publishing.publish import load_collection as c; print(len(c(sys.argv[1]).inputs))"
     assert int(bucket.program(read, "s3://data/one/set")) == len(expected["_edgeprov/inputs.jsonl"])
 
 

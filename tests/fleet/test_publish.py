@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
-from edgeprov.fleet.publish import pack
+from edgeprov.fleet.publishing.kitfile_yaml import parse_kitfile_yaml
+from edgeprov.fleet.publishing.publish import pack
 from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.digest import parse_digest

@@ -350,7 +350,7 @@ def test_a_forged_training_set_is_not_believed(judged, tmp_path):
     """Anybody may attach a list to a model: only the statement that the publisher signed counts."""
     from dataclasses import replace
 
-    from edgeprov.fleet.publish import _attach_collection, load_collection
+    from edgeprov.fleet.publishing.publish import _attach_collection, load_collection
     from edgeprov.fleet.registries.sources import open_registry, parse_source
 
     assert fleet("ca", "init", tmp_path / "ca").code == 0

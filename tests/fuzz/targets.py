@@ -347,7 +347,7 @@ TARGETS = (
 )
 
 if importlib.util.find_spec("yaml"):  # the fleet's environment
-    from edgeprov.fleet.kitfile_yaml import parse_kitfile_yaml
+    from edgeprov.fleet.publishing.kitfile_yaml import parse_kitfile_yaml
 
     TARGETS += (Fuzz("kitfile-yaml", parse_kitfile_yaml, lambda: [b"manifestVersion: 1.0.0\nmodel:\n  path: m\n"]),)
 

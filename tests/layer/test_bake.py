@@ -18,7 +18,7 @@ from edgeprov.config import Config, DeviceConfig, TrustConfig
 from edgeprov.device.boot import verify_model
 from edgeprov.device.context import Context
 from edgeprov.device.weights import load_weights
-from edgeprov.fleet.publish import attach
+from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.in_toto import encode_model_statement

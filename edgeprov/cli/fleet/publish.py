@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet import publish
+    from edgeprov.fleet.publishing import publish
 
     signer = common.load_signer(args, "publisher")
     assert signer is not None  # noqa: S101 - required

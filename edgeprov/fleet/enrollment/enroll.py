@@ -32,7 +32,7 @@ from edgeprov.errors import (
 )
 from edgeprov.fleet.enrollment import credential
 from edgeprov.fleet.enrollment.ca import issue_device_certificate, verify_csr
-from edgeprov.fleet.publish import attach
+from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import PemSigner, signature_artifact
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
