@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from edgeprov.errors import UsageError
-from edgeprov.fleet import sync as sync_module
 from edgeprov.fleet.index.query_terms import parse_moment
+from edgeprov.fleet.ingest import sync as sync_module
 from edgeprov.fleet.registries.sources import parse_source
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, KIT_ARTIFACT

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeprov.fleet import sync as sync_module
+from edgeprov.fleet.ingest import sync as sync_module
 from tests.support.fleet import fleet, push_kit, push_signatures
 from tests.support.registries import docker_registry
 

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    from edgeprov.fleet.stick import import_stick, make_receipts
+    from edgeprov.fleet.ingest.stick import import_stick, make_receipts
     from edgeprov.store.atomic import make_dirs, save_bytes
 
     source = common.source(args, args.to)

@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.fleet.ingest.stamp import parse_authority, stamp_artifact
     from edgeprov.fleet.registries.sources import Reader, open_registry
-    from edgeprov.fleet.stamp import parse_authority, stamp_artifact
     from edgeprov.formats.digest import parse_digest
 
     trust = common.load_trust(args)

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     from edgeprov.errors import EdgeprovError
-    from edgeprov.fleet.sync import SyncReport, sync_source
+    from edgeprov.fleet.ingest.sync import SyncReport, sync_source
 
     failed: EdgeprovError | None = None
     reports: list[SyncReport] = []

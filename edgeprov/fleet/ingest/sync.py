@@ -28,10 +28,10 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.fleet.index.database import Index, chunked
+from edgeprov.fleet.ingest.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
+from edgeprov.fleet.ingest.sync_lineage import keep_collections
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
-from edgeprov.fleet.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
-from edgeprov.fleet.sync_lineage import keep_collections
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
