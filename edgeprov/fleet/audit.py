@@ -21,11 +21,11 @@ from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.audit_device import DeviceAudit, unlabelled
 from edgeprov.fleet.audit_kits import KitReader
 from edgeprov.fleet.audit_report import Audit
-from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index.database import Index, Query
 from edgeprov.fleet.rollup_read import as_json as gone_json
 from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.trust.folder import Trust
+from edgeprov.fleet.verification.verify_kits import verified_devices
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead

@@ -215,7 +215,7 @@ class Hub:
             NotStored: No such record.
             VerificationError: It cannot be proved.
         """
-        from edgeprov.fleet.prove import make_proof, parse_record_name
+        from edgeprov.fleet.verification.prove import make_proof, parse_record_name
         from edgeprov.formats.proof import encode_proof
 
         name = parse_record_name(f"{device}/{slot}/{number}")

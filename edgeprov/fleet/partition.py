@@ -25,11 +25,11 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.fleet import tables
-from edgeprov.fleet.check import load_evidence, load_part, open_kit
 from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.output import digest_at, open_output
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
+from edgeprov.fleet.verification.verify_kits import load_evidence, load_part, open_kit
 from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.record import LabelColumns, keyed_input_digest

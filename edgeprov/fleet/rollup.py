@@ -22,7 +22,6 @@ from itertools import groupby
 from typing import Final
 
 from edgeprov.errors import FormatError, RegistryNotFound
-from edgeprov.fleet.check import verified_devices
 from edgeprov.fleet.index.database import Artifact, Index, Query, digest_of_text
 from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader, Source, open_registry
@@ -30,6 +29,7 @@ from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.series import series_item
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.trust.signers import signature_artifact
+from edgeprov.fleet.verification.verify_kits import verified_devices
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer

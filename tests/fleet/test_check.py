@@ -9,8 +9,8 @@ import random
 import pytest
 
 from edgeprov.errors import RegistryError
-from edgeprov.fleet import check as check_module
 from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.verification import verify_kits as check_module
 from edgeprov.formats.digest import Digest
 from tests.support.fleet import push_device, push_kit
 

@@ -164,10 +164,10 @@ def test_a_kit_that_breaks_after_its_first_rows_leaves_none(full, tmp_path, monk
     bad = str(full.units["a1"].sealed[1].digest)
     real = partition.ContentCheck.finish
 
-    def finish(check):
-        if str(check._kit.manifest.digest) == bad:
+    def finish(verify_kits):
+        if str(verify_kits._kit.manifest.digest) == bad:
             raise partition.FormatError("the end of the kit is not what it should be")
-        real(check)
+        real(verify_kits)
 
     monkeypatch.setattr(partition.ContentCheck, "finish", finish)
     item = collected(full, tmp_path / "set")
@@ -196,9 +196,9 @@ def test_nothing_is_removed_where_kits_have_no_verdict(full, tmp_path, monkeypat
     before = files_of(str(tmp_path / "set"))
     push_kit(full.registry, full.units["a1"], full.units["a1"].seal(records=1))
     full.sync()
-    from edgeprov.fleet import check
+    from edgeprov.fleet.verification import verify_kits
 
-    monkeypatch.setattr(check, "check", lambda *_args, **_options: None)
+    monkeypatch.setattr(verify_kits, "check", lambda *_args, **_options: None)
     assert full.run("collect", "-o", tmp_path / "set").code == 2
     assert files_of(str(tmp_path / "set")) == before
 

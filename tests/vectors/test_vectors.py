@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet.prove import unpack_evidence
+from edgeprov.fleet.verification.prove import unpack_evidence
 from edgeprov.formats.proof import parse_proof
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.proof import check_proof

@@ -127,10 +127,10 @@ def _verify_devices(query: Query, index: Index) -> None:
 
 
 def _report(args: argparse.Namespace, out: Output, heads: Mapping[Path, bytes]) -> dict[str, Any]:
-    from edgeprov.fleet import check
     from edgeprov.fleet.audit import audit
-    from edgeprov.fleet.check_others import check_others
-    from edgeprov.fleet.heads import verify_heads
+    from edgeprov.fleet.verification import verify_kits
+    from edgeprov.fleet.verification.attested_heads import verify_heads
+    from edgeprov.fleet.verification.verify_dependencies import check_others
 
     trust, moment = common.load_trust(args), common.now()
     with common.open_index(args, write=True) as index:
@@ -142,7 +142,7 @@ def _report(args: argparse.Namespace, out: Output, heads: Mapping[Path, bytes]) 
             # A device's whole series is judged, not only the period.
             series = replace(query, model=None, slot=None, since=None, to=None, labelled=None)
             with out.progress("verify", index.count(series)[0]) as bar:
-                check.check(index, series, trust, common.make_engine(args), at=moment, progress=bar.update)
+                verify_kits.check(index, series, trust, common.make_engine(args), at=moment, progress=bar.update)
             for _ in check_others(index, trust, at=moment):
                 pass
         verified = verify_heads(index, heads.values(), args.nonce, trust, moment) if heads else {}

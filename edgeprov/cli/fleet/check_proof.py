@@ -19,8 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    from edgeprov.fleet.prove import unpack_evidence
     from edgeprov.fleet.trust.folder import load_trust
+    from edgeprov.fleet.verification.prove import unpack_evidence
     from edgeprov.formats.proof import parse_proof
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes

@@ -44,8 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet import check, collect
+    from edgeprov.fleet import collect
     from edgeprov.fleet.output import open_output
+    from edgeprov.fleet.verification import verify_kits
 
     output = open_output(args.output)
     if args.check:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
         query = common.make_query(args, index, trust)
         total = index.count(query)[0]
         with out.progress("verify", total) as bar:
-            check.check(index, query, trust, engine, at=moment, progress=bar.update)
+            verify_kits.check(index, query, trust, engine, at=moment, progress=bar.update)
         with out.progress("collect", total) as bar:
             report = collect.collect(
                 index,

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.prove import make_proof, parse_record_name
+    from edgeprov.fleet.verification.prove import make_proof, parse_record_name
     from edgeprov.formats.proof import encode_proof
     from edgeprov.store.atomic import save_bytes
 

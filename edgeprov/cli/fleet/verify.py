@@ -15,9 +15,9 @@ from edgeprov.cli.output import Output, short
 from edgeprov.errors import RegistryError, VerificationError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.check import Judged
     from edgeprov.fleet.index.database import Index
     from edgeprov.fleet.trust.folder import Trust
+    from edgeprov.fleet.verification.verify_kits import Judged
 
 _SHOWN = 20
 
@@ -34,16 +34,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    from edgeprov.fleet import check
+    from edgeprov.fleet.verification import verify_kits
 
     trust = common.load_trust(args)
-    depth = check.EVIDENCE if args.evidence_only else check.RECORDS if args.records else check.BLOBS
+    depth = verify_kits.EVIDENCE if args.evidence_only else verify_kits.RECORDS if args.records else verify_kits.BLOBS
     shown = 0
 
-    def tell(artifact: check.Item, judged: check.Judged) -> None:
+    def tell(artifact: verify_kits.Item, judged: verify_kits.Judged) -> None:
         nonlocal shown
         if out.as_json:
-            out.item("verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **check.as_json(judged))
+            out.item(
+                "verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **verify_kits.as_json(judged)
+            )
         elif not judged.verified:
             shown += 1
             if shown <= _SHOWN:
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         query = common.make_query(args, index, trust)
         total = index.count(query)[0]
         with out.progress("verify", total) as bar:
-            report = check.check(
+            report = verify_kits.check(
                 index,
                 query,
                 trust,
@@ -107,7 +109,7 @@ def _word(judged: Judged) -> str:
 
 def _check_others(args: argparse.Namespace, out: Output, index: Index, trust: Trust) -> list[int]:
     """Device records and models: how many verified, refused, unreadable now."""
-    from edgeprov.fleet.check_others import check_others
+    from edgeprov.fleet.verification.verify_dependencies import check_others
 
     counts = [0, 0, 0]
     for other in check_others(index, trust, at=common.now(), again=args.again):

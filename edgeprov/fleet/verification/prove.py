@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
-from edgeprov.fleet.check import open_kit, part_of_layer
 from edgeprov.fleet.index.database import Artifact, Index, Query, json_of_text
 from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.verification.verify_kits import open_kit, part_of_layer
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
