@@ -216,9 +216,9 @@ def test_a_data_set_closes_the_loop(full, tmp_path):
 
 def test_an_interrupted_run_leaves_no_half_file(full, tmp_path, monkeypatch):
     full.sync()
-    from edgeprov.fleet import collect, partition
+    from edgeprov.fleet.dataset import collect, parquet_file
 
-    real, calls = partition._PartitionWork._add, []
+    real, calls = parquet_file._PartitionWork._add, []
 
     def dying(self, path, kit, block, inputs):
         calls.append(kit)
@@ -227,13 +227,13 @@ def test_an_interrupted_run_leaves_no_half_file(full, tmp_path, monkeypatch):
         return real(self, path, kit, block, inputs)
 
     monkeypatch.setattr(collect, "_BATCH_KITS", 1)
-    monkeypatch.setattr(partition._PartitionWork, "_add", dying)
+    monkeypatch.setattr(parquet_file._PartitionWork, "_add", dying)
     assert full.run("collect", "-o", tmp_path / "out").code == 130
     done = list((tmp_path / "out").rglob("part-0.parquet"))
     assert len(done) == 1
     assert not (tmp_path / "out/_edgeprov/statement.json").exists()
     assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")] == []
-    monkeypatch.setattr(partition._PartitionWork, "_add", real)
+    monkeypatch.setattr(parquet_file._PartitionWork, "_add", real)
     assert full.run("collect", "-o", tmp_path / "out", "--json").last("collected")["reused"] == 1
 
 
@@ -242,10 +242,10 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from datetime import UTC, datetime
 
     from edgeprov.errors import UsageError
-    from edgeprov.fleet.collect import collect
+    from edgeprov.fleet.dataset.collect import collect
+    from edgeprov.fleet.dataset.destination import open_output
     from edgeprov.fleet.engines.local import LocalEngine
     from edgeprov.fleet.index.database import Index, Query
-    from edgeprov.fleet.output import open_output
     from edgeprov.fleet.trust.folder import load_trust
 
     trust = load_trust(full.trust)
@@ -261,9 +261,9 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
 
 
 def test_row_groups_are_bounded(full, tmp_path, monkeypatch):
-    from edgeprov.fleet import tables
+    from edgeprov.fleet.dataset import record_tables
 
-    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 30)
+    monkeypatch.setattr(record_tables, "ROW_GROUP_ROWS", 30)
     full.sync()
     full.run("collect", "-o", tmp_path / "out")
     footer = pq.read_metadata(next((tmp_path / "out").rglob("*.parquet")))

@@ -13,8 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from edgeprov.errors import StoreBusy
-from edgeprov.fleet import collect, partition
-from edgeprov.fleet.output import open_output
+from edgeprov.fleet.dataset import collect, parquet_file
+from edgeprov.fleet.dataset.destination import open_output
 from edgeprov.formats.record import Label
 from tests.support.fleet import push_kit
 
@@ -119,13 +119,13 @@ def test_labelled_kits_are_opened_once(full, tmp_path, monkeypatch):
     """And one of them once more, to learn what labels are: the next run knows."""
     full.sync()
     assert full.run("verify").code == 0
-    real, opened = partition.open_kit, []
+    real, opened = parquet_file.open_kit, []
 
     def counting(reader, repo, manifest):
         opened.append(manifest.digest)
         return real(reader, repo, manifest)
 
-    monkeypatch.setattr(partition, "open_kit", counting)
+    monkeypatch.setattr(parquet_file, "open_kit", counting)
     collected(full, tmp_path / "set")
     kits = {sealed.digest for unit in full.units.values() for sealed in unit.sealed}
     assert len(opened) == len(kits) + 1
@@ -162,14 +162,14 @@ def test_a_kit_counts_entirely_or_not_at_all(full, tmp_path, kind, expected):
 def test_a_kit_that_breaks_after_its_first_rows_leaves_none(full, tmp_path, monkeypatch):
     full.sync()
     bad = str(full.units["a1"].sealed[1].digest)
-    real = partition.ContentCheck.finish
+    real = parquet_file.ContentCheck.finish
 
     def finish(verify_kits):
         if str(verify_kits._kit.manifest.digest) == bad:
-            raise partition.FormatError("the end of the kit is not what it should be")
+            raise parquet_file.FormatError("the end of the kit is not what it should be")
         real(verify_kits)
 
-    monkeypatch.setattr(partition.ContentCheck, "finish", finish)
+    monkeypatch.setattr(parquet_file.ContentCheck, "finish", finish)
     item = collected(full, tmp_path / "set")
     assert (item["rows"], item["labelled"], item["refused"], item["files"]) == (140, 10, 1, 2)
     assert bad.encode() not in files_of(str(tmp_path / "set"))["_edgeprov/inputs.jsonl"]

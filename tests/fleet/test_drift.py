@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from edgeprov.fleet.drift import drift
+from edgeprov.fleet.dataset.drift import drift
 from edgeprov.formats.record import Label, parse_record
 from tests.support.browser import browser
 from tests.support.fleet import fleet, push_kit
@@ -190,7 +190,7 @@ def test_an_engineer_sees_why_to_retrain(regressed, tmp_path):
 def test_labels_that_can_be_compared(labels, type_, whole):
     import pyarrow as pa
 
-    from edgeprov.fleet.tables_summary import _whole_numbers
+    from edgeprov.fleet.dataset.tables_summary import _whole_numbers
 
     array = pa.array(labels, getattr(pa, {"bool": "bool_"}.get(type_, type_))())
     assert _whole_numbers(array).to_pylist() == whole

@@ -82,7 +82,7 @@ def open_engine(*, address, workers):
 def test_another_engine_is_one_file(full, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1784000000")
     monkeypatch.setattr("edgeprov.fleet.verification.verify_kits.BATCH", 3)
-    monkeypatch.setattr("edgeprov.fleet.collect._BATCH_KITS", 3)
+    monkeypatch.setattr("edgeprov.fleet.dataset.collect._BATCH_KITS", 3)
     full.sync()
     assert full.run("collect", "-o", tmp_path / "local").code == 0
     assert full.run("collect", "-o", tmp_path / "x", "--engine", "threads").code == 2

@@ -18,7 +18,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from edgeprov.fleet import partition
+from edgeprov.fleet.dataset import parquet_file
 from tests.support.fleet import fleet
 from tests.support.readers import readers_python
 from tests.support.s3 import Bucket, s3_bucket
@@ -80,16 +80,16 @@ def test_an_interrupted_run_shows_as_such_and_is_finished_by_the_next(full, expe
     files = lambda: in_memory("set") if "://" in name else files_of(tmp_path / "set")  # noqa: E731
     assert full.run("collect", "-o", name, "--device", "a1").code == 0
     assert STATEMENT in files()
-    whole = partition._PartitionWork.write
+    whole = parquet_file._PartitionWork.write
     left = [1]
 
-    def die(work: partition._PartitionWork, path: Path) -> object:
+    def die(work: parquet_file._PartitionWork, path: Path) -> object:
         if not left:
             raise KeyboardInterrupt
         left.pop()
         return whole(work, path)
 
-    monkeypatch.setattr(partition._PartitionWork, "write", die)
+    monkeypatch.setattr(parquet_file._PartitionWork, "write", die)
     full.run("collect", "-o", name, "--no-inputs")
     after = files()
     assert STATEMENT not in after
@@ -188,8 +188,8 @@ def test_something_else_is_not_touched(full):
 def test_what_workers_wrote_elsewhere_is_noticed(full, monkeypatch, tmp_path):
     """As where -o names a folder that each machine of a cluster has for itself."""
     full.sync()
-    real = partition.open_output
-    monkeypatch.setattr(partition, "open_output", lambda name: real(f"{tmp_path}/of-another-machine"))
+    real = parquet_file.open_output
+    monkeypatch.setattr(parquet_file, "open_output", lambda name: real(f"{tmp_path}/of-another-machine"))
     run = full.run("collect", "-o", tmp_path / "out")
     assert run.code == 34
     assert "2 files that workers wrote are not seen from here" in run.err

@@ -151,7 +151,7 @@ def _report(args: argparse.Namespace, out: Output, heads: Mapping[Path, bytes]) 
                 index, query, trust, now=moment, heads=verified, exact=not args.approximate, progress=bar.update
             )
         if args.data:
-            from edgeprov.fleet.drift import drift
+            from edgeprov.fleet.dataset.drift import drift
 
             result.drift = drift(args.data, query.since, query.to)
             names = index.model_names()

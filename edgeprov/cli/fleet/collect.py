@@ -16,7 +16,7 @@ from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short, size
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.output import Output as Place
+    from edgeprov.fleet.dataset.destination import Output as Place
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet import collect
-    from edgeprov.fleet.output import open_output
+    from edgeprov.fleet.dataset import collect
+    from edgeprov.fleet.dataset.destination import open_output
     from edgeprov.fleet.verification import verify_kits
 
     output = open_output(args.output)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
 def _check(args: argparse.Namespace, place: Place, out: Output) -> None:
     from dataclasses import asdict
 
-    from edgeprov.fleet.dataset import check_dataset
+    from edgeprov.fleet.dataset.check_dataset import check_dataset
 
     checked = check_dataset(place, common.load_trust(args).policy, common.now())
     out.item(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from edgeprov.errors import FormatError, NotStored, StoreError, UsageError
-from edgeprov.fleet.output import BUNDLE, INPUTS, STATEMENT, open_output
+from edgeprov.fleet.dataset.destination import BUNDLE, INPUTS, STATEMENT, open_output
 from edgeprov.fleet.publishing.kitfile_yaml import parse_kitfile_yaml
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import signature_artifact

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edgeprov.fleet.tables import writer_options
+from edgeprov.fleet.dataset.record_tables import writer_options
 from edgeprov.store.compress import decompress
 
 ZSTD = bytes((0x28, 0xB5, 0x2F, 0xFD))

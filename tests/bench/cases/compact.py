@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edgeprov.fleet import arrow_columns
+from edgeprov.fleet.dataset import arrow_columns
 from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import encode_part_header, parse_part
 from edgeprov.formats.record import encode_record, parse_record

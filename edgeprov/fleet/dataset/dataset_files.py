@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
+from edgeprov.fleet.dataset.label_types import LabelType, join_kinds
+from edgeprov.fleet.dataset.parquet_file import Written
 from edgeprov.fleet.index.database import Index
-from edgeprov.fleet.label_types import LabelType, join_kinds
-from edgeprov.fleet.partition import Written
 
 
 class Ledger:

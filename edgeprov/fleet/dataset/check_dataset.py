@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprov.errors import DigestMismatch, FormatError, NotStored, SignatureInvalid
+from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHED, Output, digest_at
 from edgeprov.fleet.ingest.sync_lineage import INPUTS_BYTES
-from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, UNFINISHED, Output, digest_at
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.in_toto import parse_statement
 from edgeprov.limits import LIMITS

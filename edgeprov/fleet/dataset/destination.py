@@ -160,7 +160,7 @@ def open_output(name: str) -> Output:
             "a password in the URL of the output",
             advice="Put it where the protocol's package looks for it (its environment, or fsspec's configuration).",
         )
-    from edgeprov.fleet.output_fsspec import FsspecOutput
+    from edgeprov.fleet.dataset.destination_fsspec import FsspecOutput
 
     return FsspecOutput(name)
 

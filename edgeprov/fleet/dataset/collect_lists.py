@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from edgeprov.fleet.output import OWN, DigestFile, Output
+from edgeprov.fleet.dataset.destination import OWN, DigestFile, Output
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.store.atomic import translated

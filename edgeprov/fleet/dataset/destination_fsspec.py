@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreError, StoreFull, UsageError
-from edgeprov.fleet.output import TEMPORARY
+from edgeprov.fleet.dataset.destination import TEMPORARY
 
 _OBJECT_STORES: Final = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci"))
 """An upload appears as a whole when it is complete, and folders do not exist. Elsewhere a file is moved into place."""

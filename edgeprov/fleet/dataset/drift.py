@@ -18,8 +18,8 @@ from itertools import pairwise
 from typing import Any, Final
 
 from edgeprov.errors import NotStored
-from edgeprov.fleet import tables_summary
-from edgeprov.fleet.output import STATEMENT, open_output
+from edgeprov.fleet.dataset import tables_summary
+from edgeprov.fleet.dataset.destination import STATEMENT, open_output
 from edgeprov.formats.digest import Digest
 
 BINS: Final = 20

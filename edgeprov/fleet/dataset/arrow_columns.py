@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet.label_types import LabelType
+from edgeprov.fleet.dataset.label_types import LabelType
 from edgeprov.formats.columns import Block
 from edgeprov.formats.packing import Buffer
 from edgeprov.formats.record import INT_MAX

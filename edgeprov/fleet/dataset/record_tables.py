@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edgeprov.fleet.arrow_columns import (
+from edgeprov.fleet.dataset.arrow_columns import (
     ARROW_TYPES,
     LABEL_TYPES,
     captured_inputs,
@@ -39,8 +39,8 @@ from edgeprov.fleet.arrow_columns import (
     repeated_names,
     sums,
 )
-from edgeprov.fleet.label_types import LabelType
-from edgeprov.fleet.output import DigestFile
+from edgeprov.fleet.dataset.destination import DigestFile
+from edgeprov.fleet.dataset.label_types import LabelType
 from edgeprov.formats.columns import Block
 from edgeprov.formats.record import LabelColumns
 from edgeprov.formats.segment import Tensor

@@ -26,14 +26,14 @@ from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import StoreError, UsageError
-from edgeprov.fleet import tables
-from edgeprov.fleet.collect_lists import Lists
+from edgeprov.fleet.dataset import record_tables
+from edgeprov.fleet.dataset.collect_lists import Lists
+from edgeprov.fleet.dataset.dataset_files import Ledger
+from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output
+from edgeprov.fleet.dataset.label_types import LabelType, join_kinds
+from edgeprov.fleet.dataset.parquet_file import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Artifact, Index, Query
-from edgeprov.fleet.label_types import LabelType, join_kinds
-from edgeprov.fleet.ledger import Ledger
-from edgeprov.fleet.output import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output
-from edgeprov.fleet.partition import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
@@ -357,7 +357,7 @@ def _finish(
                 "rows": report.rows,
                 "labelled": report.labelled,
                 "refused": report.refused,
-                "tools": {"edgeprov": __version__, "pyarrow": tables.version()},
+                "tools": {"edgeprov": __version__, "pyarrow": record_tables.version()},
             },
         }
     )

@@ -24,11 +24,11 @@ from edgeprov.errors import (
     SubjectMismatch,
     VerificationError,
 )
-from edgeprov.fleet import tables
-from edgeprov.fleet.label_types import LabelType, column_kind, join_kinds
-from edgeprov.fleet.output import digest_at, open_output
+from edgeprov.fleet.dataset import record_tables
+from edgeprov.fleet.dataset.destination import digest_at, open_output
+from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
+from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.fleet.registries.sources import Reader, Source
-from edgeprov.fleet.tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.fleet.verification.verify_kits import load_evidence, load_part, open_kit
 from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
@@ -99,7 +99,7 @@ class Partition:
         parts = [
             "v2",
             __version__,
-            tables.version(),
+            record_tables.version(),
             self.label_type,
             str(self.dequantise),
             str(self.inputs),
