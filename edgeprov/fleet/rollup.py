@@ -22,11 +22,11 @@ from itertools import groupby
 from typing import Final
 
 from edgeprov.errors import FormatError, RegistryNotFound
+from edgeprov.fleet.audit.series_lines import series_item
 from edgeprov.fleet.index.database import Artifact, Index, Query, digest_of_text
 from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
-from edgeprov.fleet.series import series_item
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.fleet.verification.verify_kits import verified_devices

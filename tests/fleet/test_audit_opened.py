@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.fleet import audit_kits
-from edgeprov.fleet.audit_kits import _merged, _overlap
+from edgeprov.fleet.audit import audit_kits
+from edgeprov.fleet.audit.audit_kits import _merged, _overlap
 from edgeprov.formats.head import encode_head
 from edgeprov.formats.record import Label
 from tests.fleet.conftest import Hub
@@ -106,7 +106,7 @@ def test_a_second_audit_opens_nothing(labelled: Hub, monkeypatch: pytest.MonkeyP
 def test_an_index_that_cannot_be_written_is_asked_all_the_same(labelled: Hub) -> None:
     from datetime import UTC, datetime
 
-    from edgeprov.fleet.audit import audit
+    from edgeprov.fleet.audit.fleet_audit import audit
     from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.trust.folder import load_trust
 

@@ -127,7 +127,7 @@ def _verify_devices(query: Query, index: Index) -> None:
 
 
 def _report(args: argparse.Namespace, out: Output, heads: Mapping[Path, bytes]) -> dict[str, Any]:
-    from edgeprov.fleet.audit import audit
+    from edgeprov.fleet.audit.fleet_audit import audit
     from edgeprov.fleet.verification import verify_kits
     from edgeprov.fleet.verification.attested_heads import verify_heads
     from edgeprov.fleet.verification.verify_dependencies import check_others
@@ -233,7 +233,7 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
 
 
 def _sign(args: argparse.Namespace, report: dict[str, Any], page: bytes | None) -> None:
-    from edgeprov.fleet.audit_statement import sign_report
+    from edgeprov.fleet.audit.audit_statement import sign_report
     from edgeprov.store.atomic import save_bytes
 
     signer = common.load_signer(args, "collector")
@@ -244,7 +244,7 @@ def _sign(args: argparse.Namespace, report: dict[str, Any], page: bytes | None) 
 
 
 def _check(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.fleet.audit_statement import MAX_REPORT_BYTES, verify_report
+    from edgeprov.fleet.audit.audit_statement import MAX_REPORT_BYTES, verify_report
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes
 

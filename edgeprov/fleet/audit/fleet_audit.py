@@ -18,9 +18,9 @@ from itertools import groupby
 from typing import Any
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.audit_device import DeviceAudit, unlabelled
-from edgeprov.fleet.audit_kits import KitReader
-from edgeprov.fleet.audit_report import Audit
+from edgeprov.fleet.audit.audit_kits import KitReader
+from edgeprov.fleet.audit.audit_report import Audit
+from edgeprov.fleet.audit.device_audit import DeviceAudit, unlabelled
 from edgeprov.fleet.index.database import Index, Query
 from edgeprov.fleet.rollup_read import as_json as gone_json
 from edgeprov.fleet.rollup_read import gone_kits

@@ -12,11 +12,11 @@ from sqlite3 import Row
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.audit_kits import Inside, KitReader
-from edgeprov.fleet.audit_report import Audit
-from edgeprov.fleet.clock import ClockReport, judge_clock
+from edgeprov.fleet.audit.audit_kits import Inside, KitReader
+from edgeprov.fleet.audit.audit_report import Audit
+from edgeprov.fleet.audit.clock import ClockReport, judge_clock
+from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_item, series_json
 from edgeprov.fleet.index.database import Artifact, Query
-from edgeprov.fleet.series import missing_days, model_runs, series_item, series_json
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.chain import SeriesReport, check_series
 from edgeprov.verify.enrolment import VerifiedDevice

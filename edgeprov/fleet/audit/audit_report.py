@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.fleet.clock import TPM_CLOCK_ERROR
+from edgeprov.fleet.audit.clock import TPM_CLOCK_ERROR
 
 _DOUBTS: Final = (
     "refused",
