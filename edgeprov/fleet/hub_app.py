@@ -28,9 +28,9 @@ from starlette.routing import Route
 
 from edgeprov import journal
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
+from edgeprov.fleet.audit.render.page_html import asset
 from edgeprov.fleet.hub import Hub
 from edgeprov.fleet.hub_openapi import openapi
-from edgeprov.fleet.report_html import asset
 
 _CSP: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src "

@@ -186,8 +186,8 @@ def test_the_page_is_self_contained_and_escaped(page, made):
     assert "http://" not in text
     assert "https://" not in text
     assert "default-src 'none'" in text
-    from edgeprov.fleet.audit_commands import Commands
-    from edgeprov.fleet.report_html import encode_html
+    from edgeprov.fleet.audit.render.commands import Commands
+    from edgeprov.fleet.audit.render.page_html import encode_html
 
     evil = json.loads(made.run("--from", "2026-01", "--to", "2026-01", "--json").out.splitlines()[-1])
     evil["models"][0]["name"] = "<img src=x onerror=alert(1)>"
@@ -353,7 +353,7 @@ def test_the_commands_of_the_page_give_its_numbers(made, page, tmp_path, monkeyp
         for name in where.split("."):
             item = item[int(name)] if isinstance(item, list) else item.get(name, 0)
         assert str(item) == value, what
-    from edgeprov.fleet.report_html import _TILES
+    from edgeprov.fleet.audit.render.page_html import _TILES
 
     value_of = {where.removeprefix("totals."): value for _, value, where, _ in rows if where.startswith("totals.")}
     value_of |= {what.removeprefix("kits "): value for what, value, where, _ in rows if where == "kits"}

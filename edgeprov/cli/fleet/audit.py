@@ -20,7 +20,7 @@ from edgeprov.cli.output import Output, short
 from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.audit_commands import Commands
+    from edgeprov.fleet.audit.render.commands import Commands
     from edgeprov.fleet.index.database import Index, Query
 
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     report = _report(args, out, heads)
     page: bytes | None = None
     if args.html:
-        from edgeprov.fleet.report_html import encode_html
+        from edgeprov.fleet.audit.render.page_html import encode_html
         from edgeprov.store.atomic import save_bytes
 
         page = encode_html(report, _commands(args, heads))
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
         out.item(report.pop("type"), **report)
         return
     if args.csv:
-        from edgeprov.fleet.audit_text import CSV_HEADER, csv_rows
+        from edgeprov.fleet.audit.render.text import CSV_HEADER, csv_rows
 
         writer = csv.writer(sys.stdout)
         writer.writerow(CSV_HEADER)
@@ -174,11 +174,11 @@ def _load_heads(given: Sequence[Path]) -> dict[Path, bytes]:
 
 
 def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None:
-    from edgeprov.fleet import audit_text
+    from edgeprov.fleet.audit.render import text
 
     totals, models = report["totals"], report["models"]
     out.text(f"Audit of {str(report['from'])[:10]} to {str(report['to'])[:10]} (end not included)")
-    out.text(audit_text.answer(report))
+    out.text(text.answer(report))
     out.text()
     out.table(
         ("model", "digest", "results", "kits", "devices", "unlabelled", "first", "last"),
@@ -189,7 +189,7 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
                 m["results"],
                 m["kits"],
                 m["devices"],
-                audit_text.share(m),
+                text.share(m),
                 m["first"][:16].replace("T", " "),
                 m["last"][:16].replace("T", " "),
             )
@@ -199,13 +199,13 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     out.text()
     out.table(
         ("device", "assurance", "slot", "model", "kits", "results", "first", "last", "gaps and doubts"),
-        audit_text.device_rows(report),
+        text.device_rows(report),
     )
     out.text()
     out.text(
         f"{totals['kits']} kits counted ({totals['label_kits']} with labels only); {totals['refused']} refused, "
         f"{totals['missing']} numbers missing, {totals['gone']} gone from a registry, {totals['voided']} voided by a "
-        f"signed tombstone{audit_text.lost(totals)}, {totals['forks']} forked, {totals['unchecked']} unchecked"
+        f"signed tombstone{text.lost(totals)}, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
     for kit in report["gone"][:5]:
         out.text(
@@ -215,12 +215,12 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
         out.text(f"  ... and {len(report['gone']) - 5} more (--json lists all)")
     if report["drift"]:
         out.text()
-        out.table(("model", "results", "labelled", "accuracy", "PSI"), audit_text.drift_rows(report["drift"]))
-        for _, sentence in audit_text.drift_sentences(report["drift"]):
+        out.table(("model", "results", "labelled", "accuracy", "PSI"), text.drift_rows(report["drift"]))
+        for _, sentence in text.drift_sentences(report["drift"]):
             out.text(f"  {sentence}")
         out.text()
-    out.text(f"verdict: {audit_text.verdict_text(report)}")
-    if note := audit_text.head_note(report):
+    out.text(f"verdict: {text.verdict_text(report)}")
+    if note := text.head_note(report):
         out.text(note)
     if args.html:
         out.text(f"report: {args.html}")
@@ -257,7 +257,7 @@ def _check(args: argparse.Namespace, out: Output) -> None:
 
 
 def _commands(args: argparse.Namespace, heads: Mapping[Path, bytes]) -> Commands:
-    from edgeprov.fleet.audit_commands import Commands
+    from edgeprov.fleet.audit.render.commands import Commands
     from edgeprov.formats.head import parse_head
     from edgeprov.formats.segment import device_serial
 

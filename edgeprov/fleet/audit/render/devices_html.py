@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-from edgeprov.fleet.audit_commands import Commands
-from edgeprov.fleet.audit_text import device_doubts, device_notes, ranges, share, voided
-from edgeprov.fleet.picture_html import ModelKeys, device_data
+from edgeprov.fleet.audit.render.commands import Commands
+from edgeprov.fleet.audit.render.day_grid_html import ModelKeys, device_data
+from edgeprov.fleet.audit.render.text import device_doubts, device_notes, ranges, share, voided
 
 _REFUSED_MAX: Final = 30
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-from edgeprov.fleet.audit_text import drift_sentences
-from edgeprov.fleet.devices_html import minute, scroll
-from edgeprov.fleet.picture_html import ModelKeys
+from edgeprov.fleet.audit.render.day_grid_html import ModelKeys
+from edgeprov.fleet.audit.render.devices_html import minute, scroll
+from edgeprov.fleet.audit.render.text import drift_sentences
 
 _SHOWN: Final = 40
 _WIDTH: Final = 240

@@ -16,10 +16,10 @@ from html import escape
 from importlib import resources
 from typing import Any, Final
 
-from edgeprov.fleet.audit_commands import Commands
-from edgeprov.fleet.audit_text import answer, head_note, last_day, share, verdict_text
-from edgeprov.fleet.devices_html import devices_lines, minute, scroll
-from edgeprov.fleet.picture_html import ModelKeys, picture_lines
+from edgeprov.fleet.audit.render.commands import Commands
+from edgeprov.fleet.audit.render.day_grid_html import ModelKeys, picture_lines
+from edgeprov.fleet.audit.render.devices_html import devices_lines, minute, scroll
+from edgeprov.fleet.audit.render.text import answer, head_note, last_day, share, verdict_text
 
 _CSP: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -113,7 +113,7 @@ class _Page:
     def _drift(self) -> Iterator[str]:
         if not self.report.get("drift"):
             return
-        from edgeprov.fleet.drift_html import drift_lines
+        from edgeprov.fleet.audit.render.drift_html import drift_lines
 
         yield from drift_lines(self.report["drift"], self.keys)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-from edgeprov.fleet.audit_text import device_doubts, last_day
+from edgeprov.fleet.audit.render.text import device_doubts, last_day
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _COLOURS: Final = 8
