@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from edgeprov.fleet.hub_app import Limiter
+from edgeprov.fleet.service.app import Limiter
 from tests.support.fleet import fleet, push_kit
 from tests.support.service import ROOT, TOKEN, serving
 
@@ -295,8 +295,8 @@ def test_a_locked_index_is_waited_for_and_told(judged, monkeypatch):
     import sqlite3
 
     from edgeprov.errors import StoreBusy
-    from edgeprov.fleet.hub import Hub
     from edgeprov.fleet.index import database as index_module
+    from edgeprov.fleet.service.answers import Hub
     from edgeprov.fleet.trust.folder import load_trust
 
     monkeypatch.setattr(index_module, "_BUSY_S", 0.2)

@@ -31,12 +31,12 @@ def run(args: argparse.Namespace, out: Output) -> None:
     try:
         import uvicorn
 
-        from edgeprov.fleet.hub_app import Limiter, make_app
+        from edgeprov.fleet.service.app import Limiter, make_app
     except ImportError as error:
         raise UsageError(
             "starlette and uvicorn are not installed", advice="pip install edgeprov[fleet,serve]"
         ) from error
-    from edgeprov.fleet.hub import Hub
+    from edgeprov.fleet.service.answers import Hub
 
     host, port = _address(args.listen)
     tokens = _tokens(args.token_file) if args.token_file else ()

@@ -29,8 +29,8 @@ from starlette.routing import Route
 from edgeprov import journal
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
 from edgeprov.fleet.audit.render.page_html import asset
-from edgeprov.fleet.hub import Hub
-from edgeprov.fleet.hub_openapi import openapi
+from edgeprov.fleet.service.answers import Hub
+from edgeprov.fleet.service.openapi import openapi
 
 _CSP: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src "

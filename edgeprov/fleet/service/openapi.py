@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.fleet.hub import PAGE, PAGE_MAX, PARAMETERS
 from edgeprov.fleet.index.database import VERDICTS
+from edgeprov.fleet.service.answers import PAGE, PAGE_MAX, PARAMETERS
 
 _TEXT: Final = {"type": "string"}
 _NULL_TEXT: Final = {"type": ["string", "null"]}
