@@ -28,9 +28,9 @@ from starlette.routing import Route
 
 from edgeprov import journal
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, StoreError, UsageError, VerificationError
-from edgeprov.fleet.audit.render.page_html import asset
 from edgeprov.fleet.service.answers import Hub
 from edgeprov.fleet.service.openapi import openapi
+from edgeprov.fleet.web import asset
 
 _CSP: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src "

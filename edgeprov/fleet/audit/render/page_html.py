@@ -13,13 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib import resources
 from typing import Any, Final
 
 from edgeprov.fleet.audit.render.commands import Commands
 from edgeprov.fleet.audit.render.day_grid_html import ModelKeys, picture_lines
 from edgeprov.fleet.audit.render.devices_html import devices_lines, minute, scroll
 from edgeprov.fleet.audit.render.text import answer, head_note, last_day, share, verdict_text
+from edgeprov.fleet.web import asset
 
 _CSP: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -42,11 +42,6 @@ def encode_html(report: Mapping[str, Any], commands: Commands) -> bytes:
     """
     page = _Page(dict(report), commands)
     return "".join(page.lines()).encode()
-
-
-def asset(name: str) -> str:
-    """A style sheet or script of fleet/web."""
-    return resources.files("edgeprov.fleet").joinpath("web", name).read_text(encoding="utf-8")
 
 
 class _Page:
