@@ -24,12 +24,11 @@ from typing import Final
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.fleet.audit.series_lines import series_item
 from edgeprov.fleet.index.database import Artifact, Index, Query, digest_of_text
-from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.trust.signers import signature_artifact
-from edgeprov.fleet.verification.verify_kits import verified_devices
+from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.envelope import Signer
@@ -51,7 +50,7 @@ from edgeprov.formats.mediatypes import (
     ROLLUP_PREDICATE,
     STATEMENT_TYPE,
 )
-from edgeprov.registry.base import Registry, fallback_tag
+from edgeprov.registry.base import Registry, attach, fallback_tag
 from edgeprov.store.lock import lock
 from edgeprov.verify.chain import check_series
 from edgeprov.verify.enrolment import VerifiedDevice

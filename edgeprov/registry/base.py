@@ -11,14 +11,15 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.manifest import Index, Manifest, encode_index
+from edgeprov.formats.manifest import EMPTY_CONFIG, Index, Manifest, encode_index
+from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.values import dataclass
 
 
@@ -135,16 +136,16 @@ def push_referrer(registry: Registry, repo: str, manifest: Manifest) -> None:
     registry.push_index(repo, encode_index(entries), tag=tag)
 
 
-def attach(registry: Registry, repo: str, manifest: Manifest, blobs: Mapping[Digest, bytes] | Sequence[bytes]) -> None:
+def attach(registry: Registry, repo: str, manifest: Manifest, blobs: Mapping[Digest, bytes]) -> None:
     """push_referrer with its blobs first.
 
     Args:
         registry: Where to.
         repo: Repository of the subject.
         manifest: The referrer.
-        blobs: The bytes of each of its blobs, by digest or in the order of ``manifest.blobs``.
+        blobs: The bytes of each of its blobs by digest; the empty config may be left out.
     """
-    for number, blob in enumerate(manifest.blobs):
-        data = blobs[blob.digest] if isinstance(blobs, Mapping) else blobs[number]
+    for blob in manifest.blobs:
+        data = EMPTY_BLOB if blob.digest == EMPTY_CONFIG.digest else blobs[blob.digest]
         registry.push_blob(repo, blob, BytesIO(data))
     push_referrer(registry, repo, manifest)

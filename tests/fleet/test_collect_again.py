@@ -164,10 +164,10 @@ def test_a_kit_that_breaks_after_its_first_rows_leaves_none(full, tmp_path, monk
     bad = str(full.units["a1"].sealed[1].digest)
     real = parquet_file.ContentCheck.finish
 
-    def finish(verify_kits):
-        if str(verify_kits._kit.manifest.digest) == bad:
+    def finish(check):
+        if str(check._kit.manifest.digest) == bad:
             raise parquet_file.FormatError("the end of the kit is not what it should be")
-        real(verify_kits)
+        real(check)
 
     monkeypatch.setattr(parquet_file.ContentCheck, "finish", finish)
     item = collected(full, tmp_path / "set")

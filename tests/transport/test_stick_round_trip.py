@@ -234,7 +234,12 @@ def in_registry(site: Site, models: dict[str, tuple[Published, set[int]]]) -> It
             manifest = site.layout.load_manifest(descriptor.digest)
             blobs = [site.layout.load_blob(blob, max_bytes=2**24) for blob in manifest.blobs]
             if manifest.subject is not None:
-                attach(registry, "models/wdbc", manifest, blobs)
+                attach(
+                    registry,
+                    "models/wdbc",
+                    manifest,
+                    {blob.digest: data for blob, data in zip(manifest.blobs, blobs, strict=True)},
+                )
                 continue
             for blob, data in zip(manifest.blobs, blobs, strict=True):
                 registry.push_blob("models/wdbc", blob, data)

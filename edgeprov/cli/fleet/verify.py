@@ -16,8 +16,8 @@ from edgeprov.errors import RegistryError, VerificationError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.verdicts import Judged
     from edgeprov.fleet.trust.folder import Trust
-    from edgeprov.fleet.verification.verify_kits import Judged
 
 _SHOWN = 20
 
@@ -34,18 +34,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
+    from edgeprov.fleet.index.verdicts import verdict_json
     from edgeprov.fleet.verification import verify_kits
 
     trust = common.load_trust(args)
     depth = verify_kits.EVIDENCE if args.evidence_only else verify_kits.RECORDS if args.records else verify_kits.BLOBS
     shown = 0
 
-    def tell(artifact: verify_kits.Item, judged: verify_kits.Judged) -> None:
+    def tell(artifact: verify_kits.Item, judged: Judged) -> None:
         nonlocal shown
         if out.as_json:
-            out.item(
-                "verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **verify_kits.as_json(judged)
-            )
+            out.item("verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **verdict_json(judged))
         elif not judged.verified:
             shown += 1
             if shown <= _SHOWN:

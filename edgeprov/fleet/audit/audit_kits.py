@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Artifact, Index, json_of_text
+from edgeprov.fleet.registries.kits import load_part, open_kit
 from edgeprov.fleet.registries.sources import Reader
-from edgeprov.fleet.verification.verify_kits import load_part, open_kit
 from edgeprov.formats.datakit import Part, format_time, parse_part
 from edgeprov.formats.digest import parse_digest
 

@@ -25,7 +25,7 @@ from edgeprov.fleet.index.database import Index, Query
 from edgeprov.fleet.rollup_read import as_json as gone_json
 from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.trust.folder import Trust
-from edgeprov.fleet.verification.verify_kits import verified_devices
+from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead

@@ -28,8 +28,8 @@ from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.destination import digest_at, open_output
 from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
+from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit
 from edgeprov.fleet.registries.sources import Reader, Source
-from edgeprov.fleet.verification.verify_kits import load_evidence, load_part, open_kit
 from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.record import LabelColumns, keyed_input_digest

@@ -32,7 +32,6 @@ from edgeprov.errors import (
 )
 from edgeprov.fleet.enrollment import credential
 from edgeprov.fleet.enrollment.ca import issue_device_certificate, verify_csr
-from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import PemSigner, signature_artifact
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
@@ -53,6 +52,7 @@ from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
+from edgeprov.registry.base import attach
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.enrolment import (
     verify_ek_certificate,

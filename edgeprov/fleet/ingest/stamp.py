@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
-from edgeprov.fleet.publishing.publish import attach
 from edgeprov.fleet.registries.sources import Reader
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
@@ -25,7 +24,7 @@ from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, par
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
-from edgeprov.registry.base import Registry
+from edgeprov.registry.base import Registry, attach
 from edgeprov.verify.signature import SignatureArtifact, signature_kind
 from edgeprov.verify.timestamp import verify_timestamp
 

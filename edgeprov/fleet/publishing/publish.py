@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 
 from edgeprov.errors import FormatError, NotStored, StoreError, UsageError
 from edgeprov.fleet.dataset.destination import BUNDLE, INPUTS, STATEMENT, open_output
@@ -41,18 +41,15 @@ from edgeprov.formats.mediatypes import (
     COLLECTION_INPUTS,
     COLLECTION_PREDICATE,
     COSIGN_SIGN_PREDICATE,
-    EMPTY_BLOB,
     IN_TOTO_PAYLOAD,
     SIGSTORE_BUNDLE,
 )
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type, parse_modelkit
 from edgeprov.formats.tarball import END, tar_header, tar_padding
 from edgeprov.limits import LIMITS
+from edgeprov.registry.base import Registry, attach
 from edgeprov.store.atomic import load_bytes, translate
 from edgeprov.store.verity import VerityHasher
-
-if TYPE_CHECKING:
-    from edgeprov.registry.base import Registry
 
 CHUNK: Final = 64 * 1024  # cache-sized pieces hash fastest
 KITFILE_NAMES: Final = ("Kitfile", "kitfile", ".kitfile")
@@ -244,13 +241,6 @@ def publish(
         signature=signature.digest,
         bytes_sent=sent,
     )
-
-
-def attach(registry: Registry, repo: str, manifest: Manifest, blobs: dict[Digest, bytes]) -> None:
-    """Push a referrer: its blobs, itself, and the fallback tag of its subject where there is no referrers API."""
-    from edgeprov.registry.base import attach as attach_referrer
-
-    attach_referrer(registry, repo, manifest, {EMPTY_CONFIG.digest: EMPTY_BLOB, **blobs})
 
 
 def _attach_collection(registry: Registry, repo: str, model: Manifest, collection: Collection, created: str) -> None:

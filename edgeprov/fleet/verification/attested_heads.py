@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from edgeprov.errors import EvidenceInvalid, UsageError
 from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.trust.folder import Trust
-from edgeprov.fleet.verification.verify_kits import verified_devices
+from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.head import parse_head
 from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.head import VerifiedHead, verify_head

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.index.database import Artifact, Index, Query, json_of_text
+from edgeprov.fleet.registries.kits import open_kit, part_of_layer
 from edgeprov.fleet.registries.sources import Reader
-from edgeprov.fleet.verification.verify_kits import open_kit, part_of_layer
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
@@ -92,7 +92,7 @@ def make_proof(index: Index, name: RecordName, policy: TrustPolicy, at: dt.datet
 
 
 def unpack_evidence(layer: bytes) -> bytes:
-    """The plain evidence part in a kit's evidence layer. Errors as in check.load_part."""
+    """The plain evidence part in a kit's evidence layer. Errors as in load_part."""
     return part_of_layer(layer, EVIDENCE_PATH)
 
 

@@ -16,10 +16,11 @@ from typing import Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
+from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust.folder import Trust
-from edgeprov.fleet.verification.verify_kits import BLOBS, Judged, known_signatures, save_verdicts
+from edgeprov.fleet.verification.verify_kits import BLOBS
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit

@@ -10,49 +10,35 @@ it stays unchecked, and the next run tries again.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
-from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError
+from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index.database import Index, Query, chunked, json_of_text
+from edgeprov.fleet.index.database import Index, Query, chunked
+from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
+from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
 from edgeprov.fleet.registries.sources import Reader, Source
 from edgeprov.fleet.trust.folder import Trust
-from edgeprov.formats.b64 import parse_b64
+from edgeprov.fleet.verification.device_records import judge_records
 from edgeprov.formats.datakit import (
     DataKit,
-    Part,
     SegmentEvidence,
     Tombstone,
-    parse_datakit,
-    parse_evidence,
     parse_part,
     parse_tombstone,
 )
 from edgeprov.formats.digest import parse_digest
-from edgeprov.formats.manifest import Manifest, parse_manifest
-from edgeprov.formats.tarball import iter_tar, plain_member
 from edgeprov.limits import LIMITS
-from edgeprov.store.compress import decompress
 from edgeprov.verify.content import ContentCheck
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrolment import VerifiedDevice
 from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
-from edgeprov.verify.signature import SignatureArtifact
 
 EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
 
 BATCH: Final = 100
-_SAVED: Final = (
-    "digest", "verified", "step", "error", "detail", "code", "record", "assurance", "reset_count", "restart_count",
-    "clock_ms", "safe", "signed_before", "opened_clock_ms",
-)  # fmt: skip
-_saved: Final = attrgetter(*_SAVED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,31 +64,6 @@ class Batch:
     trust: Trust
     at: dt.datetime
     depth: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A verdict; ``verified`` None means that it could not be judged now."""
-
-    digest: str
-    verified: bool | None
-    step: int | None = None
-    error: str | None = None
-    detail: str | None = None
-    code: int | None = None
-    record: str | None = None
-    assurance: str | None = None
-    reset_count: int | None = None
-    restart_count: int | None = None
-    clock_ms: int | None = None
-    safe: bool | None = None
-    signed_before: str | None = None
-    opened_clock_ms: int | None = None
-    """TPM clock when the kit's first segment was opened: its records are younger."""
-    reason: str | None = None
-    """Of a tombstone: why there is no kit."""
-    lost: tuple[tuple[int, int], ...] | None = None
-    """Of a tombstone: ranges of record numbers that are gone."""
 
 
 @dataclass(slots=True)
@@ -215,8 +176,8 @@ def make_batches(
 
 def judge_batch(batch: Batch) -> list[Judged]:
     """Judge one batch: a pure function of registry content, trust and time, run in any process."""
-    reader = _reader(batch.source)
-    devices = {name: _devices(records, batch.trust.files, batch.at) for name, records in batch.devices.items()}
+    reader = open_reader(batch.source)
+    devices = {name: judge_records(records, batch.trust.files, batch.at) for name, records in batch.devices.items()}
     return [_judge(reader, item, devices[item.device], batch) for item in batch.items]
 
 
@@ -287,57 +248,6 @@ def _verify(
     raise first
 
 
-def open_kit(reader: Reader, repo: str, manifest: Manifest) -> DataKit:
-    """A data kit with its config, verified by digest."""
-    return parse_datakit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
-
-
-def load_evidence(reader: Reader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
-    """The evidence part of a kit, verified by digest; empty when it has none."""
-    parts = [part for part in kit.parts if part.kind == "evidence"]
-    return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
-
-
-def load_part(reader: Reader, repo: str, part: Part) -> bytes:
-    """A part of a kit: verified by digest, taken out of its archive, decompressed.
-
-    Raises:
-        DigestMismatch: Not the layer that the manifest names.
-        FormatError: Not an archive with exactly this part.
-        LimitError: Larger than a part may be.
-    """
-    return part_of_layer(reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024), part.path)
-
-
-def part_of_layer(layer: bytes, path: str) -> bytes:
-    """The plain bytes of the one file in a layer. Errors as in load_part."""
-    found = plain_member(layer, path)
-    return decompress(_member(layer, path) if found is None else found, LIMITS.part_plain_bytes)
-
-
-def _member(layer: bytes, path: str) -> memoryview:
-    view, position = memoryview(layer), 0
-
-    def read(size: int) -> bytes:
-        nonlocal position
-        piece = bytes(view[position : position + size])
-        position += len(piece)
-        return piece
-
-    found: memoryview | None = None
-    for member, content in iter_tar(read):
-        if member.is_dir:
-            continue
-        if member.path != path or found is not None:
-            raise FormatError(f"layer holds {member.path[:80]!r}, not only {path!r}")
-        found = view[member.offset : member.offset + member.size]
-        for _ in content:
-            pass
-    if found is None:
-        raise FormatError(f"layer does not hold {path!r}")
-    return found
-
-
 def _check_content(
     reader: Reader, repo: str, kit: DataKit, segments: tuple[SegmentEvidence, ...], *, records: bool
 ) -> None:
@@ -368,68 +278,6 @@ def _detail(error: EdgeprovError) -> str:
     return error.message.removeprefix(f"step {step}: ") if step else error.message
 
 
-def save_verdicts(index: Index, judged: Sequence[Judged], trust: Trust, depth: int, at: dt.datetime) -> None:
-    """Remember verdicts; the caller holds the transaction."""
-    moment = at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    names = ("policy", "depth", "judged_at", *_SAVED)
-    index.put_all("verdicts", names, [(trust.digest, depth, moment, *_saved(item)) for item in judged])
-    buried = [(item.digest, item.reason, json.dumps(item.lost or ())) for item in judged if item.reason is not None]
-    index.put_all("tombstones", ("digest", "reason", "lost"), buried)
-
-
 def _count(report: CheckReport, step: int | None, error: str | None, count: int) -> None:
     reason = f"step {step}: {error}" if step else f"content: {error}"
     report.reasons[reason] = report.reasons.get(reason, 0) + count
-
-
-def known_signatures(index: Index, digests: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Signature manifests of some artifacts of a folder, as sync found them in its index."""
-    marks = ", ".join("?" * len(digests))
-    found: dict[str, list[str]] = {digest: [] for digest in digests}
-    for row in index.rows(
-        f"SELECT subject, digest FROM signatures WHERE subject IN ({marks}) ORDER BY digest",  # noqa: S608
-        digests,
-    ):
-        found[row["subject"]].append(row["digest"])
-    return {subject: tuple(digests) for subject, digests in found.items()}
-
-
-@lru_cache(maxsize=16)
-def _reader(source: Source) -> Reader:
-    return Reader(source)
-
-
-@lru_cache(maxsize=4_096)
-def _device(
-    manifest_raw: bytes, layer: bytes, signatures: bytes, files: tuple[tuple[str, bytes], ...], at: dt.datetime
-) -> VerifiedDevice | EdgeprovError:
-    artifacts = [
-        SignatureArtifact(manifest=parse_manifest(parse_b64(raw, "signature")), blob=parse_b64(blob, "signature"))
-        for raw, blob in json_of_text(signatures)
-    ]
-    try:
-        return verify_device_record(parse_manifest(manifest_raw), layer, artifacts, Trust(files=files).policy, at)
-    except EdgeprovError as error:
-        return error
-
-
-def _devices(
-    records: tuple[tuple[bytes, bytes, bytes], ...], files: tuple[tuple[str, bytes], ...], at: dt.datetime
-) -> list[tuple[str, VerifiedDevice | EdgeprovError]]:
-    return [
-        (f"sha256:{hashlib.sha256(manifest).hexdigest()}", _device(manifest, layer, signatures, files, at))
-        for manifest, layer, signatures in records
-    ]
-
-
-def verified_devices(index: Index, trust: Trust, at: dt.datetime) -> dict[str, VerifiedDevice | EdgeprovError]:
-    """The newest record of each device, after step 1, or why it is refused."""
-    result: dict[str, VerifiedDevice | EdgeprovError] = {}
-    for row in index.rows("SELECT device, manifest, layer, signatures FROM devices ORDER BY enrolled_at, digest"):
-        result[row["device"]] = _device(row["manifest"], row["layer"], row["signatures"], trust.files, at)
-    return result
-
-
-def as_json(judged: Judged) -> dict[str, Any]:
-    """For output."""
-    return {name: getattr(judged, name) for name in Judged.__slots__ if getattr(judged, name) is not None}

@@ -139,7 +139,7 @@ def test_referrers_are_found_by_subject_and_type(registry: Registry, repo: str) 
         for name in ("one", "two")
     ]
     for signature in [*signatures, signatures[0]]:  # a repeat changes nothing
-        attach(registry, repo, signature, [b"signature", EMPTY_BLOB])
+        attach(registry, repo, signature, {signature.layers[0].digest: b"signature"})
     found = registry.list_referrers(repo, kit.digest)
     assert {item.digest for item in found} == {item.digest for item in signatures}
     assert len(found) == 2

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading of data kits: the manifest with its config, parts out of their archives."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from edgeprov.errors import FormatError
+from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.formats.datakit import DataKit, Part, SegmentEvidence, parse_datakit, parse_evidence
+from edgeprov.formats.manifest import Manifest
+from edgeprov.formats.tarball import iter_tar, plain_member
+from edgeprov.limits import LIMITS
+from edgeprov.store.compress import decompress
+
+
+def open_kit(reader: Reader, repo: str, manifest: Manifest) -> DataKit:
+    """A data kit with its config, verified by digest."""
+    return parse_datakit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
+
+
+def load_evidence(reader: Reader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
+    """The evidence part of a kit, verified by digest; empty when it has none."""
+    parts = [part for part in kit.parts if part.kind == "evidence"]
+    return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
+
+
+def load_part(reader: Reader, repo: str, part: Part) -> bytes:
+    """A part of a kit: verified by digest, taken out of its archive, decompressed.
+
+    Raises:
+        DigestMismatch: Not the layer that the manifest names.
+        FormatError: Not an archive with exactly this part.
+        LimitError: Larger than a part may be.
+    """
+    return part_of_layer(reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024), part.path)
+
+
+def part_of_layer(layer: bytes, path: str) -> bytes:
+    """The plain bytes of the one file in a layer. Errors as in load_part."""
+    found = plain_member(layer, path)
+    return decompress(_member(layer, path) if found is None else found, LIMITS.part_plain_bytes)
+
+
+def _member(layer: bytes, path: str) -> memoryview:
+    view, position = memoryview(layer), 0
+
+    def read(size: int) -> bytes:
+        nonlocal position
+        piece = bytes(view[position : position + size])
+        position += len(piece)
+        return piece
+
+    found: memoryview | None = None
+    for member, content in iter_tar(read):
+        if member.is_dir:
+            continue
+        if member.path != path or found is not None:
+            raise FormatError(f"layer holds {member.path[:80]!r}, not only {path!r}")
+        found = view[member.offset : member.offset + member.size]
+        for _ in content:
+            pass
+    if found is None:
+        raise FormatError(f"layer does not hold {path!r}")
+    return found
+
+
+@lru_cache(maxsize=16)
+def open_reader(source: Source) -> Reader:
+    """Open a source for reading, once per process."""
+    return Reader(source)
