@@ -62,6 +62,9 @@ class Limits:
     device_record_bytes: Final = 256 * KIB
     proof_bytes: Final = 64 * MIB  # a proof of a kit with thousands of segments
 
+    # -- data sets ------------------------------------------------------------------------------
+    collection_inputs_bytes: Final = 256 * MIB  # list of the kits of a training set, a line each
+
     # -- TPM ------------------------------------------------------------------------------------
     tpm_command_s: Final = 30.0  # slowest chips sign in 0.2 s; a loaded host of a simulator is slower
     tpm_keygen_s: Final = 120.0  # an RSA primary on an old chip

@@ -243,7 +243,7 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
 
     from edgeprov.errors import UsageError
     from edgeprov.fleet.dataset.collect import collect
-    from edgeprov.fleet.dataset.destination import open_output
+    from edgeprov.fleet.dataset.destination import open_destination
     from edgeprov.fleet.engines.local import LocalEngine
     from edgeprov.fleet.index.database import Index, Query
     from edgeprov.fleet.trust.folder import load_trust
@@ -255,7 +255,7 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
             Query(policy=trust.digest),
             trust,
             LocalEngine(0),
-            open_output(str(tmp_path / "x")),
+            open_destination(str(tmp_path / "x")),
             now=datetime.now(UTC),
         )
 

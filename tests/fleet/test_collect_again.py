@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from edgeprov.errors import StoreBusy
 from edgeprov.fleet.dataset import collect, parquet_file
-from edgeprov.fleet.dataset.destination import open_output
+from edgeprov.fleet.dataset.destination import open_destination
 from edgeprov.formats.record import Label
 from tests.support.fleet import push_kit
 
@@ -207,7 +207,7 @@ def test_two_runs_into_one_folder_do_not_meet(full, tmp_path):
     full.sync()
     whole = clean(full, tmp_path)
     place = tmp_path / "set"
-    with open_output(str(place)).alone():
+    with open_destination(str(place)).alone():
         run = full.run("collect", "-o", place)
         assert run.code == StoreBusy.exit_code
         assert "another collect writes there" in run.err

@@ -188,8 +188,8 @@ def test_something_else_is_not_touched(full):
 def test_what_workers_wrote_elsewhere_is_noticed(full, monkeypatch, tmp_path):
     """As where -o names a folder that each machine of a cluster has for itself."""
     full.sync()
-    real = parquet_file.open_output
-    monkeypatch.setattr(parquet_file, "open_output", lambda name: real(f"{tmp_path}/of-another-machine"))
+    real = parquet_file.open_destination
+    monkeypatch.setattr(parquet_file, "open_destination", lambda name: real(f"{tmp_path}/of-another-machine"))
     run = full.run("collect", "-o", tmp_path / "out")
     assert run.code == 34
     assert "2 files that workers wrote are not seen from here" in run.err

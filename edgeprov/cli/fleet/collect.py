@@ -16,7 +16,7 @@ from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short, size
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.dataset.destination import Output as Place
+    from edgeprov.fleet.dataset.destination import Destination
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.fleet.dataset import collect
-    from edgeprov.fleet.dataset.destination import open_output
+    from edgeprov.fleet.dataset.destination import open_destination
     from edgeprov.fleet.verification import verify_kits
 
-    output = open_output(args.output)
+    output = open_destination(args.output)
     if args.check:
         _check(args, output, out)
         return
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     out.next(f"train on {args.output}, then: edgeprov-fleet publish DIR --dataset {args.output} --to REGISTRY")
 
 
-def _check(args: argparse.Namespace, place: Place, out: Output) -> None:
+def _check(args: argparse.Namespace, place: Destination, out: Output) -> None:
     from dataclasses import asdict
 
     from edgeprov.fleet.dataset.check_dataset import check_dataset

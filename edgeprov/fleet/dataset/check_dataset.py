@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprov.errors import DigestMismatch, FormatError, NotStored, SignatureInvalid
-from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHED, Output, digest_at
-from edgeprov.fleet.ingest.sync_lineage import INPUTS_BYTES
+from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHED, Destination, digest_at
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.in_toto import parse_statement
 from edgeprov.limits import LIMITS
@@ -39,7 +38,7 @@ class CheckedDataset:
     bytes: int
 
 
-def check_dataset(output: Output, policy: TrustPolicy, at: dt.datetime) -> CheckedDataset:
+def check_dataset(output: Destination, policy: TrustPolicy, at: dt.datetime) -> CheckedDataset:
     """Check a data set, byte for byte.
 
     Args:
@@ -102,9 +101,9 @@ def _subjects(statement: bytes) -> Iterator[tuple[str, str]]:
         raise FormatError("the statement of the data set is not about its list of files")
 
 
-def _files(output: Output) -> Iterator[tuple[str, str, int, int]]:
+def _files(output: Destination) -> Iterator[tuple[str, str, int, int]]:
     """Path, digest, size and rows of each file that the list names."""
-    raw = output.load(_FILES, max_bytes=INPUTS_BYTES) or b""
+    raw = output.load(_FILES, max_bytes=LIMITS.collection_inputs_bytes) or b""
     try:
         for line in raw.splitlines():
             row: dict[str, Any] = json.loads(line)

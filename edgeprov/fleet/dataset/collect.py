@@ -29,7 +29,7 @@ from edgeprov.errors import StoreError, UsageError
 from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.collect_lists import Lists
 from edgeprov.fleet.dataset.dataset_files import Ledger
-from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, TEMPORARY, UNFINISHED, Output
+from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHED, Destination
 from edgeprov.fleet.dataset.label_types import LabelType, join_kinds
 from edgeprov.fleet.dataset.parquet_file import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.engines import Engine
@@ -39,6 +39,7 @@ from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, STATEMENT_TYPE
+from edgeprov.store.atomic import TEMPORARY
 
 _PART: Final = re.compile(r"model=[0-9a-f]+/device=[^/]+/part-0\.parquet")
 _BATCH_KITS: Final = 100
@@ -66,7 +67,7 @@ def collect(
     query: Query,
     trust: Trust,
     engine: Engine,
-    output: Output,
+    output: Destination,
     *,
     now: dt.datetime,
     signer: Signer | None = None,
@@ -137,7 +138,7 @@ class _Run:
         query: Query,
         trust: Trust,
         engine: Engine,
-        output: Output,
+        output: Destination,
         *,
         dequantise: bool,
         inputs: bool,
@@ -306,7 +307,7 @@ def _batches(partitions: Iterable[Partition]) -> Iterator[tuple[Partition, ...]]
         yield tuple(batch)
 
 
-def _prepare(output: Output) -> list[str]:
+def _prepare(output: Destination) -> list[str]:
     files = output.files()
     if files and not any(path.startswith(f"{OWN}/") for path in files):
         raise UsageError(f"{output.name} is not empty and not a data set of ours", advice="Name a new one.")
@@ -318,7 +319,7 @@ def _prepare(output: Output) -> list[str]:
     return files
 
 
-def _check_there(output: Output, wanted: set[str]) -> None:
+def _check_there(output: Destination, wanted: set[str]) -> None:
     gone = len(wanted.difference(output.files()))
     if gone:
         raise StoreError(
@@ -331,7 +332,7 @@ def _finish(
     index: Index,
     query: Query,
     trust: Trust,
-    output: Output,
+    output: Destination,
     report: CollectReport,
     subjects: list[dict[str, Any]],
     now: dt.datetime,

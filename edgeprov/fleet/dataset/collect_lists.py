@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from edgeprov.fleet.dataset.destination import OWN, DigestFile, Output
+from edgeprov.fleet.dataset.destination import OWN, Destination, DigestFile
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.store.atomic import translated
@@ -21,7 +21,7 @@ from edgeprov.store.atomic import translated
 class Lists:
     """The three lists that the statement covers, written as their lines come; nothing is held."""
 
-    def __init__(self, output: Output, stack: ExitStack) -> None:
+    def __init__(self, output: Destination, stack: ExitStack) -> None:
         self.files, self.inputs, self._refused = (
             stack.enter_context(_lines(output, f"{OWN}/{name}.jsonl")) for name in ("files", "inputs", "refused")
         )
@@ -74,7 +74,7 @@ class _Lines:
 
 
 @contextmanager
-def _lines(output: Output, path: str) -> Iterator[_Lines]:
+def _lines(output: Destination, path: str) -> Iterator[_Lines]:
     with output.writing(path) as temporary:
         file = DigestFile(temporary)
         try:

@@ -19,7 +19,17 @@ from urllib.parse import urlsplit
 
 from edgeprov.errors import NotStored, StoreBusy, StoreError, StoreFull, UsageError
 from edgeprov.formats.digest import Digest
-from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, remove, rename, save_bytes, sync_dir, translated
+from edgeprov.store.atomic import (
+    TEMPORARY,
+    DurableFile,
+    load_bytes,
+    make_dirs,
+    remove,
+    rename,
+    save_bytes,
+    sync_dir,
+    translated,
+)
 from edgeprov.store.lock import Lock
 
 OWN: Final = "_edgeprov"
@@ -31,7 +41,6 @@ INPUTS: Final = f"{OWN}/inputs.jsonl"
 UNFINISHED: Final = f"{OWN}/unfinished"
 """There from the first moment of a run to its last: the place is ours, and not whole yet."""
 
-TEMPORARY: Final = ".edgeprov-tmp-"
 _FOLDER_URL: Final = "file://"
 _HELD_BYTES: Final = 64 * 1024
 
@@ -94,7 +103,7 @@ class DigestFile:
         return str(Digest(self._state.hexdigest()))
 
 
-class Output(Protocol):
+class Destination(Protocol):
     """A place for a data set.
 
     Every method may raise StoreError (StoreFull for want of space); nothing is left half written.
@@ -133,7 +142,7 @@ class Output(Protocol):
         """Name of a new file of this machine to fill: ``path`` at the end of the body; gone after an error."""
 
 
-def digest_at(output: Output, path: str) -> str | None:
+def digest_at(output: Destination, path: str) -> str | None:
     """Digest of what lies there, None when there is nothing."""
     state = hashlib.sha256()
     with output.reading(path) as stream:
@@ -145,27 +154,27 @@ def digest_at(output: Output, path: str) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def open_output(name: str) -> Output:
+def open_destination(name: str) -> Destination:
     """The output that a path or URL names; nothing is created yet.
 
     Raises:
         UsageError: No such protocol, its package is not installed, or a password stands in the URL.
     """
     if name.startswith(_FOLDER_URL):
-        return FolderOutput(Path(name.removeprefix(_FOLDER_URL)))
+        return FolderDestination(Path(name.removeprefix(_FOLDER_URL)))
     if "://" not in name:
-        return FolderOutput(Path(name))
+        return FolderDestination(Path(name))
     if urlsplit(name).password is not None:
         raise UsageError(
             "a password in the URL of the output",
             advice="Put it where the protocol's package looks for it (its environment, or fsspec's configuration).",
         )
-    from edgeprov.fleet.dataset.destination_fsspec import FsspecOutput
+    from edgeprov.fleet.dataset.destination_fsspec import FsspecDestination
 
-    return FsspecOutput(name)
+    return FsspecDestination(name)
 
 
-class FolderOutput:
+class FolderDestination:
     """A folder of this machine (or one that it mounts); files are durable before they get their names."""
 
     def __init__(self, folder: Path) -> None:
@@ -175,7 +184,7 @@ class FolderOutput:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """As Output.alone: the lock is the folder itself, so that nothing is left in it."""
+        """As Destination.alone: the lock is the folder itself, so that nothing is left in it."""
         with _told(self.name):
             make_dirs(self._folder, 0o755)
         held = None
@@ -194,12 +203,12 @@ class FolderOutput:
                 held.release()
 
     def files(self) -> list[str]:
-        """As Output.files."""
+        """As Destination.files."""
         with _told(self.name):
             return sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if not path.is_dir())
 
     def load(self, path: str, *, max_bytes: int) -> bytes | None:
-        """As Output.load."""
+        """As Destination.load."""
         with _told(self.name):
             try:
                 return load_bytes(self._folder / path, max_bytes=max_bytes, what=path)
@@ -207,14 +216,14 @@ class FolderOutput:
                 return None
 
     def save(self, path: str, data: bytes) -> None:
-        """As Output.save."""
+        """As Destination.save."""
         target = self._folder / path
         with _told(self.name):
             make_dirs(target.parent, 0o755)
             save_bytes(target, data, mode=0o644)
 
     def remove(self, path: str) -> None:
-        """As Output.remove; folders that are empty then go too."""
+        """As Destination.remove; folders that are empty then go too."""
         target = self._folder / path
         with _told(self.name):
             remove(target)
@@ -224,7 +233,7 @@ class FolderOutput:
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO | None]:
-        """As Output.reading."""
+        """As Destination.reading."""
         with _told(self.name):
             try:
                 stream = (self._folder / path).open("rb")
@@ -236,7 +245,7 @@ class FolderOutput:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
-        """As Output.writing."""
+        """As Destination.writing."""
         target = self._folder / path
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}.part")
         with _told(target):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, StoreError, StoreFull, UsageError
-from edgeprov.fleet.dataset.destination import TEMPORARY
+from edgeprov.store.atomic import TEMPORARY
 
 _OBJECT_STORES: Final = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci"))
 """An upload appears as a whole when it is complete, and folders do not exist. Elsewhere a file is moved into place."""
@@ -26,7 +26,7 @@ _OBJECT_STORES: Final = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "a
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-class FsspecOutput:
+class FsspecDestination:
     """Files of a remote system."""
 
     def __init__(self, url: str) -> None:
@@ -64,11 +64,11 @@ class FsspecOutput:
             ) from error
 
     def alone(self) -> AbstractContextManager[None]:
-        """As Output.alone: what is behind a URL knows no locks that a killed run would give up."""
+        """As Destination.alone: what is behind a URL knows no locks that a killed run would give up."""
         return nullcontext()
 
     def files(self) -> list[str]:
-        """As Output.files."""
+        """As Destination.files."""
         with self._translated():
             self._fs.invalidate_cache()
             try:
@@ -79,7 +79,7 @@ class FsspecOutput:
         return sorted(path[start:] for path in found if path.startswith(self._root + "/"))
 
     def load(self, path: str, *, max_bytes: int) -> bytes | None:
-        """As Output.load."""
+        """As Destination.load."""
         with self.reading(path) as stream:
             if stream is None:
                 return None
@@ -89,18 +89,18 @@ class FsspecOutput:
         return data
 
     def save(self, path: str, data: bytes) -> None:
-        """As Output.save."""
+        """As Destination.save."""
         with self.writing(path) as temporary:
             temporary.write_bytes(data)
 
     def remove(self, path: str) -> None:
-        """As Output.remove."""
+        """As Destination.remove."""
         with self._translated(), suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{path}")
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO | None]:
-        """As Output.reading."""
+        """As Destination.reading."""
         with self._translated():
             try:
                 stream = self._fs.open(f"{self._root}/{path}", "rb")
@@ -112,7 +112,7 @@ class FsspecOutput:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
-        """As Output.writing; the file is made on this machine first, in the folder for temporary files."""
+        """As Destination.writing; the file is made on this machine first, in the folder for temporary files."""
         folder = Path(tempfile.mkdtemp(prefix="edgeprov-"))
         try:
             local = folder / "part"

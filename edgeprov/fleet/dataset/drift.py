@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from edgeprov.errors import NotStored
 from edgeprov.fleet.dataset import tables_summary
-from edgeprov.fleet.dataset.destination import STATEMENT, open_output
+from edgeprov.fleet.dataset.destination import STATEMENT, open_destination
 from edgeprov.formats.digest import Digest
 
 BINS: Final = 20
@@ -45,7 +45,7 @@ def drift(name: str, since: str | None = None, to: str | None = None) -> dict[st
     Raises:
         NotStored: Not a data set.
     """
-    output = open_output(name)
+    output = open_destination(name)
     files = output.files()
     if STATEMENT not in files:
         raise NotStored(f"{name} is no data set", advice="Run edgeprov-fleet collect -o DIR first.")

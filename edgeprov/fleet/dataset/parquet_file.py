@@ -25,7 +25,7 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.fleet.dataset import record_tables
-from edgeprov.fleet.dataset.destination import digest_at, open_output
+from edgeprov.fleet.dataset.destination import digest_at, open_destination
 from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit
@@ -125,7 +125,7 @@ def guess_label_type(kit: KitInput) -> LabelType:
 
 
 def _write_partition(partition: Partition) -> Written:
-    output = open_output(partition.output)
+    output = open_destination(partition.output)
     known = partition.known
     # What lies there is believed for its digest only: whoever can write there can also write a footer.
     if known is not None and digest_at(output, partition.path) == known.digest:

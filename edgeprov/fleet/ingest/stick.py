@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConflict, VerificationError
 from edgeprov.fleet.ingest.sync_columns import artifact_kind
-from edgeprov.fleet.publishing.publish import ChunkStream
+from edgeprov.fleet.registries.chunk_stream import ChunkStream
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import sign_statement
 from edgeprov.formats.datakit import parse_kit_tag

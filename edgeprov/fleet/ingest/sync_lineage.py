@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from edgeprov.errors import EdgeprovError, FormatError, VerificationError
 from edgeprov.fleet.index.database import Index
@@ -23,9 +23,6 @@ from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import COLLECTION, COLLECTION_INPUTS, COLLECTION_PREDICATE, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
-
-INPUTS_BYTES: Final = 256 * 1024 * 1024
-"""A list of a million kits."""
 
 
 def keep_collections(index: Index, reader: Reader, source: int) -> Iterator[tuple[str, str, str]]:
@@ -85,7 +82,7 @@ def _load(
 
 
 def _contents(reader: Reader, repo: str, manifest: Manifest, raw: bytes) -> tuple[dict[str, Any], list[str]]:
-    inputs = reader.blob(repo, manifest.layers[1], max_bytes=INPUTS_BYTES)
+    inputs = reader.blob(repo, manifest.layers[1], max_bytes=LIMITS.collection_inputs_bytes)
     parsed = parse_statement(raw)
     if parsed.predicate_type != COLLECTION_PREDICATE or digest_of(inputs) not in parsed.subjects:
         raise FormatError(f"the statement {digest_of(raw)} is not about the list of kits beside it")

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from edgeprov.errors import FormatError, NotStored, StoreError, UsageError
-from edgeprov.fleet.dataset.destination import BUNDLE, INPUTS, STATEMENT, open_output
+from edgeprov.fleet.dataset.destination import BUNDLE, INPUTS, STATEMENT, open_destination
 from edgeprov.fleet.publishing.kitfile_yaml import parse_kitfile_yaml
+from edgeprov.fleet.registries.chunk_stream import ChunkStream
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.bundle import parse_bundle
@@ -178,7 +179,7 @@ def load_collection(name: str) -> Collection:
         NotStored: Not a data set of `collect`, or not a finished one.
         FormatError: The bundle signs another statement.
     """
-    output = open_output(name)
+    output = open_destination(name)
     statement = output.load(STATEMENT, max_bytes=LIMITS.statement_bytes)
     inputs = output.load(INPUTS, max_bytes=LIMITS.layer_bytes)
     if statement is None or inputs is None:
@@ -335,28 +336,3 @@ def _file_chunks(place: Path, size: int) -> Iterator[bytes]:
         raise translate(error, str(place)) from error
     if left or grown:
         raise StoreError(f"{place} changed while it was packed", advice="Publish again when nothing writes to it.")
-
-
-class ChunkStream(io.RawIOBase):
-    """Chunks as a file object, for a streamed push."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed: any buffer
-        """Fill from the next chunk."""
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
