@@ -24,10 +24,10 @@ from edgeprov.config import load_config
 from edgeprov.device.context import Context
 from edgeprov.device.labels import LabelValue, add_labels, parse_record
 from edgeprov.device.measure import verified_model
+from edgeprov.device.model_store import StoredModel, find_model, load_weights
 from edgeprov.device.recorder import Recorder
-from edgeprov.device.series import remember_model
+from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load
-from edgeprov.device.weights import StoredModel, find_model, load_weights
 from edgeprov.errors import ModelNotReady
 from edgeprov.formats.segment import Tensor
 

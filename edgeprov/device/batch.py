@@ -22,7 +22,7 @@ from edgeprov.formats.tpmt import Attestation
 from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
-    from edgeprov.device.parts import Contents
+    from edgeprov.device.kit_builder import Contents
     from edgeprov.formats.manifest import Manifest
     from edgeprov.store.layout import Layout
 

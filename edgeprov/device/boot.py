@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from edgeprov import journal
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.measure import measure, save_verdict
+from edgeprov.device.model_store import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
 from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
-from edgeprov.device.weights import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.errors import (
     EdgeprovError,
     FormatError,

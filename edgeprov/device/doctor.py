@@ -16,7 +16,7 @@ from edgeprov.device.boot import active_models, verify_model
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
 from edgeprov.device.measure import current_log, load_stamp
-from edgeprov.device.series import load_head
+from edgeprov.device.series_state import load_head
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
 from edgeprov.formats.b64 import b64
 from edgeprov.values import dataclass

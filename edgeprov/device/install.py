@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov.device.context import Context, free_bytes
-from edgeprov.device.remotes import open_registry
+from edgeprov.device.model_store import StoredModel, enable_verity, list_models, load_model, verify_archives
+from edgeprov.device.registry_access import open_registry
 from edgeprov.device.selftest import verify_model_runs
-from edgeprov.device.series import remember_model
+from edgeprov.device.series_state import remember_model
 from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
-from edgeprov.device.weights import StoredModel, enable_verity, list_models, load_model, verify_archives
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, RegistryError, StoreFull, UsageError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest

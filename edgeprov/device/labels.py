@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from edgeprov.device.series import load_numbers
+from edgeprov.device.series_state import load_numbers
 from edgeprov.errors import StoreCorrupt, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.names import is_number, is_slot

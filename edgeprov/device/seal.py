@@ -16,13 +16,13 @@ from contextlib import suppress
 
 from edgeprov.device.context import Context
 from edgeprov.device.discard import Range, Why, forget_present, lost_ranges, note_lost
-from edgeprov.device.kitplan import Work, group, is_due, numbers_of
+from edgeprov.device.kit_builder import build_parts
+from edgeprov.device.kit_plan import Work, group, is_due, numbers_of
 from edgeprov.device.labels import label_models, model_labels
-from edgeprov.device.parts import build_parts
-from edgeprov.device.release import quarantine_segment
 from edgeprov.device.rotation import request_rotation
+from edgeprov.device.seal_recovery import quarantine_segment
 from edgeprov.device.sequencer import Sealed, Sequencer
-from edgeprov.device.series import SEAL_LOCK, first_active
+from edgeprov.device.series_state import SEAL_LOCK, first_active
 from edgeprov.errors import NotStored, StoreBusy, StoreCorrupt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import parse_segment_header

@@ -22,8 +22,8 @@ from edgeprov.errors import EdgeprovError, ModelCrashed, SelfTestFailed
 
 if TYPE_CHECKING:
     from edgeprov.config import RuntimeConfig
+    from edgeprov.device.model_store import StoredModel
     from edgeprov.device.runtime import Engine
-    from edgeprov.device.weights import StoredModel
     from edgeprov.formats.modelkit import SelfTest
 
 _TIMEOUT_S: Final = 120.0
@@ -104,8 +104,8 @@ def _child() -> int:
 
 def _try_model(request: dict[str, Any]) -> dict[str, Any]:
     from edgeprov.device.flatbuffer import verify_flatbuffer
+    from edgeprov.device.model_store import load_model, load_weights
     from edgeprov.device.runtime import Engine
-    from edgeprov.device.weights import load_model, load_weights
     from edgeprov.formats.digest import parse_digest
     from edgeprov.store.layout import Layout
 

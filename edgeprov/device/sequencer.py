@@ -19,11 +19,11 @@ from edgeprov import journal
 from edgeprov.device.batch import NumberedKit, encode_pending, intents_of, load_pending
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.identity import counter_base
+from edgeprov.device.model_store import find_model
 from edgeprov.device.outbox import data_repo, rebuild_outbox
-from edgeprov.device.release import drop_uncommitted, entry_of, free_sealed, rebuild_head
-from edgeprov.device.series import INTENT, Head, first_active, load_head, model_descriptor, save_head
+from edgeprov.device.seal_recovery import drop_uncommitted, entry_of, free_sealed, rebuild_head
+from edgeprov.device.series_state import INTENT, Head, first_active, load_head, model_descriptor, save_head
 from edgeprov.device.signing import Signature, Signer, save_signatures
-from edgeprov.device.weights import find_model
 from edgeprov.errors import FormatError, NotStored, StoreError
 from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -35,8 +35,8 @@ from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.discard import Range
-    from edgeprov.device.kitplan import Work
-    from edgeprov.device.parts import Contents
+    from edgeprov.device.kit_builder import Contents
+    from edgeprov.device.kit_plan import Work
     from edgeprov.formats.tombstone import Reason
     from edgeprov.tpm.device import Tpm
 

@@ -11,8 +11,8 @@ from edgeprov.device.boot import active_models
 from edgeprov.device.context import free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
 from edgeprov.device.measure import load_stamp
-from edgeprov.device.series import load_head
-from edgeprov.device.weights import find_model
+from edgeprov.device.model_store import find_model
+from edgeprov.device.series_state import load_head
 from edgeprov.errors import EdgeprovError, NotStored
 from edgeprov.limits import MIB
 from edgeprov.store.spool import RECORD, read_segment

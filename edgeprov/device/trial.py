@@ -20,7 +20,7 @@ from edgeprov.values import replace
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
-    from edgeprov.device.weights import StoredModel
+    from edgeprov.device.model_store import StoredModel
     from edgeprov.store.state import Active, State
 
 MAX_LOADS: Final = 3
@@ -73,7 +73,7 @@ def raise_floor(context: Context, state: State, model: Digest) -> None:
     Raises:
         TpmError: The TPM refused.
     """
-    from edgeprov.device.weights import find_model
+    from edgeprov.device.model_store import find_model
 
     stored: StoredModel = find_model(context, state, model)
     with context.tpm() as tpm, tpm.group():

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from edgeprov import journal
 from edgeprov.device.context import UPLOAD_LOCK, Context, timestamp
-from edgeprov.device.link import why_not_now
-from edgeprov.device.remotes import open_registry, split_name
-from edgeprov.device.series import SEAL_LOCK
+from edgeprov.device.registry_access import open_registry, split_name
+from edgeprov.device.series_state import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
+from edgeprov.device.upload_conditions import why_not_now
 from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
 from edgeprov.registry.base import Registry
 from edgeprov.registry.pace import Clock, OutOfTime, Pace

@@ -65,7 +65,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Console:
 
 def unchanged(site: Site) -> None:
     """The first model is active, verified and runs; no other model is stored."""
-    from edgeprov.device.weights import list_models
+    from edgeprov.device.model_store import list_models
 
     state = site.context.state()
     active = state.active("default")

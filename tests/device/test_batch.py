@@ -17,7 +17,7 @@ import edgeprov
 from edgeprov.config import load_config
 from edgeprov.device.export import export
 from edgeprov.device.seal import seal
-from edgeprov.device.series import INTENT, load_head
+from edgeprov.device.series_state import INTENT, load_head
 from edgeprov.device.upload import upload
 from edgeprov.errors import ConfigError, StoreError
 from edgeprov.formats.bundle import parse_bundle

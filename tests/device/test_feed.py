@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from edgeprov.device.feed import Session
-from edgeprov.device.feed_server import serve_socket, serve_stream
+from edgeprov.device.record_server import serve_socket, serve_stream
+from edgeprov.device.record_session import Session
 from edgeprov.device.rotation import at_path
 from edgeprov.device.seal import seal
 from edgeprov.errors import EdgeprovError
@@ -157,7 +157,7 @@ def server(ready: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if state.startswith("READY"):
             listening.set()
 
-    monkeypatch.setattr("edgeprov.device.feed_server.notify", notified)
+    monkeypatch.setattr("edgeprov.device.record_server.notify", notified)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(
         signal, "set_wakeup_fd", lambda fd: woken.append(socket.socket(fileno=os.dup(fd))) if fd >= 0 else None

@@ -16,7 +16,7 @@ import edgeprov
 from edgeprov import journal
 from edgeprov.device.labels import add_labels
 from edgeprov.device.seal import seal
-from edgeprov.device.series import load_head
+from edgeprov.device.series_state import load_head
 from edgeprov.errors import ModelNotReady, StoreBusy, StoreFull, UsageError
 from edgeprov.formats.record import keyed_input_digest
 from edgeprov.formats.segment import parse_segment_header

@@ -17,7 +17,7 @@ from oeprov import bake
 from edgeprov.config import Config, DeviceConfig, TrustConfig
 from edgeprov.device.boot import verify_model
 from edgeprov.device.context import Context
-from edgeprov.device.weights import load_weights
+from edgeprov.device.model_store import load_weights
 from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.in_toto import encode_model_statement

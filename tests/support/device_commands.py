@@ -21,10 +21,10 @@ import edgeprov
 from edgeprov.device.attest import attest
 from edgeprov.device.boot import activate, boot_check
 from edgeprov.device.export import export
-from edgeprov.device.feed_server import serve_socket
 from edgeprov.device.install import install_model, remove_model
+from edgeprov.device.install_receipt import install_receipt
 from edgeprov.device.labels import add_labels
-from edgeprov.device.receipt import install_receipt
+from edgeprov.device.record_server import serve_socket
 from edgeprov.device.rotation import at_path
 from edgeprov.device.seal import seal
 from edgeprov.device.upload import upload

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.device.link import battery_percent, is_metered, why_not_now
 from edgeprov.device.upload import Options, upload
+from edgeprov.device.upload_conditions import battery_percent, is_metered, why_not_now
 from edgeprov.errors import RegistryDenied, RegistryError
 from edgeprov.registry.pace import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, LONGEST_WAIT_S, Clock, OutOfTime, Pace
 from tests.support.sender import Hours, Sender

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgeprov.device.export import export, read_back
-from edgeprov.device.receipt import install_receipt
+from edgeprov.device.install_receipt import install_receipt
 from edgeprov.errors import (
     FormatError,
     SignatureInvalid,

@@ -13,7 +13,7 @@ from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import Context, load_context
 
 if TYPE_CHECKING:
-    from edgeprov.device.weights import StoredModel
+    from edgeprov.device.model_store import StoredModel
     from edgeprov.formats.digest import Digest
 
 
@@ -75,7 +75,7 @@ def _install(args: argparse.Namespace, out: Output) -> None:
 
 def _list(_args: argparse.Namespace, out: Output) -> None:
     from edgeprov.device.boot import active_models
-    from edgeprov.device.weights import list_models
+    from edgeprov.device.model_store import list_models
 
     context = load_context()
     state = context.state(write=False)
@@ -180,7 +180,7 @@ def _remove(args: argparse.Namespace, out: Output) -> None:
 
 def _find(context: Context, text: str | None, slot: str | None) -> StoredModel:
     from edgeprov.device.boot import active_models
-    from edgeprov.device.weights import find_model, list_models
+    from edgeprov.device.model_store import find_model, list_models
     from edgeprov.errors import ModelNotReady, NotStored, UsageError
 
     state = context.state(write=False)

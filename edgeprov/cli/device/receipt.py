@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.receipt import install_receipt
+    from edgeprov.device.install_receipt import install_receipt
     from edgeprov.store.atomic import load_bytes
 
     raw = load_bytes(args.file, max_bytes=LIMITS.signature_blob_bytes, what=str(args.file))

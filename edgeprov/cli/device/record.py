@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, _out: Output) -> None:
-    from edgeprov.device.feed_server import serve_socket, serve_stream
+    from edgeprov.device.record_server import serve_socket, serve_stream
 
     context = load_context()
     slot = args.slot or context.config.device.slots[0]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a registry's name to a back end and a repository prefix; the fleet's side of device/remotes.py.
+"""From a registry's name to a back end and a repository prefix; the fleet's side of device/registry_access.py.
 
 A name is ``host[:port]/prefix`` or ``oci:DIR``. store and registry do not know each other: here they
 are joined. oras is imported only when a name really means a network host, and what reads artifacts only

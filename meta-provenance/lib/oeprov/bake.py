@@ -29,7 +29,7 @@ except ImportError:
     sys.modules["zstandard"] = types.ModuleType("zstandard")
 
 from edgeprov.device.trust import classic_tag, load_signatures
-from edgeprov.device.weights import READ_BYTES, load_model, verify_archives, verify_blobs
+from edgeprov.device.model_store import READ_BYTES, load_model, verify_archives, verify_blobs
 from edgeprov.errors import ConfigError, EdgeprovError, NotStored, PolicyDenied, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest

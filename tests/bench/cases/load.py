@@ -45,8 +45,8 @@ def verified(folder: Path) -> None:
     """As Device.load_model, but for the recorder: find, read and hash, look at the structure, give to the interpreter."""
     from edgeprov.device.context import load_context
     from edgeprov.device.flatbuffer import verify_flatbuffer
+    from edgeprov.device.model_store import find_model, load_weights
     from edgeprov.device.runtime import Engine
-    from edgeprov.device.weights import find_model, load_weights
     from edgeprov.formats.digest import parse_digest
 
     os.environ["EDGEPROV_CONFIG"] = str(folder / "edgeprov.toml")

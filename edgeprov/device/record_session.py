@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.device.labels import add_labels
 from edgeprov.device.measure import verified_model
+from edgeprov.device.model_store import StoredModel, find_model
 from edgeprov.device.recorder import Recorder
-from edgeprov.device.series import remember_model
+from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load
-from edgeprov.device.weights import StoredModel, find_model
 from edgeprov.errors import EdgeprovError, FormatError, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
 from edgeprov.limits import LIMITS

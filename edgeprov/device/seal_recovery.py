@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprov import journal
 from edgeprov.device.discard import forget_lost, note_lost
 from edgeprov.device.labels import is_damaged, model_labels
-from edgeprov.device.series import Head, add_numbers, save_head
+from edgeprov.device.series_state import Head, add_numbers, save_head
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import parse_digest
 from edgeprov.store.state import OutboxEntry

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from edgeprov.device.feed import Session, encode_error
 from edgeprov.device.notify import inherited_socket, notify, watchdog_interval_s
+from edgeprov.device.record_session import Session, encode_error
 from edgeprov.device.rotation import at_path
 from edgeprov.errors import EdgeprovError, StoreError
 from edgeprov.formats.packing import Feeder, pack
@@ -30,7 +30,7 @@ from edgeprov.limits import KIB, LIMITS, MIB
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
-    from edgeprov.device.weights import StoredModel
+    from edgeprov.device.model_store import StoredModel
     from edgeprov.store.state import State
 
 _READ_BYTES: Final = 256 * KIB
@@ -164,7 +164,7 @@ def _send_weights(client: socket.socket, answer: bytes, model: StoredModel) -> N
     """Hand the verified bytes over as a sealed memory file: nobody can change them any more."""
     import fcntl
 
-    from edgeprov.device.weights import load_weights
+    from edgeprov.device.model_store import load_weights
 
     weights = memoryview(load_weights(model))
     fd = os.memfd_create("edgeprov-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
