@@ -21,7 +21,7 @@ from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, si
 from edgeprov.device.upload import unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull
 from edgeprov.limits import KIB
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.store.state import OutboxEntry

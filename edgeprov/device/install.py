@@ -28,8 +28,8 @@ from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.registry.download import download
-from edgeprov.registry.pace import Pace
 from edgeprov.registry.reference import Reference, parse_reference
+from edgeprov.registry.retry import Pace
 from edgeprov.values import dataclass
 from edgeprov.verify.signature import SignatureArtifact
 

@@ -18,7 +18,7 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.registry.base import Following, Registry, push_referrer
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
 from edgeprov.values import dataclass, field

@@ -22,7 +22,7 @@ from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_
 from edgeprov.device.upload_conditions import why_not_now
 from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
 from edgeprov.registry.base import Registry
-from edgeprov.registry.pace import Clock, OutOfTime, Pace
+from edgeprov.registry.retry import Clock, OutOfTime, Pace
 from edgeprov.store.state import OutboxEntry, State
 from edgeprov.values import dataclass, field, replace
 

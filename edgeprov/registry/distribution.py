@@ -30,8 +30,8 @@ from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
-from edgeprov.registry.ahead import Ahead, Place
-from edgeprov.registry.answers import (
+from edgeprov.registry.base import Following, fallback_tag
+from edgeprov.registry.responses import (
     Answer,
     named_status,
     read_header,
@@ -40,7 +40,7 @@ from edgeprov.registry.answers import (
     read_retry_after,
     read_strings,
 )
-from edgeprov.registry.base import Following, fallback_tag
+from edgeprov.registry.upload_prefetch import Ahead, Place
 from edgeprov.values import replace
 
 CHUNK_BYTES: Final = 64 * 1024

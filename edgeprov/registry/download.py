@@ -14,7 +14,7 @@ from typing import Protocol
 from edgeprov.errors import DigestMismatch
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.registry.base import Registry
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
 
 
 class Sink(Protocol):

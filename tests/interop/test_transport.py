@@ -18,7 +18,7 @@ from edgeprov.formats.manifest import EMPTY_CONFIG
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.registry.base import Registry
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.store.state import OutboxEntry

@@ -18,10 +18,10 @@ import pytest
 from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.errors import DigestMismatch, RegistryDenied, RegistryError
 from edgeprov.formats.descriptor import describe
-from edgeprov.registry.ahead import Ahead, Place
 from edgeprov.registry.base import Following
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
+from edgeprov.registry.upload_prefetch import Ahead, Place
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Sender
 

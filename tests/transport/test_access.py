@@ -165,7 +165,7 @@ def test_a_clock_that_is_wrong_for_tls_loses_nothing(tmp_path: Path, sender: Sen
     sender.fill(1, 1000)
     with docker_registry(tmp_path / "registry", http={"tls": tls}) as host:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+            monkeypatch.setattr("edgeprov.registry.retry.FIRST_WAIT_S", 0.01)
             result = upload(sender.context(host, registry=f'ca_file = "{authority.file}"'))
     assert isinstance(result.error, RegistryError)
     assert result.error.retryable  # the clock may be set before the next run
@@ -248,7 +248,7 @@ def test_a_registry_that_restarts_in_the_middle_costs_at_most_one_part(
         context = sender.context(proxy.host)
         try:
             with pytest.MonkeyPatch.context() as monkeypatch:
-                monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+                monkeypatch.setattr("edgeprov.registry.retry.FIRST_WAIT_S", 0.01)
                 inner = OrasRegistry._put_blob
                 puts = itertools.count(1)
 

@@ -18,7 +18,7 @@ from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.device.upload import upload
 from edgeprov.limits import MIB
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.pace import Clock, Pace
+from edgeprov.registry.retry import Clock, Pace
 from tests.support.faultproxy import GUARDED_FAULTS, CutProxy, FaultProxy, Guard
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Hours, Sender

@@ -47,7 +47,7 @@ def test_upload_tells_each_kit_and_the_sum(device: Sender, capsys: pytest.Captur
 def test_upload_without_a_link_keeps_everything(
     device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("edgeprov.registry.retry.FIRST_WAIT_S", 0.01)
     device.context("127.0.0.1:1")
     assert main(["upload", "--json"]) == 40
     told = lines(capsys)
@@ -60,7 +60,7 @@ def test_what_is_waited_for_is_told_with_its_advice_once(
     device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device.context("127.0.0.1:1")
-    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("edgeprov.registry.retry.FIRST_WAIT_S", 0.01)
     assert main(["upload"]) == 40
     told = capsys.readouterr()
     assert told.out.count("Connection refused; next try in") == 2
@@ -76,7 +76,7 @@ def test_an_install_without_a_link_tells_what_it_waits_for(
     device: Sender, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device.context("127.0.0.1:1")
-    monkeypatch.setattr("edgeprov.registry.pace.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("edgeprov.registry.retry.FIRST_WAIT_S", 0.01)
     assert main(["model", "install", f"127.0.0.1:1/models/x@sha256:{'ab' * 32}", "--json"]) == 40
     assert [item["type"] for item in lines(capsys)][:2] == ["waiting", "waiting"]
 

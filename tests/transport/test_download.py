@@ -15,7 +15,7 @@ from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.limits import MIB
 from edgeprov.registry.download import download
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.pace import Clock, OutOfTime, Pace
+from edgeprov.registry.retry import Clock, OutOfTime, Pace
 from edgeprov.store.layout import Layout
 from tests.support.faultproxy import FaultProxy
 from tests.support.registries import docker_registry

@@ -13,7 +13,7 @@ import pytest
 from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.limits import MIB
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.pace import Pace
+from edgeprov.registry.retry import Pace
 from tests.support.peers import referrers_registry
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Sender

@@ -13,7 +13,7 @@ import pytest
 from edgeprov.device.upload import Options, upload
 from edgeprov.device.upload_conditions import battery_percent, is_metered, why_not_now
 from edgeprov.errors import RegistryDenied, RegistryError
-from edgeprov.registry.pace import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, LONGEST_WAIT_S, Clock, OutOfTime, Pace
+from edgeprov.registry.retry import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, LONGEST_WAIT_S, Clock, OutOfTime, Pace
 from tests.support.sender import Hours, Sender
 
 HOOK = Path(__file__).parents[2] / "edgeprov" / "data" / "network-hook.sh"

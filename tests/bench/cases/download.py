@@ -24,7 +24,7 @@ def fetch(host: str, digest: str, size: int, folder: Path) -> None:
     from edgeprov.formats.digest import parse_digest
     from edgeprov.registry.download import download
     from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-    from edgeprov.registry.pace import Pace
+    from edgeprov.registry.retry import Pace
     from edgeprov.store.layout import Layout
 
     layer = Descriptor(media_type="application/x-model", digest=parse_digest(digest), size=size)
