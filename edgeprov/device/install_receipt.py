@@ -14,7 +14,7 @@ from edgeprov.device.context import UPLOAD_LOCK
 from edgeprov.device.upload import collect_garbage, free_artifact
 from edgeprov.errors import SubjectMismatch
 from edgeprov.values import dataclass
-from edgeprov.verify.receipt import verify_receipt
+from edgeprov.verify.receipt_check import verify_receipt
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

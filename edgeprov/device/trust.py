@@ -28,7 +28,7 @@ from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.formats.modelkit import ModelKit
-    from edgeprov.verify.identity import Identity
+    from edgeprov.verify.signer_identity import Identity
 
 SIGNATURE_LAYERS = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
 

@@ -52,8 +52,8 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.registry.base import Registry, attach, fallback_tag
 from edgeprov.store.lock import lock
-from edgeprov.verify.chain import check_series
-from edgeprov.verify.enrolment import VerifiedDevice
+from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.series import check_series
 
 LEAF_ENTRIES: Final = 4_000
 """Descriptors of one index: about 450 bytes each, so 1.8 MB of the 4 MiB that registries take."""

@@ -32,7 +32,9 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, parse_json_object
 from edgeprov.formats.names import is_slot
 from edgeprov.store.atomic import load_bytes, make_dirs, remove, rename, save_bytes, sweep, sync_dir, translated
-from edgeprov.store.documents import (
+from edgeprov.store.layout import Layout
+from edgeprov.store.lock import lock
+from edgeprov.store.state_documents import (
     MAX_BYTES,
     Active,
     OutboxEntry,
@@ -41,8 +43,6 @@ from edgeprov.store.documents import (
     parse_active,
     parse_outbox_entry,
 )
-from edgeprov.store.layout import Layout
-from edgeprov.store.lock import lock
 from edgeprov.values import dataclass
 
 if TYPE_CHECKING:  # imported when used: the boot check has no business with the spool

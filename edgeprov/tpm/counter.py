@@ -18,9 +18,9 @@ from typing import Any, Final
 from edgeprov.errors import TpmError
 from edgeprov.formats.tpmt import ALG_SHA256, COUNTER_ATTRIBUTES, COUNTER_BYTES, COUNTER_INDEX, Attestation
 from edgeprov.limits import LIMITS
-from edgeprov.tpm.documents import load_document, save_document
 from edgeprov.tpm.esys import RC_HANDLE, RC_NV_UNINITIALIZED, Connection, tss
 from edgeprov.tpm.quote import attestation
+from edgeprov.tpm.saved_documents import load_document, save_document
 
 FLOOR_INDEX: Final = 0x01800101
 FLOOR_BASE_INDEX: Final = 0x01800102

@@ -17,12 +17,12 @@ from typing import Final, Literal, Self
 from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
 from edgeprov.formats.devicerecord import FactoryKey
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
-from edgeprov.tpm import enrol, quote, simulator
+from edgeprov.tpm import endorsement, quote, simulator
 from edgeprov.tpm.counter import Floor, KitCounter
+from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
 from edgeprov.tpm.esys import Connection, tss
-from edgeprov.tpm.keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
-from edgeprov.tpm.link import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
 from edgeprov.tpm.quote import Clock
+from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
 from edgeprov.values import dataclass
 
 __all__ = ["Clock", "Identity", "Tpm", "TpmSettings", "open_tpm"]
@@ -130,7 +130,7 @@ class Tpm:
         maker = self.manufacturer.partition(" ")[0]
         if self._simulated or maker in _SOFTWARE:
             return "dev"
-        if self.ek_certificate() is None and enrol.find_factory_key(self._connection) is None:
+        if self.ek_certificate() is None and endorsement.find_factory_key(self._connection) is None:
             return "dev"
         return "hardware" if maker in _CHIP_MAKERS else "firmware"
 
@@ -299,7 +299,7 @@ class Tpm:
             TpmError: The TPM refused.
         """
         with self.group():
-            found = enrol.find_factory_key(self._connection)
+            found = endorsement.find_factory_key(self._connection)
             if found is None:
                 return None
             handle, public, certificate = found
@@ -337,12 +337,14 @@ class Tpm:
         with self.group():
             ak = self._keys.handle(AK)
             protect = self._settings.bus_protection
-            return enrol.activate_credential(self._connection, self._endorsement_key, ak, blob, secret, protect=protect)
+            return endorsement.activate_credential(
+                self._connection, self._endorsement_key, ak, blob, secret, protect=protect
+            )
 
     @cached_property
-    def _endorsement_key(self) -> enrol.EndorsementKey:
+    def _endorsement_key(self) -> endorsement.EndorsementKey:
         with self.group():
-            return enrol.find_endorsement_key(self._connection)
+            return endorsement.find_endorsement_key(self._connection)
 
     def start(self) -> None:
         """TPM2_Startup(CLEAR), which does nothing when the firmware has done it."""

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from edgeprov.errors import StoreError, TpmBusy, TpmError, TpmLockout, TpmUnavailable
 from edgeprov.limits import LIMITS
-from edgeprov.tpm.link import Link
+from edgeprov.tpm.transport import Link
 
 # The C library writes to stderr unless told otherwise before it is loaded.
 os.environ.setdefault("TSS2_LOG", "all+none")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeprov.errors import TpmUnavailable
-from edgeprov.tpm.link import PairLink, SocketLink
+from edgeprov.tpm.transport import PairLink, SocketLink
 
 SOCKET: Final = "simulator.sock"
 _CONTROL: Final = "simulator.sock.ctrl"  # this name makes the folder usable with tpm2-tools, too

@@ -18,8 +18,8 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.eventlog import Event, parse_event_log, replay
 from edgeprov.formats.tpmt import Attest, Attestation, NvCertify, PublicArea, Quote
-from edgeprov.verify.keys import verify_ecdsa
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.public_keys import verify_ecdsa
 
 _RH_ENDORSEMENT: Final = 0x4000000B
 AK_REQUIRED: Final = tpmt.FIXED_TPM | tpmt.FIXED_PARENT | tpmt.SENSITIVE_DATA_ORIGIN | tpmt.RESTRICTED | tpmt.SIGN

@@ -28,8 +28,8 @@ from edgeprov.formats.certificate import Certificate, parse_certificate
 from edgeprov.formats.ecdsa import P256_PREFIX
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
-from edgeprov.verify.identity import Identity, Purpose
-from edgeprov.verify.keys import load_key, verify_certificate_signature
+from edgeprov.verify.public_keys import load_key, verify_certificate_signature
+from edgeprov.verify.signer_identity import Identity, Purpose
 
 _DIGITAL_SIGNATURE: Final = 1 << 0
 _KEY_CERT_SIGN: Final = 1 << 5

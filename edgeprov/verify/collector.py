@@ -19,8 +19,8 @@ from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import Statement, parse_statement
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, ROLLUP_PREDICATE
 from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.keys import verify_message
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.public_keys import verify_message
 
 
 def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, what: str) -> tuple[Statement, str]:

@@ -35,7 +35,7 @@ from edgeprov.verify.attestation import (
     verify_extra_data,
     verify_pcrs,
 )
-from edgeprov.verify.enrolment import VerifiedDevice
+from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature

@@ -27,8 +27,8 @@ from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor
-from edgeprov.verify.identity import Identity
-from edgeprov.verify.keys import load_pem_key
+from edgeprov.verify.public_keys import load_pem_key
+from edgeprov.verify.signer_identity import Identity
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
 _ROLES: Final = ("publisher", "device", "tsa", "ek", "idevid")

@@ -38,9 +38,9 @@ from edgeprov.formats.mediatypes import (
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
-from edgeprov.verify.identity import Identity, Purpose
-from edgeprov.verify.keys import verify_jws, verify_message
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.public_keys import verify_jws, verify_message
+from edgeprov.verify.signer_identity import Identity, Purpose
 
 if TYPE_CHECKING:
     from edgeprov.formats.jws import Jws
@@ -215,7 +215,7 @@ def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.da
 def _proved_time(signature: bytes, stamps: Sequence[bytes], policy: TrustPolicy) -> dt.datetime | None:
     if not stamps:
         return None
-    from edgeprov.verify.timestamp import proved_time
+    from edgeprov.verify.timestamp_check import proved_time
 
     return proved_time(signature, stamps, policy)
 
@@ -233,7 +233,7 @@ def _verify_device_bundle(
     if bundle.kind == "key":
         raise SignerUntrusted("a device signature without certificate names no signer")
     chain = (*bundle.certificates[1:], *intermediates)
-    from edgeprov.verify.timestamp import required_time
+    from edgeprov.verify.timestamp_check import required_time
 
     signed_before = required_time(bundle.signature, bundle.timestamps, policy)
     identity = verify_chain(bundle.certificates[0], chain, policy.device_anchors, signed_before or at, purpose)
@@ -266,7 +266,7 @@ def _verify_jws_artifact(
     manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime, purpose: Purpose
 ) -> Identity:
     from edgeprov.formats.jws import parse_jws
-    from edgeprov.verify.timestamp import required_time
+    from edgeprov.verify.timestamp_check import required_time
 
     _verify_layer(artifact, JOSE)
     jws = parse_jws(artifact.blob)

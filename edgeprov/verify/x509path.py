@@ -28,7 +28,7 @@ from edgeprov.errors import FormatError, SignerUntrusted
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.values import dataclass, field
-from edgeprov.verify.identity import Identity, Purpose
+from edgeprov.verify.signer_identity import Identity, Purpose
 
 _ARTICLE = {"device": "a device", "enroller": "an enroller"}
 _T = TypeVar("_T", bound=x509.ExtensionType)

@@ -26,9 +26,9 @@ from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, parse_public
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout import Layout
 from edgeprov.tpm import simulator
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import evidence_of_kit, verify_kit
-from edgeprov.verify.head import verify_head
+from edgeprov.verify.head_check import verify_head
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.site import CASES, Site, _only_file

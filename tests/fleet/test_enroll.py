@@ -21,7 +21,7 @@ from edgeprov.fleet.enrollment import enroll
 from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
-from edgeprov.verify.enrolment import verify_device_record
+from edgeprov.verify.enrollment import verify_device_record
 from tests.support import pki
 from tests.support.factory import factory_key, maker_root
 from tests.support.fleet import fleet

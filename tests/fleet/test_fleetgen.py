@@ -20,11 +20,11 @@ from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, KIT_ARTIFACT, TOMBSTO
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout_registry import LayoutRegistry
-from edgeprov.verify.chain import SeriesItem, check_series
 from edgeprov.verify.content import ContentCheck
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import evidence_of_kit, evidence_of_tombstone, verify_kit
 from edgeprov.verify.policy import TrustPolicy, parse_policy
+from edgeprov.verify.series import SeriesItem, check_series
 from edgeprov.verify.signature import SignatureArtifact
 from tests.bench.fleetgen.fleet import Fleet, make_fleet
 from tests.bench.fleetgen.plan import FAULTS, Settings, plan_fleet

@@ -16,7 +16,7 @@ import pytest
 
 from edgeprov.fleet.registries.sources import Reader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
-from edgeprov.verify.enrolment import verify_device_record
+from edgeprov.verify.enrollment import verify_device_record
 from tests.fleet.test_enroll import request
 from tests.support.fleet import fleet
 from tests.support.peers import peer

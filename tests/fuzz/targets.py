@@ -49,7 +49,7 @@ from edgeprov.formats.jsonx import parse_json
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import KIT_CONFIG
 from edgeprov.registry.reference import parse_reference
-from edgeprov.store import documents
+from edgeprov.store import state_documents
 from edgeprov.store.compress import compress, decompress, decompress_stream, gunzip
 from edgeprov.store.frames import encode_end, encode_frame, read_segment
 from edgeprov.store.layout import Layout
@@ -284,10 +284,10 @@ def _index_seeds() -> list[bytes]:
 
 
 def _outbox_seeds() -> list[bytes]:
-    entry = documents.OutboxEntry(
+    entry = state_documents.OutboxEntry(
         kind="kit", digest=parse_digest("sha256:" + "0" * 64), seq=1, repo="r", tag="t", state="s", info={"n": [1]}
     )
-    return [documents.encode_outbox_entry(entry)]
+    return [state_documents.encode_outbox_entry(entry)]
 
 
 TARGETS = (
@@ -337,10 +337,12 @@ TARGETS = (
     Fuzz("flatbuffer", verify_flatbuffer, lambda: [WDBC.read_bytes()]),
     Fuzz(
         "active",
-        documents.parse_active,
-        lambda: [documents.encode_active(documents.Active(slot="a", model=parse_digest("sha256:" + "0" * 64)))],
+        state_documents.parse_active,
+        lambda: [
+            state_documents.encode_active(state_documents.Active(slot="a", model=parse_digest("sha256:" + "0" * 64)))
+        ],
     ),
-    Fuzz("outbox", documents.parse_outbox_entry, _outbox_seeds),
+    Fuzz("outbox", state_documents.parse_outbox_entry, _outbox_seeds),
     Fuzz("config", _config, lambda: [b'[device]\nserial = "a"\n[record]\nsync = "every"\ninterval_ms = 5\n']),
     Fuzz("reference", _text(parse_reference), lambda: [b"host:5000/a/b@sha256:" + b"0" * 64, b"oci:/dir//repo:tag"]),
     Fuzz("kit-tag", _text(datakit.parse_kit_tag), lambda: [b"unit-1.0000000001.0123456789abcdef"]),

@@ -70,7 +70,7 @@ from edgeprov.formats.statement import (
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
 from edgeprov.store.compress import compress
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, evidence_of_kit, evidence_of_tombstone
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact

@@ -16,11 +16,11 @@ from edgeprov.errors import EnrolmentRefused, FormatError, IdentityError
 from edgeprov.fleet.enrollment.credential import make_credential, parse_ek_public
 from edgeprov.formats.devicerecord import vouch_qualifying
 from edgeprov.formats.tpmt import parse_public
-from edgeprov.tpm import enrol
+from edgeprov.tpm import endorsement
 from edgeprov.tpm.device import Tpm
-from edgeprov.tpm.enrol import TEMPLATES, EkTemplate, EndorsementKey
-from edgeprov.tpm.keys import create_primary
-from edgeprov.verify.enrolment import verify_factory_certificate, verify_factory_key
+from edgeprov.tpm.device_keys import create_primary
+from edgeprov.tpm.endorsement import TEMPLATES, EkTemplate, EndorsementKey
+from edgeprov.verify.enrollment import verify_factory_certificate, verify_factory_key
 from edgeprov.verify.policy import parse_policy
 from edgeprov.verify.x509path import certificate_spki
 from tests.support import pki
@@ -131,7 +131,7 @@ def test_assurance_follows_the_maker(
 
 def test_a_certificate_of_another_key_is_not_taken(certified: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = EkTemplate("H-3", 0x01C00016, TEMPLATES[0].public, 0x000B, TEMPLATES[0].branches)
-    monkeypatch.setattr(enrol, "TEMPLATES", (wrong,))
+    monkeypatch.setattr(endorsement, "TEMPLATES", (wrong,))
     with certified.open() as tpm:
         assert tpm.ek_certificate() is None
 

@@ -17,7 +17,7 @@ from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.tpmt import NvCertify, Quote, nv_name, parse_attest, parse_public, parse_signature
 from edgeprov.tpm.csr import TpmPrivateKey, create_csr
 from edgeprov.tpm.device import Tpm
-from edgeprov.verify.keys import verify_ecdsa
+from edgeprov.verify.public_keys import verify_ecdsa
 from tests.tpm.conftest import SimulatedDevice
 
 DIGEST = hashlib.sha256(b"a kit").digest()

@@ -22,10 +22,10 @@ import pytest
 from edgeprov.errors import ConfigError, TpmBusy, TpmError, TpmLockout, TpmUnavailable
 from edgeprov.formats.tpmt import NO_DA
 from edgeprov.limits import LIMITS
-from edgeprov.tpm import esys, link, simulator
+from edgeprov.tpm import esys, simulator, transport
 from edgeprov.tpm.device import Tpm, TpmSettings, open_tpm
+from edgeprov.tpm.device_keys import AK, SK, create_primary
 from edgeprov.tpm.esys import tss
-from edgeprov.tpm.keys import AK, SK, create_primary
 from edgeprov.tpm.quote import sign_digest
 from tests.tpm.conftest import SimulatedDevice
 
@@ -40,7 +40,7 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def shorten() -> None:
         short = type("Short", (type(LIMITS),), dict.fromkeys(("tpm_command_s", "tpm_keygen_s", "tpm_busy_s"), 0.3))()
         monkeypatch.setattr(esys, "LIMITS", short)
-        monkeypatch.setattr(link, "LIMITS", short)
+        monkeypatch.setattr(transport, "LIMITS", short)
 
     return shorten
 

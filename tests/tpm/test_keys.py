@@ -13,9 +13,9 @@ from edgeprov.errors import IdentityError
 from edgeprov.formats import tpmt
 from edgeprov.formats.tpmt import parse_attest, parse_public
 from edgeprov.tpm import simulator
+from edgeprov.tpm.device_keys import AK, SK, create_primary
 from edgeprov.tpm.esys import tss
-from edgeprov.tpm.keys import AK, SK, create_primary
-from edgeprov.verify.keys import verify_ecdsa
+from edgeprov.verify.public_keys import verify_ecdsa
 from tests.tpm.conftest import SimulatedDevice
 
 DIGEST = hashlib.sha256(b"a kit").digest()

@@ -18,7 +18,7 @@ from edgeprov.errors import FormatError
 from edgeprov.fleet.verification.prove import unpack_evidence
 from edgeprov.formats.proof import parse_proof
 from edgeprov.verify.policy import TrustPolicy, parse_policy
-from edgeprov.verify.proof import check_proof
+from edgeprov.verify.proof_check import check_proof
 from tests.vectors import second
 from tests.vectors.conformance import HERE, Vector, differences, load
 from tests.vectors.generate import main as generate

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from edgeprov.formats.proof import parse_proof
     from edgeprov.limits import LIMITS
     from edgeprov.store.atomic import load_bytes
-    from edgeprov.verify.proof import check_proof, verify_proof
+    from edgeprov.verify.proof_check import check_proof, verify_proof
 
     proof = parse_proof(load_bytes(args.file, max_bytes=LIMITS.proof_bytes, what=str(args.file)))
     policy, at = load_trust(args.trust).policy, common.now()

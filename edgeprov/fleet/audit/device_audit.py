@@ -18,9 +18,9 @@ from edgeprov.fleet.audit.clock import ClockReport, judge_clock
 from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_item, series_json
 from edgeprov.fleet.index.database import Artifact, Query
 from edgeprov.formats.segment import device_serial
-from edgeprov.verify.chain import SeriesReport, check_series
-from edgeprov.verify.enrolment import VerifiedDevice
-from edgeprov.verify.head import VerifiedHead
+from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.head_check import VerifiedHead
+from edgeprov.verify.series import SeriesReport, check_series
 
 REFUSED_SHOWN: Final = 10_000
 

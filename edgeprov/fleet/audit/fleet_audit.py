@@ -27,8 +27,8 @@ from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.segment import device_serial
-from edgeprov.verify.enrolment import VerifiedDevice
-from edgeprov.verify.head import VerifiedHead
+from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.head_check import VerifiedHead
 
 
 def audit(

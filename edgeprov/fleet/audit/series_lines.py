@@ -11,8 +11,8 @@ from sqlite3 import Row
 from typing import Any
 
 from edgeprov.fleet.index.database import Artifact, digest_of_text, json_of_text
-from edgeprov.verify.chain import SeriesItem, SeriesReport
-from edgeprov.verify.head import VerifiedHead
+from edgeprov.verify.head_check import VerifiedHead
+from edgeprov.verify.series import SeriesItem, SeriesReport
 
 
 def series_item(item: Artifact) -> SeriesItem:

@@ -54,7 +54,7 @@ from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_
 from edgeprov.limits import LIMITS
 from edgeprov.registry.base import attach
 from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.enrolment import (
+from edgeprov.verify.enrollment import (
     verify_ek_certificate,
     verify_factory_certificate,
     verify_factory_key,

@@ -26,7 +26,7 @@ from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
 from edgeprov.registry.base import Registry, attach
 from edgeprov.verify.signature import SignatureArtifact, signature_kind
-from edgeprov.verify.timestamp import verify_timestamp
+from edgeprov.verify.timestamp_check import verify_timestamp
 
 _TSA_S = 60.0
 

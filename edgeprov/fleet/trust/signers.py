@@ -29,7 +29,7 @@ from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
 from edgeprov.verify.certificates import parse_pem_certificates
-from edgeprov.verify.keys import verify_ecdsa
+from edgeprov.verify.public_keys import verify_ecdsa
 from edgeprov.verify.x509path import certificate_spki
 
 _SIGN_S = 120.0  # a person may have to touch the token

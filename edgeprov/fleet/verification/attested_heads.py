@@ -12,8 +12,8 @@ from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.head import parse_head
-from edgeprov.verify.enrolment import VerifiedDevice
-from edgeprov.verify.head import VerifiedHead, verify_head
+from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.head_check import VerifiedHead, verify_head
 
 
 def verify_heads(

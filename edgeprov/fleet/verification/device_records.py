@@ -13,7 +13,7 @@ from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.manifest import parse_manifest
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.signature import SignatureArtifact
 
 

@@ -26,7 +26,7 @@ from edgeprov.formats.proof import Proof, ProofArtifact, ProofSignature
 from edgeprov.formats.record import parse_record
 from edgeprov.limits import LIMITS
 from edgeprov.verify.policy import TrustPolicy
-from edgeprov.verify.proof import verify_proof
+from edgeprov.verify.proof_check import verify_proof
 
 _RECORD = re.compile(r"(?P<device>[A-Za-z0-9_-]{1,48})/(?:(?P<slot>[a-z0-9-]{1,32})/)?(?P<n>[0-9]{1,18})")
 _LAYER_SLACK = 64 * 1024

@@ -26,7 +26,7 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.limits import LIMITS
 from edgeprov.verify.collector import verify_collection
-from edgeprov.verify.enrolment import verify_device_record
+from edgeprov.verify.enrollment import verify_device_record
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import verify_model_signature
 

@@ -32,7 +32,7 @@ from edgeprov.formats.datakit import (
 from edgeprov.formats.digest import parse_digest
 from edgeprov.limits import LIMITS
 from edgeprov.verify.content import ContentCheck
-from edgeprov.verify.enrolment import VerifiedDevice
+from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
 
 EVIDENCE, BLOBS, RECORDS = 1, 2, 3

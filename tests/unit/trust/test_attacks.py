@@ -36,9 +36,9 @@ from edgeprov.formats.manifest import parse_index, parse_manifest
 from edgeprov.formats.mediatypes import SIGSTORE_BUNDLE, SLSA_PROVENANCE
 from edgeprov.formats.statement import parse_seal_evidence
 from edgeprov.formats.tpmt import Attestation, parse_public
-from edgeprov.verify.chain import SeriesItem, verify_series
 from edgeprov.verify.evidence import verify_kit
-from edgeprov.verify.head import verify_head
+from edgeprov.verify.head_check import verify_head
+from edgeprov.verify.series import SeriesItem, verify_series
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, public_area

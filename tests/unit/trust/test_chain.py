@@ -12,9 +12,9 @@ import pytest
 from edgeprov.errors import EvidenceInvalid, FormatError, SeriesBroken
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.head import encode_head, head_qualifying, parse_head
-from edgeprov.verify.chain import SeriesItem, check_series, verify_series
 from edgeprov.verify.evidence import verify_kit
-from edgeprov.verify.head import verify_head
+from edgeprov.verify.head_check import verify_head
+from edgeprov.verify.series import SeriesItem, check_series, verify_series
 from tests.support import pki
 
 BASE = 100

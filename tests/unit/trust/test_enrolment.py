@@ -22,7 +22,7 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying, parse_device_record
 from edgeprov.formats.manifest import parse_manifest
 from edgeprov.formats.tpmt import Attestation, parse_public
-from edgeprov.verify.enrolment import verify_device_record, verify_ek_certificate, verify_tpm_keys
+from edgeprov.verify.enrollment import verify_device_record, verify_ek_certificate, verify_tpm_keys
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, public_area, soft_key
 

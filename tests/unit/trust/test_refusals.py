@@ -30,8 +30,8 @@ from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import DEVICE_RECORD, JOSE, NOTATION_SIGNATURE
 from edgeprov.formats.statement import encode_kit_statement
 from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.head import verify_head
-from edgeprov.verify.keys import load_key, load_pem_key, verify_cms, verify_ecdsa, verify_jws, verify_message
+from edgeprov.verify.head_check import verify_head
+from edgeprov.verify.public_keys import load_key, load_pem_key, verify_cms, verify_ecdsa, verify_jws, verify_message
 from edgeprov.verify.signature import SignatureArtifact, signature_kind, verify_model_signature
 from tests.support import pki
 from tests.support.softtpm import sign_der, soft_key, spki

@@ -18,7 +18,7 @@ from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE, SLSA_PROVENANCE
 from edgeprov.formats.timestamp import encode_timestamp_request, parse_timestamp, timestamp_token
 from edgeprov.verify.evidence import verify_kit
 from edgeprov.verify.signature import SignatureArtifact, verify_notation_signature
-from edgeprov.verify.timestamp import verify_timestamp
+from edgeprov.verify.timestamp_check import verify_timestamp
 from tests.support import pki
 from tests.support.softtpm import SoftTpm
 from tests.support.tsa import Tsa

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from edgeprov.errors import EdgeprovError, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.timestamp import Timestamp, name_and_serial, parse_timestamp
 from edgeprov.verify.certificates import verify_chain
-from edgeprov.verify.keys import verify_cms
 from edgeprov.verify.policy import TrustPolicy
+from edgeprov.verify.public_keys import verify_cms
 
 
 def verify_timestamp(raw: bytes, stamped: bytes, anchors: Sequence[bytes]) -> dt.datetime:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from edgeprov.errors import EnrolmentRefused, FormatError, TpmError
 from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
+from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
-from edgeprov.tpm.keys import create_primary
 from edgeprov.values import dataclass
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)

@@ -14,7 +14,7 @@ from edgeprov.formats.head import Head, head_qualifying
 from edgeprov.formats.tpmt import NvCertify
 from edgeprov.values import dataclass
 from edgeprov.verify.attestation import verify_attestation, verify_counter, verify_extra_data, verify_pcrs
-from edgeprov.verify.enrolment import VerifiedDevice
+from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.policy import TrustPolicy
 
 

@@ -20,12 +20,12 @@ from edgeprov.formats.proof import Proof, ProofArtifact
 from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.values import dataclass, field
-from edgeprov.verify.enrolment import VerifiedDevice, verify_device_record
+from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit
-from edgeprov.verify.identity import Identity
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
+from edgeprov.verify.signer_identity import Identity
 
 STEP_RECORD, STEP_MODEL = 11, 12
 _NAMES = {STEP_RECORD: "record in the kit", STEP_MODEL: "model's publisher"}

@@ -33,9 +33,9 @@ from edgeprov.verify.attestation import (
     verify_extra_data,
 )
 from edgeprov.verify.certificates import certificate_spki, verify_chain
-from edgeprov.verify.identity import Identity
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
+from edgeprov.verify.signer_identity import Identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
