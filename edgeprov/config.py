@@ -19,10 +19,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, get_args, get_origin
 
+from edgeprov._dataclass import dataclass, field, field_names, replace
 from edgeprov.errors import ConfigError
 from edgeprov.formats.names import is_serial, is_slot
 from edgeprov.limits import LIMITS, MIB
-from edgeprov.values import dataclass, field, field_names, replace
 
 SEARCH_PATH: Final = (Path("/etc/edgeprov"), Path("/run/edgeprov"), Path("/usr/lib/edgeprov"))
 FILE_NAME: Final = "edgeprov.toml"

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         gc.disable()
-    from edgeprov.lean import later
+    from edgeprov._lazyimport import later
 
     with later("ipaddress"):  # for hosts in URLs, which pathlib's import of urllib.parse brings along
         import pathlib  # noqa: F401

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.statement import SealedKit, SealEvidence
 from edgeprov.formats.tpmt import Attestation
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.kit_builder import Contents

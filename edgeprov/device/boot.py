@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass, replace
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.measure import measure, save_verdict
 from edgeprov.device.model_store import StoredModel, find_model, list_models, model_layouts, verify_blobs
@@ -32,7 +33,6 @@ from edgeprov.errors import (
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.store.state import Active, State
-from edgeprov.values import dataclass, replace
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

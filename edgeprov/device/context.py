@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.config import Config, load_config
 from edgeprov.errors import ConfigError, StoreError
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, make_dirs, translate
 from edgeprov.store.state import State
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

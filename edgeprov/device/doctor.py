@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.config import load_config
 from edgeprov.device.boot import active_models, verify_model
 from edgeprov.device.context import Context, free_bytes
@@ -19,7 +20,6 @@ from edgeprov.device.measure import current_log, load_stamp
 from edgeprov.device.series_state import load_head
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
 from edgeprov.formats.b64 import b64
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.store.state import State

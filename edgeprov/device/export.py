@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, free_bytes
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
 from edgeprov.device.upload import unsent
@@ -25,7 +26,6 @@ from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.store.state import OutboxEntry
-from edgeprov.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

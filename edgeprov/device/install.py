@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.model_store import StoredModel, enable_verity, list_models, load_model, verify_archives
 from edgeprov.device.registry_access import open_registry
@@ -30,7 +31,6 @@ from edgeprov.limits import LIMITS, MIB
 from edgeprov.registry.download import download
 from edgeprov.registry.reference import Reference, parse_reference
 from edgeprov.registry.retry import Pace
-from edgeprov.values import dataclass
 from edgeprov.verify.signature import SignatureArtifact
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass
 from edgeprov.device.context import UPLOAD_LOCK
 from edgeprov.device.upload import collect_garbage, free_artifact
 from edgeprov.errors import SubjectMismatch
-from edgeprov.values import dataclass
 from edgeprov.verify.receipt_check import verify_receipt
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
@@ -36,7 +37,6 @@ from edgeprov.limits import KIB, LIMITS, MIB
 from edgeprov.store.compress import Compressor, choose_level, compress
 from edgeprov.store.layout import Layout
 from edgeprov.store.spool import INPUT, RECORD, Segment, read_segment
-from edgeprov.values import dataclass
 
 _BLOCK_BYTES: Final = 1 * MIB
 _PIECE_BYTES: Final = 256 * KIB  # given to the compressor at once

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.device.discard import Range
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
 from edgeprov.store.spool import SegmentInfo
-from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
     from edgeprov.config import SealConfig

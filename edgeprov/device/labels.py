@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from edgeprov._dataclass import dataclass
 from edgeprov.device.series_state import load_numbers
 from edgeprov.errors import StoreCorrupt, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
@@ -24,7 +25,6 @@ from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import State
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError, NotStored
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
@@ -20,7 +21,6 @@ from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.formats.modelkit import ModelKit, layer_compression, parse_modelkit
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store.layout import Layout
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

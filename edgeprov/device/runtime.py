@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import ModelRuntimeError, RuntimeMissing, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor
-from edgeprov.values import dataclass
 
 _PACKAGES: Final = {"tflite-runtime": "tflite_runtime", "ai-edge-litert": "ai_edge_litert"}
 _QUANTISED: Final = ("int8", "uint8", "int16")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from edgeprov._dataclass import replace
 from edgeprov.device.context import Context
 from edgeprov.device.discard import Range, Why, forget_present, lost_ranges, note_lost
 from edgeprov.device.kit_builder import build_parts
@@ -28,7 +29,6 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import SegmentInfo, read_segment
 from edgeprov.store.state import State
-from edgeprov.values import replace
 
 __all__ = ["Sealed", "seal"]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass
 from edgeprov.device.batch import NumberedKit, encode_pending, intents_of, load_pending
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.identity import counter_base
@@ -31,7 +32,6 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.store.state import OutboxEntry, State
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.discard import Range

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, NotStored
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import OCI_MANIFEST
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.formats.manifest import Manifest

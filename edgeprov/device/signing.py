@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeprov import __version__
+from edgeprov._dataclass import dataclass
 from edgeprov.device.context import timestamp
 from edgeprov.device.identity import load_certificates
 from edgeprov.device.measure import current_log
@@ -42,7 +43,6 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
 from edgeprov.formats.tpmt import parse_attest
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

@@ -7,6 +7,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.device.boot import active_models
 from edgeprov.device.context import free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
@@ -16,7 +17,6 @@ from edgeprov.device.series_state import load_head
 from edgeprov.errors import EdgeprovError, NotStored
 from edgeprov.limits import MIB
 from edgeprov.store.spool import RECORD, read_segment
-from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO, Final, cast
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, RegistryError, StoreCorrupt
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
@@ -21,7 +22,6 @@ from edgeprov.registry.base import Following, Registry, push_referrer
 from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
-from edgeprov.values import dataclass, field
 
 RECHECK_AFTER_S: Final = 600.0
 """A registry may collect blobs that no manifest names; zot does so after an hour."""

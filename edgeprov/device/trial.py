@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
+from edgeprov._dataclass import replace
 from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
 from edgeprov.errors import EdgeprovError, ModelNotReady
 from edgeprov.formats.digest import Digest
-from edgeprov.values import replace
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from edgeprov import journal
+from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, Context, timestamp
 from edgeprov.device.registry_access import open_registry, split_name
 from edgeprov.device.series_state import SEAL_LOCK
@@ -24,7 +25,6 @@ from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, Regist
 from edgeprov.registry.base import Registry
 from edgeprov.registry.retry import Clock, OutOfTime, Pace
 from edgeprov.store.state import OutboxEntry, State
-from edgeprov.values import dataclass, field, replace
 
 LAST_UPLOAD: Final = "upload"
 CONFIRMED: Final = "confirmed"

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.descriptor import Descriptor
@@ -28,7 +29,6 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
 )
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 BundleKind = Literal["certificate", "chain", "key"]
 

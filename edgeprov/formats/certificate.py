@@ -15,10 +15,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.der import Der
 from edgeprov.formats.ecdsa import P256_PREFIX, P384_PREFIX
-from edgeprov.values import dataclass
 
 _SEQUENCE, _SET, _INTEGER, _BOOLEAN, _BITS, _OCTETS, _OID = 0x30, 0x31, 0x02, 0x01, 0x03, 0x04, 0x06
 _UTF8, _PRINTABLE, _UTC_TIME, _GENERALIZED_TIME = 0x0C, 0x13, 0x17, 0x18

@@ -21,12 +21,12 @@ from itertools import accumulate, pairwise, repeat
 from operator import itemgetter, sub
 from typing import Any, Final, NamedTuple
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_rows
 from edgeprov.formats.record import INT_MAX, Record
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 _DELTAS: Final = ("n", "recorded_at", "mono")
 _SWAP: Final = sys.byteorder == "big"

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from edgeprov._dataclass import dataclass, field_names
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, parse_digest
@@ -59,7 +60,6 @@ from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import check_slot, device_serial, device_urn
 from edgeprov.formats.tombstone import NO_PREV, Tombstone, build_tombstone, parse_tombstone
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field_names
 
 __all__ = [
     "EVIDENCE_NAME", "EVIDENCE_PATH", "DataKit", "KitSummary", "KitTag", "Part", "PartContents", "PartKind",

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.errors import DigestMismatch, FormatError, LimitError
 from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
 from edgeprov.formats.jsonx import get_int, get_str
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.descriptor import describe
@@ -21,7 +22,6 @@ from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, ASSURANCES, DEVICE_RECORD, Assurance
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 PROOFS: Final = ("activated", "vouched", "none")
 

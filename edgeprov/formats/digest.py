@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import DigestMismatch, FormatError
-from edgeprov.values import dataclass
 
 _PREFIX = "sha256:"
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import encode_json, get_int, get_list, get_object, get_str, parse_json_object
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 EventType = Literal["activate", "refused"]
 EVENT_TYPES: Final = ("activate", "refused")

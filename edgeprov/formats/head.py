@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 NONCE_BYTES: Final = (8, 64)
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import encode_json, get_list, get_str, parse_json_object
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE, STATEMENT_TYPE
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 SUBJECTS_MAX: Final = 1_000
 

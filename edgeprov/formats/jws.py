@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.b64 import b64, b64url, parse_b64, parse_b64url
 from edgeprov.formats.descriptor import Descriptor, describe, encode_descriptor, parse_descriptor
@@ -29,7 +30,6 @@ from edgeprov.formats.mediatypes import (
     NOTATION_THUMBPRINT,
 )
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 SCHEME: Final = "io.cncf.notary.signingScheme"
 SCHEME_X509: Final = "notary.x509"

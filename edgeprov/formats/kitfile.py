@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.jsonx import JsonObject, get_list, parse_json_object
 from edgeprov.formats.names import check_path
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 EntryKind = Literal["model", "modelpart", "code", "dataset", "docs", "prompt"]
 

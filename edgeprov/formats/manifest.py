@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.descriptor import (
     Descriptor,
@@ -22,7 +23,6 @@ from edgeprov.formats.digest import Digest, digest_of, verify_digest
 from edgeprov.formats.jsonx import encode_json, get_list, parse_json_object
 from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 EMPTY_CONFIG = describe(EMPTY_BLOB, OCI_EMPTY)
 

@@ -15,6 +15,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, parse_digest
@@ -33,7 +34,6 @@ from edgeprov.formats.mediatypes import (
     MODELPACK_LAYER_PREFIX,
 )
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 Compression = Literal["tar", "tar+gzip"]
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.columns import Block, read_blocks
 from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
@@ -21,7 +22,6 @@ from edgeprov.formats.record import CapturedInput, LabelColumns, read_input, rea
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 PartKind = Literal["records", "labels", "inputs"]
 PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "labels", "inputs")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.jsonx import (
@@ -25,7 +26,6 @@ from edgeprov.formats.jsonx import (
     parse_json_object,
 )
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 PROOF: Final = "application/vnd.edgeprov.proof.v1+json"
 _PATH_LENGTH: Final = 64

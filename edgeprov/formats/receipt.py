@@ -11,13 +11,13 @@ Spec: FORMAT.md section "Receipt".
 
 from __future__ import annotations
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.in_toto import Statement
 from edgeprov.formats.jsonx import encode_json, get_str
 from edgeprov.formats.mediatypes import RECEIPT_PREDICATE, STATEMENT_TYPE
 from edgeprov.formats.segment import device_serial
-from edgeprov.values import dataclass
 
 MAX_KITS = 1_000
 """Subjects of one statement; more kits make more receipts."""

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.label_runs import read_runs
 from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 INT_MAX: Final = 2**63 - 1
 """Largest number and time in a row: what a signed 64-bit column can hold."""

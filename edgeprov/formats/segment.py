@@ -16,6 +16,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
@@ -23,7 +24,6 @@ from edgeprov.formats.names import is_serial, is_slot
 from edgeprov.formats.packing import Buffer, pack, pack_plain, unpack
 from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 VERSION: Final = 1
 DTYPE_BYTES: Final[Mapping[str, int]] = {

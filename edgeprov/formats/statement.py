@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats import packing
 from edgeprov.formats.b64 import b64, get_b64
@@ -31,7 +32,6 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 KIT_ANNOTATION: Final = PREFIX + "kit"
 """On a byproduct of a batch statement: the kit that it belongs to."""

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.names import check_path
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)

@@ -15,9 +15,9 @@ import hashlib
 import re
 from typing import Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.der import Der
-from edgeprov.values import dataclass, field
 
 SEQUENCE: Final = 0x30
 _SET, _INTEGER, _OCTETS, _OID, _TIME = 0x31, 0x02, 0x04, 0x06, 0x18

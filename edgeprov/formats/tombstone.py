@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, parse_digest
@@ -32,7 +33,6 @@ from edgeprov.formats.mediatypes import (
 from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass
 
 Reason = Literal["crash", "discarded", "damaged"]
 REASONS: Final[Mapping[str, Reason]] = {"crash": "crash", "discarded": "discarded", "damaged": "damaged"}

@@ -15,10 +15,10 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.ecdsa import encode_p256_spki
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 
 MAGIC: Final = 0xFF544347
 ST_ATTEST_NV: Final = 0x8014

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import EMPTY_CONFIG, Index, Manifest, encode_index
 from edgeprov.formats.mediatypes import EMPTY_BLOB
-from edgeprov.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

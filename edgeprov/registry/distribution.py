@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
+from edgeprov._dataclass import replace
 from edgeprov.errors import (
     DigestMismatch,
     FormatError,
@@ -41,7 +42,6 @@ from edgeprov.registry.responses import (
     read_strings,
 )
 from edgeprov.registry.upload_prefetch import Ahead, Place
-from edgeprov.values import replace
 
 CHUNK_BYTES: Final = 64 * 1024
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"

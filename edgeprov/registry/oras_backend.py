@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
+from edgeprov._dataclass import dataclass
+from edgeprov._lazyimport import later
 from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryError, RegistryProtocolError
 from edgeprov.formats.jsonx import parse_json_object
-from edgeprov.lean import later
 from edgeprov.limits import LIMITS
 from edgeprov.registry.distribution import DistributionClient, SizedStream
-from edgeprov.values import dataclass
 
 with later("jsonschema"):  # for push and pull, which are not used here: a third of the time that oras takes
     import oras.provider

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.values import dataclass
 
 LAYOUT_PREFIX: Final = "oci:"
 LAYOUT_SEPARATOR: Final = "//"

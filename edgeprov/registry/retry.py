@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import RegistryError
-from edgeprov.values import dataclass
 
 FIRST_WAIT_S: Final = 2.0
 LONGEST_WAIT_S: Final = 900.0

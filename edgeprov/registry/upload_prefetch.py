@@ -16,8 +16,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from edgeprov._dataclass import dataclass
 from edgeprov.formats.digest import Digest
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:
     from edgeprov.registry.base import Following

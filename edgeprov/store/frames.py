@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import LimitError, StoreCorrupt
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store.atomic import open_regular, translate, translated
-from edgeprov.values import dataclass
 
 HEADER: Final = 1
 EVIDENCE: Final = 2

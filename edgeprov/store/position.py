@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeprov.values import dataclass
+from edgeprov._dataclass import dataclass
 
 SaveHead = Callable[[int, int, int, bytes | None], None]
 

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError
 from edgeprov.formats.jsonx import encode_json, get_int, parse_json_object
 from edgeprov.limits import KIB, MIB
@@ -49,7 +50,6 @@ from edgeprov.store.frames import (
 from edgeprov.store.lock import Lock
 from edgeprov.store.position import Position, Quota
 from edgeprov.store.spool_writer import SpoolWriter
-from edgeprov.values import dataclass
 
 __all__ = [
     "END", "EVIDENCE", "HEADER", "INPUT", "LABEL", "RECORD", "LabelLog", "Position", "Quota", "Segment",

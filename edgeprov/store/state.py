@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, NotStored, StateNewer, StoreCorrupt, StoreError, UsageError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, parse_json_object
@@ -43,7 +44,6 @@ from edgeprov.store.state_documents import (
     parse_active,
     parse_outbox_entry,
 )
-from edgeprov.values import dataclass
 
 if TYPE_CHECKING:  # imported when used: the boot check has no business with the spool
     from edgeprov.store.spool import LabelLog, SlotSpool

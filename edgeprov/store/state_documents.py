@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
 from edgeprov.limits import MIB
-from edgeprov.values import dataclass, field
 
 MAX_BYTES: Final = 4 * MIB
 KINDS: Final = ("kit", "tombstone", "device")

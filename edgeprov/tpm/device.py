@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
 from edgeprov.formats.devicerecord import FactoryKey
 from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
@@ -23,7 +24,6 @@ from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity
 from edgeprov.tpm.esys import Connection, tss
 from edgeprov.tpm.quote import Clock
 from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
-from edgeprov.values import dataclass
 
 __all__ = ["Clock", "Identity", "Tpm", "TpmSettings", "open_tpm"]
 

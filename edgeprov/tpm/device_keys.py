@@ -15,13 +15,13 @@ import struct
 from pathlib import Path
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, IdentityError, TpmError
 from edgeprov.formats import tpmt
 from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.tpmt import PublicArea, parse_public
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_DEFINED, Connection, tss
 from edgeprov.tpm.saved_documents import load_document, save_document, set_aside
-from edgeprov.values import dataclass
 
 IDENTITY_FILE: Final = "identity.json"
 _SIMULATED: Final = "simulated"

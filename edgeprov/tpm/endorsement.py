@@ -15,12 +15,12 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import EnrolmentRefused, FormatError, TpmError
 from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
-from edgeprov.values import dataclass
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)
 _RC_SIZE: Final = 0x095

@@ -11,11 +11,11 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import TpmError
 from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.tpmt import Attestation, parse_signature
 from edgeprov.tpm.esys import Connection, tss
-from edgeprov.values import dataclass
 
 _TIME_INFO: Final = struct.Struct(">QQIIB")
 _EVENT_BYTES: Final = 1024

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import EdgeprovError, EnrolmentRefused, EvidenceInvalid, FormatError
 from edgeprov.formats import tpmt
 from edgeprov.formats.devicerecord import (
@@ -25,7 +26,6 @@ from edgeprov.formats.devicerecord import (
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
-from edgeprov.values import dataclass
 from edgeprov.verify.attestation import (
     attestation_key_fault,
     signing_key_fault,

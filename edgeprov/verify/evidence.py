@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, Literal
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, SubjectMismatch, VerificationError
 from edgeprov.formats import tpmt
 from edgeprov.formats.datakit import DataKit, SegmentEvidence, Tombstone
@@ -27,7 +28,6 @@ from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.statement import KitProvenance, SealEvidence, invocation_id, parse_provenance, parse_seal_evidence
 from edgeprov.formats.tpmt import Attest
-from edgeprov.values import dataclass, field
 from edgeprov.verify.attestation import (
     attestation_key_fault,
     verify_attestation,

@@ -7,12 +7,12 @@ Spec: FORMAT.md "Head".
 
 from __future__ import annotations
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.formats import tpmt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.head import Head, head_qualifying
 from edgeprov.formats.tpmt import NvCertify
-from edgeprov.values import dataclass
 from edgeprov.verify.attestation import verify_attestation, verify_counter, verify_extra_data, verify_pcrs
 from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.policy import TrustPolicy

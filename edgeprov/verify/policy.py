@@ -22,10 +22,10 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
 from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor
 from edgeprov.verify.public_keys import load_pem_key
 from edgeprov.verify.signer_identity import Identity

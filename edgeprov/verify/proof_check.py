@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import Callable
 from contextlib import suppress
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, FormatError, SubjectMismatch
 from edgeprov.formats.datakit import EVIDENCE_PATH, KitSummary, parse_datakit_annotations, parse_evidence
 from edgeprov.formats.manifest import Manifest, parse_manifest
@@ -19,7 +20,6 @@ from edgeprov.formats.merkle import verify_inclusion
 from edgeprov.formats.proof import Proof, ProofArtifact
 from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
-from edgeprov.values import dataclass, field
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit
 from edgeprov.verify.policy import TrustPolicy

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from edgeprov.values import dataclass
+from edgeprov._dataclass import dataclass
 
 StepVerdict = Literal["ok", "failed", "skipped"]
 

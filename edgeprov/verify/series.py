@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import SeriesBroken
 from edgeprov.formats.digest import Digest
-from edgeprov.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

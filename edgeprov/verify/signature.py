@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, SignerUntrusted, SubjectMismatch
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.bundle import Bundle, parse_bundle
@@ -36,7 +37,6 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
 )
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_jws, verify_message

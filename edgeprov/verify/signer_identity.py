@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 from typing import Literal
 
-from edgeprov.values import dataclass, field
+from edgeprov._dataclass import dataclass, field
 
 Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"]
 

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, SignerUntrusted
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
-from edgeprov.values import dataclass, field
 from edgeprov.verify.signer_identity import Identity, Purpose
 
 _ARTICLE = {"device": "a device", "enroller": "an enroller"}

@@ -68,7 +68,7 @@ def test_path_never_loads(path: str, package: str) -> None:
 
 @pytest.mark.parametrize("path", ["boot check", "recorder", "seal"])
 def test_path_compiles_no_data_classes(path: str) -> None:
-    """edgeprov.values stands for dataclasses there, whose import and decorator cost more than the work."""
+    """edgeprov._dataclass stands for dataclasses there, whose import and decorator cost more than the work."""
     body = f"{PATHS[path][0]}; assert not {{'dataclasses', 'inspect'}} & set(sys.modules), 'dataclasses'"
     child = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {body}"], capture_output=True, text=True

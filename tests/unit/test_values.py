@@ -11,14 +11,14 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from edgeprov import values
+from edgeprov import _dataclass
 
 
-@values.dataclass(frozen=True, slots=True)
+@_dataclass.dataclass(frozen=True, slots=True)
 class Point:
     x: int
     y: int = 2
-    tags: list[str] = values.field(default_factory=list, repr=False)
+    tags: list[str] = _dataclass.field(default_factory=list, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,18 +28,18 @@ class Other:
     tags: list[str] = dataclasses.field(default_factory=list, repr=False)
 
 
-@values.dataclass(frozen=True, slots=True, kw_only=True)
+@_dataclass.dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
     a: int
     b: str = "b"
 
 
-@values.dataclass(frozen=True, slots=True, kw_only=True)
+@_dataclass.dataclass(frozen=True, slots=True, kw_only=True)
 class Derived(Base):
     c: bytes
 
 
-@values.dataclass(frozen=True, slots=True, order=True)
+@_dataclass.dataclass(frozen=True, slots=True, order=True)
 class Version:
     major: int
     minor: int
@@ -49,7 +49,7 @@ class Version:
             raise ValueError("negative")
 
 
-@values.dataclass(slots=True)
+@_dataclass.dataclass(slots=True)
 class Open:
     n: int = 0
 
@@ -62,7 +62,7 @@ def test_as_the_standard_librarys() -> None:
         (f.name, f.repr, f.default) for f in dataclasses.fields(Other)
     ]
     assert Point.__match_args__ == Other.__match_args__
-    assert dataclasses.replace(ours, x=5) == values.replace(ours, x=5) == Point(5, 2, ["t"])
+    assert dataclasses.replace(ours, x=5) == _dataclass.replace(ours, x=5) == Point(5, 2, ["t"])
     assert not hasattr(ours, "__dict__")
 
 
@@ -99,14 +99,14 @@ def test_wrong_arguments_are_refused_each_time() -> None:
         with pytest.raises(TypeError):
             Derived(a=1)  # type: ignore[call-arg]
         with pytest.raises(TypeError):
-            values.replace(Base(a=1), z=1)
+            _dataclass.replace(Base(a=1), z=1)
     with pytest.raises(ValueError, match="negative"):
         Version(-1, 0)
 
 
 def test_inheritance_copies_and_processes() -> None:
     value = Derived(a=1, c=b"c")
-    assert values.field_names(Derived) == ("a", "b", "c")
+    assert _dataclass.field_names(Derived) == ("a", "b", "c")
     for again in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
         assert again == value
         assert isinstance(again, Derived)

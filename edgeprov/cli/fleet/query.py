@@ -12,11 +12,11 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from edgeprov._dataclass import replace
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.cli.parsing import positive
 from edgeprov.errors import NotStored, UsageError
-from edgeprov.values import replace
 
 if TYPE_CHECKING:
     from edgeprov.fleet.index.database import Artifact, Index, Query

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from edgeprov._dataclass import dataclass, field_names, replace
 from edgeprov.errors import (
     FormatError,
     NotStored,
@@ -30,7 +31,6 @@ from edgeprov.errors import (
 from edgeprov.fleet.registries.sources import Source
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.atomic import make_dirs
-from edgeprov.values import dataclass, field_names, replace
 
 VERSION: Final = 3
 FILE: Final = "index.sqlite"

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeprov._dataclass import dataclass, field_names
 from edgeprov.errors import FormatError, LimitError, UsageError
 from edgeprov.formats.mediatypes import COSIGN_SIMPLE_SIGNING, JOSE, OCI_INDEX, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
 from edgeprov.registry.reference import LAYOUT_PREFIX
-from edgeprov.values import dataclass, field_names
 
 if TYPE_CHECKING:
     from edgeprov.formats.descriptor import Descriptor

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import NotStored
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
-from edgeprov.values import dataclass, field
 
 if TYPE_CHECKING:
     from edgeprov.verify.policy import TrustPolicy

@@ -22,7 +22,7 @@ import zlib
 from pathlib import Path
 
 _FLEET = ("fleet", "cli/fleet", "cli/fleet_main.py")
-_BOOT = ("edgeprov.cli.device_main", "edgeprov.cli.output", "edgeprov.cli.device.boot_check", "edgeprov.lean")
+_BOOT = ("edgeprov.cli.device_main", "edgeprov.cli.output", "edgeprov.cli.device.boot_check", "edgeprov._lazyimport")
 _UNCHECKED_HASH = 1
 
 
