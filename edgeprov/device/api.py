@@ -32,7 +32,7 @@ from edgeprov.errors import ModelNotReady
 from edgeprov.formats.segment import Tensor
 
 if TYPE_CHECKING:
-    from edgeprov.device.runtime import Engine
+    from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.store.state import State
 
 
@@ -63,7 +63,7 @@ class Result(NamedTuple):
 class Model:
     """A verified model with its recorder. Thread-safe: one inference at a time."""
 
-    def __init__(self, stored: StoredModel, engine: Engine, recorder: Recorder) -> None:
+    def __init__(self, stored: StoredModel, engine: InterpreterEngine, recorder: Recorder) -> None:
         """For Device.load_model only."""
         self._engine = engine
         self._recorder = recorder
@@ -162,7 +162,7 @@ class Device:
             TpmError: The TPM failed; nothing runs without evidence.
         """
         from edgeprov.device.flatbuffer import verify_flatbuffer
-        from edgeprov.device.runtime import Engine
+        from edgeprov.device.runtime import InterpreterEngine
 
         slot = slot or self._context.config.device.slots[0]
         if slot in self._models:
@@ -180,7 +180,7 @@ class Device:
         weights = load_weights(stored)
         verify_flatbuffer(weights)
         runtime = self._context.config.runtime
-        engine = Engine(weights, name=runtime.name, threads=runtime.threads)
+        engine = InterpreterEngine(weights, name=runtime.name, threads=runtime.threads)
         recorder = Recorder(
             self._context,
             self._state,

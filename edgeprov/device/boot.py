@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class BootVerdict:
     """The result of one slot: ``error`` is None when the model may run."""
 
     slot: str
@@ -49,7 +49,7 @@ class Verdict:
     returned_from: Digest | None = None
 
 
-def boot_check(context: Context) -> list[Verdict]:
+def boot_check(context: Context) -> list[BootVerdict]:
     """Check, measure and stamp the active model of every slot.
 
     Works on a read-only state folder. A slot without a model is left out.
@@ -108,7 +108,7 @@ def _baked_models(context: Context) -> dict[str, Digest]:
     return named
 
 
-def activate(context: Context, digest: Digest, slot: str) -> Verdict:
+def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
     """Make a stored model the active one of a slot: verify, switch, measure, stamp.
 
     The caller has tried it in a child process before (selftest.verify_model_runs).
@@ -154,10 +154,10 @@ def activate(context: Context, digest: Digest, slot: str) -> Verdict:
         measure(context, tpm, "activate", slot, digest)
         save_verdict(context, slot, _stamp(model, "verified"))
     journal.event("model-activated", f"slot {slot}: model {digest} active", model_digest=digest, slot=slot)
-    return Verdict(slot=slot, model=digest, kit=model)
+    return BootVerdict(slot=slot, model=digest, kit=model)
 
 
-def return_to_previous(context: Context, active: Active) -> Verdict | None:
+def return_to_previous(context: Context, active: Active) -> BootVerdict | None:
     """Switch a slot back to the model that ran before.
 
     Returns:
@@ -189,7 +189,7 @@ def verify_model(context: Context, state: State | None, digest: Digest, floor: i
     return replace(model, vouched=verify_blobs(model))
 
 
-def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> Verdict:
+def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> BootVerdict:
     try:
         model = verify_model(context, state, active.model, floor)
     except (VerificationError, FormatError, NotStored) as error:
@@ -204,7 +204,7 @@ def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, act
             slot=active.slot,
         )
         returned = _return_to_previous(context, state, tpm, floor, active)
-        return returned or Verdict(slot=active.slot, model=active.model, error=error)
+        return returned or BootVerdict(slot=active.slot, model=active.model, error=error)
     measure(context, tpm, "activate", active.slot, active.model)
     save_verdict(context, active.slot, _stamp(model, "verified"))
     journal.event(
@@ -213,10 +213,12 @@ def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, act
         model_digest=active.model,
         slot=active.slot,
     )
-    return Verdict(slot=active.slot, model=active.model, kit=model)
+    return BootVerdict(slot=active.slot, model=active.model, kit=model)
 
 
-def _return_to_previous(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> Verdict | None:
+def _return_to_previous(
+    context: Context, state: State | None, tpm: Tpm, floor: int, active: Active
+) -> BootVerdict | None:
     if active.previous is None or state is None:
         return None
     try:
@@ -237,7 +239,7 @@ def _return_to_previous(context: Context, state: State | None, tpm: Tpm, floor: 
         model_digest=active.previous,
         slot=active.slot,
     )
-    return Verdict(slot=active.slot, model=active.previous, kit=model, returned_from=active.model)
+    return BootVerdict(slot=active.slot, model=active.previous, kit=model, returned_from=active.model)
 
 
 def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ Closed = Sequence[tuple[SegmentInfo, SegmentHeader]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class KitPlan:
     """What goes into one kit: closed segments of one model and slot, and labels of that model.
 
     ``damaged`` names, for segments that did not give back all their rows, the numbers that they did.
@@ -51,7 +51,7 @@ class Work:
         ]
 
 
-def group(slot: str, closed: Closed, settings: SealConfig) -> Iterator[Work]:
+def group(slot: str, closed: Closed, settings: SealConfig) -> Iterator[KitPlan]:
     """Cut a slot's closed segments, oldest first, into kits."""
     found: list[SegmentInfo] = []
     model: Digest | None = None
@@ -62,14 +62,14 @@ def group(slot: str, closed: Closed, settings: SealConfig) -> Iterator[Work]:
         full = records + count > settings.max_records or size + info.size_bytes > settings.max_bytes
         full = full or len(found) >= LIMITS.kit_segments or header.prev != prev  # a segment in between is gone
         if found and model is not None and (header.model != model or full):
-            yield Work(slot=slot, model=model, segments=tuple(found))
+            yield KitPlan(slot=slot, model=model, segments=tuple(found))
             found, records, size = [], 0, 0
         model, prev = header.model, header.sha256
         found.append(info)
         records += count
         size += info.size_bytes
     if found and model is not None:
-        yield Work(slot=slot, model=model, segments=tuple(found))
+        yield KitPlan(slot=slot, model=model, segments=tuple(found))
 
 
 def is_due(closed: Closed, labelled: bool, settings: SealConfig) -> bool:  # noqa: FBT001

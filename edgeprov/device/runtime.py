@@ -31,7 +31,7 @@ class _Port:
     shape: tuple[int, ...]
 
 
-class Engine:
+class InterpreterEngine:
     """A loaded model. Not thread-safe: the interpreter holds one set of tensors."""
 
     def __init__(self, weights: bytes, *, name: str = "auto", threads: int = 1) -> None:

@@ -18,7 +18,7 @@ from edgeprov._dataclass import replace
 from edgeprov.device.context import Context
 from edgeprov.device.discard import Range, Why, forget_present, lost_ranges, note_lost
 from edgeprov.device.kit_builder import build_parts
-from edgeprov.device.kit_plan import Work, group, is_due, numbers_of
+from edgeprov.device.kit_plan import KitPlan, group, is_due, numbers_of
 from edgeprov.device.labels import label_models, model_labels
 from edgeprov.device.rotation import request_rotation
 from edgeprov.device.seal_recovery import quarantine_segment
@@ -88,7 +88,7 @@ class _Sealer:
         for model, ranges in lost_ranges(self._state, slot, why).items():
             self._sequencer.add_tombstone(slot, model, why, ranges)
 
-    def _plan(self, slot: str, *, due_only: bool) -> list[Work]:
+    def _plan(self, slot: str, *, due_only: bool) -> list[KitPlan]:
         known = []
         for info in self._state.spool(slot).segments():
             if not info.closed:
@@ -106,18 +106,18 @@ class _Sealer:
         for model in labelled:
             index = next((i for i in reversed(range(len(plan))) if plan[i].model == model), None)
             if index is None:
-                plan.append(Work(slot=slot, model=model, labels=True))
+                plan.append(KitPlan(slot=slot, model=model, labels=True))
             else:
                 plan[index] = replace(plan[index], labels=True)
         return plan
 
-    def _kits(self, plan: Sequence[Work]) -> bool:
+    def _kits(self, plan: Sequence[KitPlan]) -> bool:
         """Seal kits in batches; False when the plan does not hold any more: plan again."""
         held = all(self._kit(work) for work in plan)
         self._sequencer.finish()
         return held
 
-    def _kit(self, work: Work) -> bool:
+    def _kit(self, work: KitPlan) -> bool:
         """Seal one kit, or number it for its batch; False when its plan does not hold any more."""
         self._sequencer.make_room(work.slot, work.model)
         state, layout = self._state, self._state.layout
@@ -145,7 +145,7 @@ class _Sealer:
         self._sequencer.settle()
         return True
 
-    def _read_damaged(self, work: Work) -> Work | None:
+    def _read_damaged(self, work: KitPlan) -> KitPlan | None:
         """Find out what the segments still give back; None when one was set aside, or has gone."""
         from edgeprov.store.salvage import salvaged_numbers
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprov import journal
 from edgeprov.device.discard import forget_lost, note_lost
 from edgeprov.device.labels import is_damaged, model_labels
-from edgeprov.device.series_state import Head, add_numbers, save_head
+from edgeprov.device.series_state import SeriesHead, add_numbers, save_head
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import parse_digest
 from edgeprov.store.state import OutboxEntry
@@ -61,7 +61,7 @@ def quarantine_segment(state: State, slot: str, info: SegmentInfo, reason: str) 
     journal.event("quarantined", f"slot {slot}: {message}", priority=journal.ERROR, slot=slot)
 
 
-def rebuild_head(state: State) -> Head | None:
+def rebuild_head(state: State) -> SeriesHead | None:
     """A head in place of a damaged one; None where there is nothing to make it from.
 
     Raises:
@@ -74,7 +74,7 @@ def rebuild_head(state: State) -> Head | None:
         return None
     newest = entries[-1]
     document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
-    head = Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=0, entry=document)
+    head = SeriesHead(seq=newest.seq, digest=newest.digest, tpm_clock_ms=0, entry=document)
     save_head(state, head)
     return head
 
@@ -94,7 +94,7 @@ def drop_uncommitted(state: State, known: int) -> None:
             state.layout.remove_manifest(entry.digest, with_referrers=True)
 
 
-def entry_of(head: Head) -> OutboxEntry:
+def entry_of(head: SeriesHead) -> OutboxEntry:
     """The outbox entry that a head keeps of its kit or tombstone."""
     return OutboxEntry(
         kind=str(head.entry["kind"]),

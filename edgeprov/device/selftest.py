@@ -23,7 +23,7 @@ from edgeprov.errors import EdgeprovError, ModelCrashed, SelfTestFailed
 if TYPE_CHECKING:
     from edgeprov.config import RuntimeConfig
     from edgeprov.device.model_store import StoredModel
-    from edgeprov.device.runtime import Engine
+    from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.formats.modelkit import SelfTest
 
 _TIMEOUT_S: Final = 120.0
@@ -105,7 +105,7 @@ def _child() -> int:
 def _try_model(request: dict[str, Any]) -> dict[str, Any]:
     from edgeprov.device.flatbuffer import verify_flatbuffer
     from edgeprov.device.model_store import load_model, load_weights
-    from edgeprov.device.runtime import Engine
+    from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.formats.digest import parse_digest
     from edgeprov.store.layout import Layout
 
@@ -113,7 +113,7 @@ def _try_model(request: dict[str, Any]) -> dict[str, Any]:
     model = load_model(layout, parse_digest(request["digest"]), request["source"])
     weights = load_weights(model)
     verify_flatbuffer(weights)
-    engine = Engine(weights, name=request["runtime"], threads=request["threads"])
+    engine = InterpreterEngine(weights, name=request["runtime"], threads=request["threads"])
     if model.kit.selftest is not None:
         _verify_answer(engine, model.kit.selftest)
     else:
@@ -128,7 +128,7 @@ def _try_model(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verify_answer(engine: Engine, test: SelfTest) -> None:
+def _verify_answer(engine: InterpreterEngine, test: SelfTest) -> None:
     outputs = engine.invoke(engine.from_bytes(test.inputs))
     difference = engine.largest_difference(outputs, test.outputs)
     if difference > test.tolerance:

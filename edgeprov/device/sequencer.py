@@ -23,8 +23,8 @@ from edgeprov.device.identity import counter_base
 from edgeprov.device.model_store import find_model
 from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.seal_recovery import drop_uncommitted, entry_of, free_sealed, rebuild_head
-from edgeprov.device.series_state import INTENT, Head, first_active, load_head, model_descriptor, save_head
-from edgeprov.device.signing import Signature, Signer, save_signatures
+from edgeprov.device.series_state import INTENT, SeriesHead, first_active, load_head, model_descriptor, save_head
+from edgeprov.device.signing import DeviceSigner, Signature, save_signatures
 from edgeprov.errors import FormatError, NotStored, StoreError
 from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -36,7 +36,7 @@ from edgeprov.store.state import OutboxEntry, State
 if TYPE_CHECKING:
     from edgeprov.device.discard import Range
     from edgeprov.device.kit_builder import Contents
-    from edgeprov.device.kit_plan import Work
+    from edgeprov.device.kit_plan import KitPlan
     from edgeprov.formats.tombstone import Reason
     from edgeprov.tpm.device import Tpm
 
@@ -66,7 +66,7 @@ class Sequencer:
         self._context = context
         self._state = state
         self._tpm = tpm
-        self._signer = Signer(context, state, tpm)
+        self._signer = DeviceSigner(context, state, tpm)
         self._progress = progress
         self._pending: list[NumberedKit] = []
         self._signed: list[OutboxEntry] = []
@@ -110,7 +110,7 @@ class Sequencer:
         self.finish()
         return last
 
-    def _finish(self, intent: Mapping[str, Any], head: Head) -> None:
+    def _finish(self, intent: Mapping[str, Any], head: SeriesHead) -> None:
         # The kits are complete and their numbers are taken. Unless one was already sent and freed, it
         # belongs into the outbox: the newest by the head, those of its batch by what the layout holds.
         entry = entry_of(head)
@@ -133,7 +133,7 @@ class Sequencer:
         if self._pending and not self._pending[0].fits(slot, model, self._signer.log()):
             self.finish()
 
-    def add_kit(self, work: Work, contents: Contents, labels: Sequence[str]) -> None:
+    def add_kit(self, work: KitPlan, contents: Contents, labels: Sequence[str]) -> None:
         """Number, attest and store one kit; the last of its batch is signed too.
 
         Call within a batch of the layout, in which no garbage collection can take the blobs that nothing
@@ -171,7 +171,7 @@ class Sequencer:
                 entries = self._sign()
             self._commit_kits(entries)
 
-    def _number_kit(self, work: Work, contents: Contents, intent: dict[str, Any]) -> NumberedKit:
+    def _number_kit(self, work: KitPlan, contents: Contents, intent: dict[str, Any]) -> NumberedKit:
         subject = self._subject(work.model)
         with self._tpm.group():
             seq = self._next_number(intent)
@@ -348,7 +348,7 @@ class Sequencer:
     def _commit(self, entries: Sequence[OutboxEntry], intents: Sequence[Mapping[str, Any]]) -> None:
         clock_ms, newest = self._tpm.clock().clock_ms, entries[-1]
         document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
-        save_head(self._state, Head(seq=newest.seq, digest=newest.digest, tpm_clock_ms=clock_ms, entry=document))
+        save_head(self._state, SeriesHead(seq=newest.seq, digest=newest.digest, tpm_clock_ms=clock_ms, entry=document))
         for entry in entries:
             self._state.save_outbox(entry)
         for intent in intents:

@@ -32,7 +32,7 @@ SEAL_LOCK: Final = "seal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class SeriesHead:
     """Number and digest of the newest kit or tombstone, and the TPM's clock (ms) when it was sealed."""
 
     seq: int
@@ -41,7 +41,7 @@ class Head:
     entry: Mapping[str, Any]
 
 
-def load_head(state: State) -> Head | None:
+def load_head(state: State) -> SeriesHead | None:
     """The head of the series; None before the first kit.
 
     Raises:
@@ -51,7 +51,7 @@ def load_head(state: State) -> Head | None:
     if document is None:
         return None
     try:
-        return Head(
+        return SeriesHead(
             seq=int(document["seq"]),
             digest=parse_digest(str(document["digest"])),
             tpm_clock_ms=int(document["tpm_clock_ms"]),
@@ -61,7 +61,7 @@ def load_head(state: State) -> Head | None:
         return None
 
 
-def save_head(state: State, head: Head) -> None:
+def save_head(state: State, head: SeriesHead) -> None:
     """Replace the head: from now on this number is taken.
 
     Raises:

@@ -59,7 +59,7 @@ class Signature:
     blobs: tuple[tuple[bytes, str], ...]
 
 
-class Signer:
+class DeviceSigner:
     """Signs artifacts of this device. Fails at once where there is no certificate to sign under."""
 
     def __init__(self, context: Context, state: State, tpm: Tpm) -> None:

@@ -18,7 +18,7 @@ from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, Reg
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.registry.base import Following, Registry, push_referrer
+from edgeprov.registry.base import NextBlob, Registry, push_referrer
 from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
@@ -118,7 +118,7 @@ class Transfer:
                 self._pace.spend(blob.size)
 
     def _push_blob(self, repo: str, blob: Descriptor, following: Descriptor | None) -> bool:
-        then = None if following is None else Following(following, partial(self._open, following))
+        then = None if following is None else NextBlob(following, partial(self._open, following))
         for left in reversed(range(_BAD_ARRIVALS)):
             with self._open(blob) as stream:
                 try:

@@ -28,12 +28,12 @@ from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.formats.modelkit import ModelKit
-    from edgeprov.verify.signer_identity import Identity
+    from edgeprov.verify.signer_identity import SignerIdentity
 
 SIGNATURE_LAYERS = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
 
 
-def verify_publisher(context: Context, manifest: Manifest, signatures: Sequence[SignatureArtifact]) -> Identity:
+def verify_publisher(context: Context, manifest: Manifest, signatures: Sequence[SignatureArtifact]) -> SignerIdentity:
     """One of the signatures must be the publisher's and cover this very manifest.
 
     Raises:

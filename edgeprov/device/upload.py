@@ -23,7 +23,7 @@ from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_
 from edgeprov.device.upload_conditions import why_not_now
 from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
 from edgeprov.registry.base import Registry
-from edgeprov.registry.retry import Clock, OutOfTime, Pace
+from edgeprov.registry.retry import OutOfTime, Pace, WaitClock
 from edgeprov.store.state import OutboxEntry, State
 
 LAST_UPLOAD: Final = "upload"
@@ -89,7 +89,7 @@ def upload(
     options: Options | None = None,
     *,
     observer: Observer | None = None,
-    clock: Clock | None = None,
+    clock: WaitClock | None = None,
 ) -> Uploaded:
     """Send what waits in the outbox.
 
@@ -123,7 +123,9 @@ def upload(
             total = sum(size for _, size in entries)
             tally = Tally(artifacts=len(entries), total_bytes=total, changed=observer.changed)
             registry = open_registry(host, context.config.registry, create=True)
-            run = _Run(context, state, registry, Transfer(state.layout, registry, pace, tally), tally, observer, result)
+            run = _UploadRun(
+                context, state, registry, Transfer(state.layout, registry, pace, tally), tally, observer, result
+            )
             try:
                 run.send([(prefix + entry.repo, entry) for entry, _ in entries])
             except OutOfTime:
@@ -192,7 +194,7 @@ def _ordered(state: State, order: str) -> list[tuple[OutboxEntry, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _UploadRun:
     context: Context
     state: State
     registry: Registry

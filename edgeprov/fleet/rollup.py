@@ -24,7 +24,7 @@ from typing import Final
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.fleet.audit.series_lines import series_item
 from edgeprov.fleet.index.database import Artifact, Index, Query, digest_of_text
-from edgeprov.fleet.registries.sources import Reader, Source, open_registry
+from edgeprov.fleet.registries.sources import ArtifactReader, Source, open_registry
 from edgeprov.fleet.rollup_read import NUMBERED, ROLLUP_TAG
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.trust.signers import signature_artifact
@@ -160,7 +160,7 @@ class _Shard:
         self._repo = repo
         self._signer = signer
         self._now = now
-        self._reader = Reader(source)
+        self._reader = ArtifactReader(source)
         self._registry: Registry = open_registry(source)
 
     def write(self, items: Sequence[Artifact], *, fallback: bool) -> RolledUp:

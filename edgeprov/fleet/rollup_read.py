@@ -21,7 +21,7 @@ from typing import Final
 from edgeprov.errors import EdgeprovError, FormatError
 from edgeprov.fleet.index.database import Index, Query, digest_of_text, json_of_text
 from edgeprov.fleet.index.query_terms import parse_moment
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.datakit import kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -81,7 +81,7 @@ class _Member:
 class RollupReader:
     """The roll-ups of one source, on their way into the index."""
 
-    def __init__(self, index: Index, reader: Reader, source_id: int, found_at: str) -> None:
+    def __init__(self, index: Index, reader: ArtifactReader, source_id: int, found_at: str) -> None:
         self._index = index
         self._reader = reader
         self._source_id = source_id

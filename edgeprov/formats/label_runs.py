@@ -39,7 +39,7 @@ class Runs(NamedTuple):
     times: array[int]
 
 
-class _Field(NamedTuple):
+class _LabelField(NamedTuple):
     """Where a number stands in a row: ``width`` bytes at ``place``; below ``minimum`` a shorter form exists."""
 
     place: int
@@ -53,11 +53,11 @@ class _Shape(NamedTuple):
     length: int
     same: list[tuple[int, int]]
     free: list[tuple[int, bytes]]
-    number: _Field
-    value: _Field
+    number: _LabelField
+    value: _LabelField
     real: bool
     source: str
-    time: _Field
+    time: _LabelField
 
 
 def read_runs(data: bytes) -> Runs | None:
@@ -91,27 +91,27 @@ def _shape(data: bytes, start: int) -> _Shape | None:
     def head() -> int:
         return data[start + place] if start + place < len(data) else 0xC1  # a byte that msgpack never uses
 
-    def uint() -> _Field | None:
+    def uint() -> _LabelField | None:
         nonlocal place
         if head() < 0x80:
             free.append((place, _NO_SMALL))
             place += 1
-            return _Field(place - 1, 1, 0)
+            return _LabelField(place - 1, 1, 0)
         width, minimum = _UINT.get(head(), (0, 0))
         same.append((place, head()))
         place += 1 + width
-        return _Field(place - width, width, minimum) if width else None
+        return _LabelField(place - width, width, minimum) if width else None
 
     number = uint()
-    value: _Field | None
+    value: _LabelField | None
     real = head() == _FLOAT
     if not _NO_VALUE[head()]:
         free.append((place, _NO_VALUE))
-        value = _Field(place, 1, 0)
+        value = _LabelField(place, 1, 0)
         place += 1
     elif real:
         same.append((place, _FLOAT))
-        value = _Field(place + 1, 8, 0)
+        value = _LabelField(place + 1, 8, 0)
         place += 9
     else:
         value = uint()
@@ -147,7 +147,7 @@ def _count(data: bytes, start: int, shape: _Shape) -> int:
     return count
 
 
-def _column(data: bytes, start: int, end: int, length: int, field: _Field, kind: str = "q") -> array[Any]:
+def _column(data: bytes, start: int, end: int, length: int, field: _LabelField, kind: str = "q") -> array[Any]:
     """A number of each row, turned from big-endian bytes of any width into native ones of eight."""
     raw = bytearray(8 * ((end - start) // length))
     for byte in range(field.width):

@@ -53,7 +53,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class ImageIndex:
     """A parsed image index."""
 
     raw: bytes = field(repr=False)
@@ -97,7 +97,7 @@ def parse_manifest(raw: bytes, *, expected: Digest | None = None) -> Manifest:
     )
 
 
-def parse_index(raw: bytes, *, expected: Digest | None = None, max_bytes: int = LIMITS.manifest_bytes) -> Index:
+def parse_index(raw: bytes, *, expected: Digest | None = None, max_bytes: int = LIMITS.manifest_bytes) -> ImageIndex:
     """As parse_manifest, for an image index.
 
     Raises:
@@ -111,7 +111,7 @@ def parse_index(raw: bytes, *, expected: Digest | None = None, max_bytes: int = 
         raise FormatError(f"media type {str(media_type)[:80]!r} is not an OCI image index")
     if "layers" in obj or "config" in obj:
         raise FormatError("an index with members of an image manifest")
-    return Index(
+    return ImageIndex(
         raw=raw,
         digest=expected or digest_of(raw),  # _parse_checked compared it
         manifests=tuple(

@@ -120,7 +120,7 @@ class PublicArea:
         return encode_p256_spki(self.x, self.y)
 
 
-class Reader:
+class TpmReader:
     """A cursor over big-endian TPM structures; every read is bounded."""
 
     __slots__ = ("_data", "_pos", "_what")
@@ -171,7 +171,7 @@ def parse_attest(raw: bytes) -> Attest:
     """
     if len(raw) > LIMITS.attestation_bytes:
         raise LimitError(f"attestation has {len(raw)} bytes, more than {LIMITS.attestation_bytes}")
-    reader = Reader(raw, "attestation")
+    reader = TpmReader(raw, "attestation")
     magic, kind = _ATTEST_HEAD.unpack(reader.take(_ATTEST_HEAD.size))
     if magic != MAGIC:
         raise FormatError("attestation does not start with TPM_GENERATED_VALUE")
@@ -212,7 +212,7 @@ def parse_signature(raw: bytes) -> tuple[int, int]:
     """
     if len(raw) == _SIGNATURE_BYTES and raw.startswith(_SIGNATURE_HEAD) and raw[38:40] == b"\0\x20":
         return int.from_bytes(raw[6:38], "big"), int.from_bytes(raw[40:], "big")  # nearly all: both of full length
-    reader = Reader(raw, "TPM signature")
+    reader = TpmReader(raw, "TPM signature")
     algorithm, hash_algorithm = reader.uint(2), reader.uint(2)
     if (algorithm, hash_algorithm) != (ALG_ECDSA, ALG_SHA256):
         raise FormatError(f"TPM signature is 0x{algorithm:04x}/0x{hash_algorithm:04x}, not ECDSA with SHA-256")
@@ -236,7 +236,7 @@ def parse_public(raw: bytes) -> PublicArea:
     """
     if len(raw) > LIMITS.attestation_bytes:
         raise LimitError(f"public area has {len(raw)} bytes, more than {LIMITS.attestation_bytes}")
-    reader = Reader(raw, "public area")
+    reader = TpmReader(raw, "public area")
     if reader.uint(2) != ALG_ECC or reader.uint(2) != ALG_SHA256:
         raise FormatError("public area is not an ECC key with SHA-256 Name")
     attributes = reader.uint(4)
@@ -275,14 +275,14 @@ def nv_name(index: int = COUNTER_INDEX, attributes: int = COUNTER_ATTRIBUTES, si
     return name_of(struct.pack(">IHIHH", index, ALG_SHA256, attributes, 0, size))
 
 
-def _read_quote(reader: Reader) -> Quote:
+def _read_quote(reader: TpmReader) -> Quote:
     count = reader.uint(4)
     if count > 16:
         raise FormatError("quote selects more banks than a TPM has")
     return Quote(selection=tuple([_read_selection(reader) for _ in range(count)]), pcr_digest=reader.sized())
 
 
-def _read_selection(reader: Reader) -> tuple[int, tuple[int, ...]]:
+def _read_selection(reader: TpmReader) -> tuple[int, tuple[int, ...]]:
     bank = reader.uint(2)
     return bank, _selected(reader.take(reader.uint(1)))
 

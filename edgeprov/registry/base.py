@@ -19,12 +19,12 @@ from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.manifest import EMPTY_CONFIG, Index, Manifest, encode_index
+from edgeprov.formats.manifest import EMPTY_CONFIG, ImageIndex, Manifest, encode_index
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class NextBlob:
     """The blob that comes after the one that is pushed.
 
     Attributes:
@@ -57,7 +57,7 @@ class Registry(Protocol):
         """
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Following | None = None
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: NextBlob | None = None
     ) -> bool:
         """Upload; False when it was there already.
 
@@ -82,7 +82,7 @@ class Registry(Protocol):
     def push_manifest(self, repo: str, manifest: Manifest, *, tag: str | None = None) -> bool:
         """Store the exact bytes; True when the registry says that it indexed the subject (OCI-Subject)."""
 
-    def fetch_index(self, repo: str, reference: str | Digest) -> Index:
+    def fetch_index(self, repo: str, reference: str | Digest) -> ImageIndex:
         """An image index by tag or by digest. Errors as in fetch_manifest."""
 
     def push_index(self, repo: str, raw: bytes, *, tag: str | None = None) -> None:

@@ -28,12 +28,12 @@ from edgeprov.errors import (
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
 from edgeprov.formats.jsonx import parse_json_object
-from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
+from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
-from edgeprov.registry.base import Following, fallback_tag
+from edgeprov.registry.base import NextBlob, fallback_tag
 from edgeprov.registry.responses import (
-    Answer,
+    Response,
     named_status,
     read_header,
     read_length,
@@ -41,7 +41,7 @@ from edgeprov.registry.responses import (
     read_retry_after,
     read_strings,
 )
-from edgeprov.registry.upload_prefetch import Ahead, Place
+from edgeprov.registry.upload_prefetch import Prefetcher, UploadSession
 
 CHUNK_BYTES: Final = 64 * 1024
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"
@@ -85,7 +85,7 @@ class Transport(Protocol):
 
     def send(
         self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
-    ) -> Answer:
+    ) -> Response:
         """One request.
 
         Raises:
@@ -106,7 +106,7 @@ class DistributionClient:
         self.name = name
         self._base = base_url
         self._transport = transport
-        self._ahead = Ahead(self._prepare)
+        self._ahead = Prefetcher(self._prepare)
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class DistributionClient:
             answer.close()
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: Following | None = None
+        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: NextBlob | None = None
     ) -> bool:
         """See Registry.push_blob. What has the size of a part is verified before a byte of it is sent."""
         if isinstance(data, bytes):
@@ -158,15 +158,15 @@ class DistributionClient:
             self._put_blob(repo, session, descriptor, body)
         return True
 
-    def _prepare(self, repo: str, blob: Following) -> Place:
+    def _prepare(self, repo: str, blob: NextBlob) -> UploadSession:
         descriptor = blob.descriptor
         if self.head_blob(repo, descriptor.digest) == descriptor.size:
-            return Place(None)
+            return UploadSession(None)
         session = self._open_session(repo)
         if descriptor.size > LIMITS.part_max_bytes:
-            return Place(session)
+            return UploadSession(session)
         with blob.open() as stream:
-            return Place(session, _read_all(stream, descriptor))
+            return UploadSession(session, _read_all(stream, descriptor))
 
     def _open_session(self, repo: str) -> str:
         url = self._url(f"{repo}/blobs/uploads/")
@@ -248,7 +248,7 @@ class DistributionClient:
         indexed = answer.headers.get("OCI-Subject", "")
         return manifest.subject is not None and indexed == str(manifest.subject.digest)
 
-    def fetch_index(self, repo: str, reference: str | Digest) -> Index:
+    def fetch_index(self, repo: str, reference: str | Digest) -> ImageIndex:
         """See Registry.fetch_index."""
         raw = self._manifest_bytes(repo, str(reference))
         return parse_index(raw, expected=reference if isinstance(reference, Digest) else None)
@@ -309,12 +309,12 @@ class DistributionClient:
         headers: Mapping[str, str] | None = None,
         data: bytes | SizedStream | None = None,
         expected: tuple[int, ...],
-    ) -> Answer:
+    ) -> Response:
         answer = self._send(method, url, headers=headers, data=data, expected=expected)
         assert answer is not None  # noqa: S101 - missing=False raises instead
         return answer
 
-    def _drain(self, answer: Answer) -> None:
+    def _drain(self, answer: Response) -> None:
         """Read what is left, so that the connection serves the next request too."""
         self._body(answer, LIMITS.error_body_bytes)
 
@@ -327,7 +327,7 @@ class DistributionClient:
         data: bytes | SizedStream | None = None,
         expected: tuple[int, ...] = (200, 206),
         missing: bool = False,
-    ) -> Answer | None:
+    ) -> Response | None:
         url = path if "://" in path else self._url(path)
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         answer = self._transport.send(method, url, headers=sent, data=data)
@@ -338,7 +338,7 @@ class DistributionClient:
             return None
         raise self._failure(answer, method, url)
 
-    def _failure(self, answer: Answer, method: str, url: str) -> RegistryError | DigestMismatch:
+    def _failure(self, answer: Response, method: str, url: str) -> RegistryError | DigestMismatch:
         code = self._error_code(answer)
         status = answer.status
         path = _LONG_HEX.sub(r"\1...", urlsplit(url).path)  # without the query: upload addresses carry signed state
@@ -358,7 +358,7 @@ class DistributionClient:
             return RegistryError(what + asked, advice=advice, status=status, code=code, retry_after_s=wait_s)
         return RegistryProtocolError(what, advice=_TOO_LARGE if status == 413 else None, status=status, code=code)
 
-    def _error_code(self, answer: Answer) -> str:
+    def _error_code(self, answer: Response) -> str:
         try:
             body = parse_json_object(self._body(answer, LIMITS.error_body_bytes), "error body")
             code = str(body["errors"][0]["code"])
@@ -366,7 +366,7 @@ class DistributionClient:
             return ""
         return code if _CODE.fullmatch(code) else ""
 
-    def _body(self, answer: Answer, max_bytes: int) -> bytes:
+    def _body(self, answer: Response, max_bytes: int) -> bytes:
         """The whole body, at most ``max_bytes``; the connection is given back."""
         try:
             body = bytearray()
@@ -379,13 +379,13 @@ class DistributionClient:
         finally:
             answer.close()
 
-    def _refuse_page(self, answer: Answer) -> None:
+    def _refuse_page(self, answer: Response) -> None:
         """A captive portal answers everything with its page: that is no damage, and nobody's forgery."""
         if read_media_type(answer) == "text/html":
             answer.close()
             raise RegistryProtocolError(f"{self.name}: a web page came instead of what was asked for")
 
-    def _document(self, answer: Answer, max_bytes: int) -> bytes:
+    def _document(self, answer: Response, max_bytes: int) -> bytes:
         raw = self._body(answer, max_bytes)
         if not raw and "Content-Length" not in answer.headers:
             raise RegistryError(f"{self.name}: the answer was cut among its headers")
@@ -402,7 +402,7 @@ class DistributionClient:
             verify_digest(raw, self._digest_header(named), f"{repo}: manifest {reference}")
         return raw
 
-    def _put_manifest(self, repo: str, raw: bytes, media_type: str, reference: str) -> Answer:
+    def _put_manifest(self, repo: str, raw: bytes, media_type: str, reference: str) -> Response:
         url = self._url(f"{repo}/manifests/{reference}")
         answer = self._ask("PUT", url, headers={"Content-Type": media_type}, data=raw, expected=(201,))
         self._drain(answer)
@@ -474,11 +474,11 @@ def _without_guess(item: Descriptor) -> Descriptor:
     return replace(item, artifact_type=None) if item.artifact_type == OCI_EMPTY else item
 
 
-def _titles(answer: Answer) -> set[str]:
+def _titles(answer: Response) -> set[str]:
     return {name.title() for name in answer.headers}
 
 
-def _refuse_encoding(answer: Answer) -> None:
+def _refuse_encoding(answer: Response) -> None:
     if answer.headers.get("Content-Encoding", "identity") != "identity":
         raise RegistryProtocolError("the answer is encoded although that was not asked for")
 

@@ -16,7 +16,7 @@ from edgeprov.formats.mediatypes import OCI_MANIFEST
 from edgeprov.limits import LIMITS
 
 
-class Answer(Protocol):
+class Response(Protocol):
     """An HTTP answer whose body has not been read yet."""
 
     status: int
@@ -37,7 +37,7 @@ def named_status(status: int) -> str:
         return str(status)
 
 
-def read_header(answer: Answer, name: str, what: str) -> str:
+def read_header(answer: Response, name: str, what: str) -> str:
     """A header that must be there.
 
     Raises:
@@ -50,7 +50,7 @@ def read_header(answer: Answer, name: str, what: str) -> str:
     return value
 
 
-def read_length(answer: Answer, what: str) -> int:
+def read_length(answer: Response, what: str) -> int:
     """Content-Length in bytes.
 
     Raises:
@@ -62,12 +62,12 @@ def read_length(answer: Answer, what: str) -> int:
     return int(text)
 
 
-def read_media_type(answer: Answer) -> str:
+def read_media_type(answer: Response) -> str:
     """Media type of the body, without parameters."""
     return answer.headers.get("Content-Type", OCI_MANIFEST).partition(";")[0].strip()
 
 
-def read_retry_after(answer: Answer) -> float | None:
+def read_retry_after(answer: Response) -> float | None:
     """Seconds that the registry asks to wait, None when it does not say."""
     text = answer.headers.get("Retry-After", "")
     # The date form needs a right clock, which a device may lack: only seconds count.

@@ -31,7 +31,7 @@ class OutOfTime(Exception):  # not a failure: the run ends here as it was told t
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class WaitClock:
     """Time and chance, so that tests need neither."""
 
     monotonic: Callable[[], float] = time.monotonic
@@ -47,7 +47,7 @@ class Pace:
         *,
         budget_s: float = 0,
         bytes_per_s: int = 0,
-        clock: Clock | None = None,
+        clock: WaitClock | None = None,
         waiting: Callable[[float, RegistryError], None] = lambda _seconds, _error: None,
     ) -> None:
         """Start the budget now.
@@ -59,7 +59,7 @@ class Pace:
             clock: Replaced in tests.
             waiting: Told before each wait.
         """
-        self.clock = clock or Clock()
+        self.clock = clock or WaitClock()
         self._waiting = waiting
         self._rate = bytes_per_s
         self._end = self.clock.monotonic() + budget_s if budget_s else None

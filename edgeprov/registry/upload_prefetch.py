@@ -20,11 +20,11 @@ from edgeprov._dataclass import dataclass
 from edgeprov.formats.digest import Digest
 
 if TYPE_CHECKING:
-    from edgeprov.registry.base import Following
+    from edgeprov.registry.base import NextBlob
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class UploadSession:
     """Where a blob may be put; no session means that it is there already.
 
     Attributes:
@@ -35,15 +35,15 @@ class Place:
     body: bytes | None = None
 
 
-class Ahead:
+class Prefetcher:
     """At most one blob at a time, in a thread that ends with the question; the end of a program waits for none."""
 
-    def __init__(self, prepare: Callable[[str, Following], Place]) -> None:
+    def __init__(self, prepare: Callable[[str, NextBlob], UploadSession]) -> None:
         self._prepare = prepare
         self._asked: tuple[str, Digest] | None = None
-        self._answers: SimpleQueue[Place | None] = SimpleQueue()
+        self._answers: SimpleQueue[UploadSession | None] = SimpleQueue()
 
-    def start(self, repo: str, blob: Following) -> None:
+    def start(self, repo: str, blob: NextBlob) -> None:
         """Prepare this blob now, unless it was asked for already."""
         asked = (repo, blob.descriptor.digest)
         if self._asked == asked:
@@ -52,7 +52,7 @@ class Ahead:
         # One that waited for more would keep the registry's connections open after all others have let go of it.
         threading.Thread(target=self._run, args=(repo, blob, self._answers), name="registry-ahead", daemon=True).start()
 
-    def take(self, repo: str, digest: Digest) -> Place | None:
+    def take(self, repo: str, digest: Digest) -> UploadSession | None:
         """What was found for this blob, waited for; None when it was not asked for, or went wrong."""
         if self._asked != (repo, digest):
             return None
@@ -63,7 +63,7 @@ class Ahead:
         """After a cut: the registry may have been started anew, and have forgotten its sessions."""
         self._asked = None
 
-    def _run(self, repo: str, blob: Following, answers: SimpleQueue[Place | None]) -> None:
+    def _run(self, repo: str, blob: NextBlob, answers: SimpleQueue[UploadSession | None]) -> None:
         place = None
         with suppress(Exception):  # whatever it is, the turn of this blob meets it again where it can be told
             place = self._prepare(repo, blob)

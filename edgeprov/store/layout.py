@@ -20,7 +20,7 @@ from edgeprov.errors import DigestMismatch, FormatError, NotStored
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest
 from edgeprov.formats.jsonx import encode_json, parse_json_object
-from edgeprov.formats.manifest import Index, Manifest, parse_index, parse_manifest
+from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import (
@@ -135,7 +135,7 @@ class Layout(LayoutBlobs):
         raw = load_bytes(self._blob_name(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
         return parse_manifest(raw, expected=digest)
 
-    def load_index(self, digest: Digest) -> Index:
+    def load_index(self, digest: Digest) -> ImageIndex:
         """A nested index by digest, verified. Errors as in load_manifest."""
         raw = load_bytes(self._blob_name(digest), max_bytes=LIMITS.manifest_bytes, what=f"index {digest}")
         return parse_index(raw, expected=digest)

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar
 from edgeprov.errors import NotStored, RegistryNotFound, RegistryProtocolError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.manifest import Index, Manifest, parse_index
+from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index
 from edgeprov.formats.mediatypes import ANNOTATION_REF_NAME, OCI_INDEX
 from edgeprov.store.blobs import CHUNK_BYTES
 from edgeprov.store.layout import Layout
@@ -124,7 +124,7 @@ class LayoutRegistry:
         """
         return self._load(repo, reference, self.layout.load_manifest)
 
-    def fetch_index(self, repo: str, reference: str | Digest) -> Index:
+    def fetch_index(self, repo: str, reference: str | Digest) -> ImageIndex:
         """A nested index, verified. Errors as in fetch_manifest."""
         return self._load(repo, reference, self.layout.load_index)
 

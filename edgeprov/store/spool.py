@@ -64,7 +64,7 @@ _TAIL_BYTES: Final = 1 * MIB  # of a damaged tail that is kept in quarantine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class SpoolHead:
     """head.json: numbers below ``reserved`` may have been given out, those below ``next`` surely were.
 
     ``ended`` is the number after the last record that recovery found, ``prev`` the SHA-256 of the
@@ -175,9 +175,9 @@ class SlotSpool:
         except StoreBusy as error:
             raise StoreBusy(f"slot {self.folder.name} has a writer in another process or object") from error
 
-    def _recover(self, floor: int) -> Head:
+    def _recover(self, floor: int) -> SpoolHead:
         sweep(self.folder)
-        head = self._load_head() or Head()
+        head = self._load_head() or SpoolHead()
         known = head
         infos = list(self.segments())
         newest: Segment | None = None
@@ -188,7 +188,7 @@ class SlotSpool:
                 continue  # its records are counted: whoever seals it says that they are lost
             if not segment.header:
                 self._quarantine(info.path, f"segment without a header: {info.size_bytes} bytes")
-                head = Head(
+                head = SpoolHead(
                     reserved=head.reserved, next=max(head.next, known.reserved), ended=head.ended, prev=head.prev
                 )
                 continue
@@ -205,21 +205,21 @@ class SlotSpool:
                 next_n = max(bound, ended)
                 if not records and not damaged:
                     # No kit will ever hold its header, so the next segment must not point to it.
-                    head = Head(reserved=next_n, next=next_n, ended=head.ended, prev=head.prev)
+                    head = SpoolHead(reserved=next_n, next=next_n, ended=head.ended, prev=head.prev)
                     empty.append(info.path)
                     continue
                 _end(segment, records, next_n, cut=None if damaged else torn_at)
                 info = load_segment_info(info.path)  # noqa: PLW2901
             if info.next_n is not None and info.records is not None and info.next_n >= head.next:
-                head = Head(
+                head = SpoolHead(
                     reserved=info.next_n, next=info.next_n, ended=info.first + info.records,
                     prev=sha256(segment.header).digest(),
                 )  # fmt: skip
         if newest is None or head.next == known.next:
             # A reservation without a segment was never used: the segment comes right after it.
-            head = Head(reserved=head.next, next=head.next, ended=head.ended, prev=head.prev)
+            head = SpoolHead(reserved=head.next, next=head.next, ended=head.ended, prev=head.prev)
         if head.next < floor:
-            head = Head(reserved=floor, next=floor, ended=head.ended, prev=head.prev)
+            head = SpoolHead(reserved=floor, next=floor, ended=head.ended, prev=head.prev)
         if head != known:
             self._save_head(head.reserved, head.next, head.ended, head.prev)
         for path in empty:  # after their numbers are known as used
@@ -228,12 +228,12 @@ class SlotSpool:
             sync_dir(self.folder)
         return head
 
-    def _load_head(self) -> Head | None:
+    def _load_head(self) -> SpoolHead | None:
         path = self.folder / "head.json"
         try:
             obj = parse_json_object(load_bytes(path, max_bytes=4 * KIB, what="spool head"), "spool head")
             prev = obj.get("prev")
-            return Head(
+            return SpoolHead(
                 reserved=get_int(obj, "reserved", "spool head"),
                 next=get_int(obj, "next", "spool head"),
                 ended=get_int(obj, "ended", "spool head"),
@@ -366,7 +366,7 @@ def _segment_paths(folder: Path) -> list[Path]:
         return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit() and len(path.stem) == 20)
 
 
-def _position(head: Head) -> Position:
+def _position(head: SpoolHead) -> Position:
     return Position(next=head.next, skipped=head.next - head.ended, prev=head.prev)
 
 

@@ -22,10 +22,10 @@ from edgeprov.tpm import endorsement, quote, simulator
 from edgeprov.tpm.counter import Floor, KitCounter
 from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
 from edgeprov.tpm.esys import Connection, tss
-from edgeprov.tpm.quote import Clock
-from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceLink, Link, SocketLink
+from edgeprov.tpm.quote import TpmClock
+from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceTransport, SocketTransport, Transport
 
-__all__ = ["Clock", "Identity", "Tpm", "TpmSettings", "open_tpm"]
+__all__ = ["Tpm", "TpmClock", "TpmIdentity", "TpmSettings", "open_tpm"]
 
 _PT_MANUFACTURER: Final = 0x105
 _PT_VENDOR_STRINGS: Final = range(0x106, 0x10A)
@@ -58,7 +58,7 @@ class TpmSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class TpmIdentity:
     """Public parts (TPMT_PUBLIC) of the device's keys, and the kit counter's value at creation."""
 
     ak_public: bytes
@@ -69,7 +69,7 @@ class Identity:
 class Tpm:
     """An open TPM. One thread at a time; close it, or use it as a context manager."""
 
-    def __init__(self, link: Link, settings: TpmSettings, *, shared: bool, simulated: bool) -> None:
+    def __init__(self, link: Transport, settings: TpmSettings, *, shared: bool, simulated: bool) -> None:
         """Use `open_tpm`."""
         self._connection = Connection(link, lock_path=settings.lock_path, shared=shared)
         self._settings = settings
@@ -140,7 +140,7 @@ class Tpm:
         return simulator.boot_id(folder) if self._simulated and folder is not None else None
 
     # -- identity -------------------------------------------------------------------------------
-    def create_identity(self) -> Identity:
+    def create_identity(self) -> TpmIdentity:
         """Make AK, SK and the kit counter, or find them; a second call changes nothing.
 
         Raises:
@@ -160,7 +160,7 @@ class Tpm:
                 self._counter.ready()
         return _identity(stored)
 
-    def identity(self) -> Identity:
+    def identity(self) -> TpmIdentity:
         """The stored identity, not compared with the TPM.
 
         Raises:
@@ -256,7 +256,7 @@ class Tpm:
         """
         return quote.sign_digest(self._connection, self._keys.handle(SK), digest)
 
-    def clock(self) -> Clock:
+    def clock(self) -> TpmClock:
         """The TPM's clock and its counts of resets.
 
         Raises:
@@ -373,15 +373,15 @@ def open_tpm(settings: TpmSettings) -> Tpm:
     return tpm
 
 
-def _open_link(settings: TpmSettings) -> tuple[Link, bool, bool]:
+def _open_link(settings: TpmSettings) -> tuple[Transport, bool, bool]:
     """The link, whether it is behind a resource manager, and whether it is a simulator of ours."""
     form, _, rest = settings.tcti.partition(":")
     if settings.tcti == "auto":
         return _open_auto(settings)
     if form == "device" and rest:
-        return DeviceLink(Path(rest)), Path(rest).name.startswith("tpmrm"), False
+        return DeviceTransport(Path(rest)), Path(rest).name.startswith("tpmrm"), False
     if form == "swtpm" and rest.startswith("path="):
-        return SocketLink(Path(rest.removeprefix("path="))), False, True
+        return SocketTransport(Path(rest.removeprefix("path="))), False, True
     if form == "simulator" and rest:
         return simulator.start(Path(rest)), False, True
     if form == "private" and rest:
@@ -392,9 +392,9 @@ def _open_link(settings: TpmSettings) -> tuple[Link, bool, bool]:
     )
 
 
-def _open_auto(settings: TpmSettings) -> tuple[Link, bool, bool]:
+def _open_auto(settings: TpmSettings) -> tuple[Transport, bool, bool]:
     if RESOURCE_MANAGER.exists():
-        return DeviceLink(), True, False
+        return DeviceTransport(), True, False
     stored = load_identity(settings.state_dir)
     if stored is not None and not stored.simulated:
         raise TpmUnavailable(
@@ -413,5 +413,5 @@ def _simulator_folder(settings: TpmSettings) -> Path | None:
     return Path(rest) if form == "simulator" else None
 
 
-def _identity(stored: StoredIdentity) -> Identity:
-    return Identity(ak_public=stored.ak.raw, sk_public=stored.sk.raw, counter_value=stored.counter_base)
+def _identity(stored: StoredIdentity) -> TpmIdentity:
+    return TpmIdentity(ak_public=stored.ak.raw, sk_public=stored.sk.raw, counter_value=stored.counter_base)

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from edgeprov.errors import StoreError, TpmBusy, TpmError, TpmLockout, TpmUnavailable
 from edgeprov.limits import LIMITS
-from edgeprov.tpm.transport import Link
+from edgeprov.tpm.transport import Transport
 
 # The C library writes to stderr unless told otherwise before it is loaded.
 os.environ.setdefault("TSS2_LOG", "all+none")
@@ -66,9 +66,9 @@ _SESSIONS: Final = (0x02000000, 0x03000000)  # HMAC and policy sessions that are
 
 
 class Channel(PyTCTI):  # type: ignore[misc]  # pytss has no types
-    """Carries ESAPI's commands over a Link; keeps the first failure, after which nothing more is sent."""
+    """Carries ESAPI's commands over a Transport; keeps the first failure, after which nothing more is sent."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Transport) -> None:
         """Take over ``link``."""
         super().__init__()
         self.link = link
@@ -98,7 +98,7 @@ class Channel(PyTCTI):  # type: ignore[misc]  # pytss has no types
 class Connection:
     """An ESAPI context. For one thread at a time."""
 
-    def __init__(self, link: Link, *, lock_path: Path, shared: bool) -> None:
+    def __init__(self, link: Transport, *, lock_path: Path, shared: bool) -> None:
         """Start to talk.
 
         Args:

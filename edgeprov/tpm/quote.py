@@ -22,7 +22,7 @@ _EVENT_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
+class TpmClock:
     """TPMS_CLOCK_INFO. ``clock_ms`` counts milliseconds while powered; after a power cut it may repeat a little."""
 
     clock_ms: int
@@ -107,7 +107,7 @@ def sign_digest(connection: Connection, key: Any, digest: bytes) -> bytes:
     return encode_ecdsa_der(*parse_signature(connection.run("sign", command)))
 
 
-def read_clock(connection: Connection) -> Clock:
+def read_clock(connection: Connection) -> TpmClock:
     """The TPM's clock and its counts of resets.
 
     Raises:
@@ -119,7 +119,7 @@ def read_clock(connection: Connection) -> Clock:
         return bytes(answer.marshal())
 
     _, clock, resets, restarts, safe = _TIME_INFO.unpack(connection.run("tell its clock", command))
-    return Clock(clock_ms=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
+    return TpmClock(clock_ms=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
 
 
 def attestation(answer: Sequence[Any]) -> Attestation:

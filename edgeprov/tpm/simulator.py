@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeprov.errors import TpmUnavailable
-from edgeprov.tpm.transport import PairLink, SocketLink
+from edgeprov.tpm.transport import PairTransport, SocketTransport
 
 SOCKET: Final = "simulator.sock"
 _CONTROL: Final = "simulator.sock.ctrl"  # this name makes the folder usable with tpm2-tools, too
@@ -42,7 +42,7 @@ _SHUTDOWN: Final = bytes.fromhex("80010000000c000001450000")  # TPM2_Shutdown(CL
 _FLAGS: Final = ("--tpm2", "--flags", "not-need-init,startup-clear")
 
 
-def start(folder: Path) -> SocketLink:
+def start(folder: Path) -> SocketTransport:
     """Power the simulated TPM on, unless it is; a dead one is replaced, which is a new boot.
 
     Raises:
@@ -51,7 +51,7 @@ def start(folder: Path) -> SocketLink:
     with _locked(folder):
         if not _answers(folder):
             _spawn(folder)
-    return SocketLink(folder / SOCKET)
+    return SocketTransport(folder / SOCKET)
 
 
 def stop(folder: Path, *, power_cut: bool = False) -> None:
@@ -108,7 +108,7 @@ def boot_id(folder: Path) -> str | None:
     return (folder / _BOOT).read_text(encoding="ascii").strip() or None
 
 
-class PrivateSimulator(PairLink):
+class PrivateSimulator(PairTransport):
     """A swtpm of this process alone, over a socket pair; it ends with this object. For tests."""
 
     def __init__(self, folder: Path) -> None:
@@ -271,7 +271,7 @@ def _pid(folder: Path) -> int:
 
 
 def _ask(folder: Path, command: bytes) -> None:
-    link = SocketLink(folder / SOCKET)
+    link = SocketTransport(folder / SOCKET)
     try:
         link.send(command)
         link.receive(_START_S)

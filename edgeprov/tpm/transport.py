@@ -24,7 +24,7 @@ RESOURCE_MANAGER: Final = Path("/dev/tpmrm0")
 _HEADER: Final = 10  # tag, size, code
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """Carries one command at a time."""
 
     name: str
@@ -39,7 +39,7 @@ class Link(Protocol):
         """Give the TPM back. Never raises."""
 
 
-class DeviceLink:
+class DeviceTransport:
     """A TPM character device; the kernel swaps our objects in and out and flushes them at close."""
 
     def __init__(self, path: Path = RESOURCE_MANAGER) -> None:
@@ -97,7 +97,7 @@ class DeviceLink:
             self._fd = -1
 
 
-class SocketLink:
+class SocketTransport:
     """A unix socket on which swtpm listens. One connection per command, so that processes can take turns."""
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class SocketLink:
             self._socket = None
 
 
-class PairLink:
+class PairTransport:
     """A connected socket, the other end of which is one private swtpm."""
 
     def __init__(self, connection: socket.socket, name: str) -> None:

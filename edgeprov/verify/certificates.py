@@ -29,7 +29,7 @@ from edgeprov.formats.ecdsa import P256_PREFIX
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.verify.public_keys import load_key, verify_certificate_signature
-from edgeprov.verify.signer_identity import Identity, Purpose
+from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 
 _DIGITAL_SIGNATURE: Final = 1 << 0
 _KEY_CERT_SIGN: Final = 1 << 5
@@ -86,7 +86,7 @@ def certificate_spki(der: bytes) -> bytes:
 
 def verify_chain(
     leaf: bytes, intermediates: Sequence[bytes], anchors: Sequence[bytes], at: dt.datetime, purpose: Purpose
-) -> Identity:
+) -> SignerIdentity:
     """Find a path from a leaf to an anchor and judge it.
 
     Args:
@@ -112,7 +112,9 @@ def verify_chain(
 
 
 @lru_cache(maxsize=8_192)
-def _path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose) -> Identity:
+def _path(
+    leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose
+) -> SignerIdentity:
     identity = _plain_path(leaf, intermediates, anchors, purpose)
     if identity is not None:
         return identity
@@ -126,7 +128,7 @@ def _path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, .
 
 def _plain_path(
     leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose
-) -> Identity | None:
+) -> SignerIdentity | None:
     if purpose in ("timestamp", "ek", "idevid") or len(intermediates) > LIMITS.certificate_chain or leaf in anchors:
         return None
     certificate = _plain(leaf)
@@ -140,7 +142,7 @@ def _plain_path(
     name = _signer_name(certificate, purpose)
     if name is None:
         return None
-    return Identity(
+    return SignerIdentity(
         san=name,
         subject=certificate.subject_text,
         serial=f"{certificate.serial:x}",

@@ -35,7 +35,7 @@ from edgeprov.verify.attestation import (
 from edgeprov.verify.certificates import certificate_spki, verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
-from edgeprov.verify.signer_identity import Identity
+from edgeprov.verify.signer_identity import SignerIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class VerifiedDevice:
     """A device whose record passed step 1: keep it, and judge all its kits by it."""
 
     record: DeviceRecord
-    sk_identity: Identity
-    enroller: Identity
+    sk_identity: SignerIdentity
+    enroller: SignerIdentity
 
     @property
     def device(self) -> str:
@@ -108,7 +108,7 @@ def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> Non
         raise EnrolmentRefused("the factory key certified another key than the attestation key")
 
 
-def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> Identity:
+def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> SignerIdentity:
     """The factory key's certificate leads to a maker of devices whom the policy trusts.
 
     Args:
@@ -129,7 +129,7 @@ def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.d
 
 def verify_ek_certificate(
     certificate: bytes, intermediates: Sequence[bytes], policy: TrustPolicy, at: dt.datetime
-) -> Identity:
+) -> SignerIdentity:
     """The endorsement key's certificate leads to a TPM manufacturer whom the policy trusts.
 
     Args:
@@ -193,7 +193,7 @@ def verify_device_record(
     return VerifiedDevice(record=record, sk_identity=sk_identity, enroller=signed.identity)
 
 
-def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> Identity:
+def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> SignerIdentity:
     """The SK certificate of a record names its device, holds its SK, and was valid at the enrolment.
 
     Whether it was valid when a kit was signed is judged with the kit (step 2).

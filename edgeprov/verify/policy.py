@@ -28,7 +28,7 @@ from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor
 from edgeprov.verify.public_keys import load_pem_key
-from edgeprov.verify.signer_identity import Identity
+from edgeprov.verify.signer_identity import SignerIdentity
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
 _ROLES: Final = ("publisher", "device", "tsa", "ek", "idevid")
@@ -78,7 +78,7 @@ class TrustPolicy:
     idevid_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     deny: frozenset[str] = frozenset()
 
-    def verify_publisher(self, identity: Identity) -> None:
+    def verify_publisher(self, identity: SignerIdentity) -> None:
         """A publisher's name must be listed.
 
         Raises:
@@ -89,7 +89,7 @@ class TrustPolicy:
         if not any(_matches(pattern, identity) for pattern in self.publisher_identities):
             raise SignerUntrusted(f"{identity.san} is not among the publisher identities of the trust policy")
 
-    def verify_enroller(self, identity: Identity) -> None:
+    def verify_enroller(self, identity: SignerIdentity) -> None:
         """An enroller's name must be listed.
 
         Raises:
@@ -110,7 +110,7 @@ class TrustPolicy:
             accepted = ", ".join(sorted(self.assurance)) or "none"
             raise PolicyDenied(f"{device} has the assurance {assurance!r}; the trust policy accepts: {accepted}")
 
-    def verify_not_denied(self, identity: Identity) -> None:
+    def verify_not_denied(self, identity: SignerIdentity) -> None:
         """Neither the certificate nor the key, nor those above, may be on the deny list.
 
         Raises:
@@ -255,7 +255,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _matches(pattern: str, identity: Identity) -> bool:
+def _matches(pattern: str, identity: SignerIdentity) -> bool:
     if pattern.startswith("x509.subject:"):
         wanted = [part.strip().partition("=") for part in pattern[len("x509.subject:") :].split(",")]
         return all((("ST" if key == "S" else key), value) in identity.rdns for key, _, value in wanted)

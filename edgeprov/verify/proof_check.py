@@ -25,7 +25,7 @@ from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_ste
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
-from edgeprov.verify.signer_identity import Identity
+from edgeprov.verify.signer_identity import SignerIdentity
 
 STEP_RECORD, STEP_MODEL = 11, 12
 _NAMES = {STEP_RECORD: "record in the kit", STEP_MODEL: "model's publisher"}
@@ -41,7 +41,7 @@ class ProvedResult:
     kit: KitSummary
     verdict: Verdict
     device: VerifiedDevice
-    publisher: Identity
+    publisher: SignerIdentity
     model: Manifest = field(repr=False)
 
 
@@ -143,7 +143,9 @@ def _record_of(
     return record, header
 
 
-def _publisher_of(proof: Proof, model: Manifest, summary: KitSummary, policy: TrustPolicy, at: dt.datetime) -> Identity:
+def _publisher_of(
+    proof: Proof, model: Manifest, summary: KitSummary, policy: TrustPolicy, at: dt.datetime
+) -> SignerIdentity:
     if model.digest != summary.model:
         raise SubjectMismatch(f"the proof shows the model {model.digest}, the kit names {summary.model}")
     return verify_model_signature(model, _signatures(proof.model), policy, at)

@@ -40,7 +40,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_jws, verify_message
-from edgeprov.verify.signer_identity import Identity, Purpose
+from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 
 if TYPE_CHECKING:
     from edgeprov.formats.jws import Jws
@@ -62,14 +62,14 @@ class SignedStatement:
     """A statement whose signature and signer were verified."""
 
     statement: Statement
-    identity: Identity
+    identity: SignerIdentity
     signed_before: dt.datetime | None = None
     """Time proved by a trusted timestamp over the signature, or None."""
 
 
 def verify_model_signature(
     manifest: Manifest, signatures: Sequence[SignatureArtifact], policy: TrustPolicy, at: dt.datetime
-) -> Identity:
+) -> SignerIdentity:
     """A trusted publisher signed this model kit.
 
     Args:
@@ -88,7 +88,7 @@ def verify_model_signature(
         PolicyDenied: The publisher is on the deny list.
     """
 
-    def one(artifact: SignatureArtifact) -> Identity:
+    def one(artifact: SignatureArtifact) -> SignerIdentity:
         return _verify_model_artifact(manifest, artifact, policy, at)
 
     return _any(signatures, one, f"model kit {manifest.digest}")
@@ -139,7 +139,7 @@ def verify_notation_signature(
     policy: TrustPolicy,
     at: dt.datetime,
     purpose: Purpose,
-) -> Identity:
+) -> SignerIdentity:
     """A notation signature by a certificate of the given purpose is on this artifact.
 
     Raises:
@@ -148,7 +148,7 @@ def verify_notation_signature(
         SignerUntrusted: The certificate leads to no anchor.
     """
 
-    def one(artifact: SignatureArtifact) -> Identity:
+    def one(artifact: SignatureArtifact) -> SignerIdentity:
         return _verify_jws_artifact(manifest, artifact, policy, at, purpose)
 
     found = [item for item in signatures if signature_kind(item.manifest) == "notation"]
@@ -186,7 +186,7 @@ def _any(artifacts: Sequence[SignatureArtifact], one: Callable[[SignatureArtifac
 
 def _verify_model_artifact(
     manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime
-) -> Identity:
+) -> SignerIdentity:
     kind = signature_kind(artifact.manifest)
     if kind == "notation":
         return _verify_jws_artifact(manifest, artifact, policy, at, "publisher")
@@ -201,7 +201,7 @@ def _verify_model_artifact(
     return identity
 
 
-def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.datetime) -> Identity:
+def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.datetime) -> SignerIdentity:
     if bundle.kind == "key":
         return _verify_with_keys(policy, bundle.signature, message)
     moment = _proved_time(bundle.signature, bundle.timestamps, policy) or at
@@ -264,7 +264,7 @@ def _verify_statement(manifest: Manifest, bundle: Bundle, predicate_types: froze
 
 def _verify_jws_artifact(
     manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime, purpose: Purpose
-) -> Identity:
+) -> SignerIdentity:
     from edgeprov.formats.jws import parse_jws
     from edgeprov.verify.timestamp_check import required_time
 
@@ -294,7 +294,9 @@ def _verify_target(manifest: Manifest, jws: Jws) -> None:
         raise SubjectMismatch("the notation signature is about another media type")
 
 
-def _verify_simple(manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime) -> Identity:
+def _verify_simple(
+    manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime
+) -> SignerIdentity:
     annotations = _verify_layer(artifact, COSIGN_SIMPLE_SIGNING)
     signature = parse_b64(annotations.get(COSIGN_SIGNATURE, ""), "cosign signature")
     leaf = annotations.get(COSIGN_CERTIFICATE)
@@ -317,7 +319,7 @@ def _verify_simple(manifest: Manifest, artifact: SignatureArtifact, policy: Trus
     return identity
 
 
-def _verify_with_keys(policy: TrustPolicy, signature: bytes, message: bytes) -> Identity:
+def _verify_with_keys(policy: TrustPolicy, signature: bytes, message: bytes) -> SignerIdentity:
     for spki in policy.publisher_keys:
         try:
             verify_message(spki, signature, message)
@@ -325,7 +327,7 @@ def _verify_with_keys(policy: TrustPolicy, signature: bytes, message: bytes) -> 
             continue
         name = hashlib.sha256(spki).hexdigest()
         policy.verify_key_allowed(name)
-        return Identity(
+        return SignerIdentity(
             san=f"key:sha256:{name}",
             subject="",
             serial="",

@@ -14,7 +14,7 @@ Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class SignerIdentity:
     """Who signed.
 
     Attributes:

@@ -28,7 +28,7 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, SignerUntrusted
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
-from edgeprov.verify.signer_identity import Identity, Purpose
+from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 
 _ARTICLE = {"device": "a device", "enroller": "an enroller"}
 _T = TypeVar("_T", bound=x509.ExtensionType)
@@ -128,7 +128,9 @@ def _is_issuer(der: bytes, issuer: bytes) -> bool:
     return _issued_by(_load(der), _load(issuer))
 
 
-def find_path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose) -> Identity:
+def find_path(
+    leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[bytes, ...], purpose: Purpose
+) -> SignerIdentity:
     """Find a path from a leaf to an anchor and judge everything but its time.
 
     Raises:
@@ -151,7 +153,7 @@ def find_path(leaf: bytes, intermediates: tuple[bytes, ...], anchors: tuple[byte
         _verify_ca(issuer, below, f"CA certificate {_name(issuer)!r}")
     _verify_extensions(certificate)
     _verify_usage(certificate, purpose)
-    return Identity(
+    return SignerIdentity(
         san=_identity_name(certificate, purpose),
         subject=certificate.subject.rfc4514_string(),
         serial=f"{certificate.serial_number:x}",

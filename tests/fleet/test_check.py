@@ -9,7 +9,7 @@ import random
 import pytest
 
 from edgeprov.errors import RegistryError
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.fleet.verification import verify_kits as check_module
 from edgeprov.formats.digest import Digest
 from tests.support.fleet import push_device, push_kit
@@ -109,15 +109,15 @@ def test_a_cut_line_is_no_verdict(full, monkeypatch):
     def cut(*_args):
         raise RegistryError("connection reset")
 
-    real = Reader.manifest
-    monkeypatch.setattr(Reader, "manifest", cut)
+    real = ArtifactReader.manifest
+    monkeypatch.setattr(ArtifactReader, "manifest", cut)
     run = full.run("verify", "--json")
     assert run.code == 40
     assert run.last("verified")["unreachable"] == 8
     told = full.run("verify").out
     assert "NOT READABLE NOW" in told
     assert "REFUSED" not in told
-    monkeypatch.setattr(Reader, "manifest", real)
+    monkeypatch.setattr(ArtifactReader, "manifest", real)
     assert full.run("verify", "--json").last("verified")["cached"] == 0
 
 

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import EnrolmentRefused
 from edgeprov.fleet.enrollment import enroll
-from edgeprov.fleet.registries.sources import Reader, parse_source
+from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
 from edgeprov.verify.enrollment import verify_device_record
@@ -96,7 +96,7 @@ def test_a_device_gets_the_certificate_that_cosign_and_notation_accept(site: Sit
 def test_the_record_verifies_from_the_registry_alone(site: Site):
     tpm = SoftTpm("ward-1")
     item = site.enroll(request(tpm)).last("enrolled")
-    reader = Reader(parse_source(f"oci:{site.root}/registry"))
+    reader = ArtifactReader(parse_source(f"oci:{site.root}/registry"))
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     assert str(manifest.digest) == item["record"]
     layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
@@ -112,7 +112,7 @@ def test_a_second_enrolment_keeps_the_first_record(site: Site):
     first = site.enroll(request(SoftTpm("one"))).last("enrolled")
     second = site.enroll(request(SoftTpm("two"))).last("enrolled")
     assert second["replaced"] == first["record"]
-    tags = Reader(parse_source(f"oci:{site.root}/registry")).registry.list_tags("devices")
+    tags = ArtifactReader(parse_source(f"oci:{site.root}/registry")).registry.list_tags("devices")
     assert {"ward-1", f"ward-1.{first['record'][7:23]}", f"ward-1.{second['record'][7:23]}"} == set(tags)
 
 
@@ -162,7 +162,7 @@ def test_lies_are_refused_and_nothing_is_issued(site: Site, lie: str):
     run = site.enroll(document)
     assert run.code == code, (lie, run.out)
     assert not (site.root / "identity.json").exists()
-    assert not (site.root / "registry" / "index.json").exists() or not Reader(
+    assert not (site.root / "registry" / "index.json").exists() or not ArtifactReader(
         parse_source(f"oci:{site.root}/registry")
     ).registry.list_tags("devices")
 
@@ -202,7 +202,7 @@ def test_a_factory_key_vouches_in_one_round(site: Site, level: str):
     root = trust_maker(site, level)
     run = site.enroll(vouched(SoftTpm("ward-1"), root) | {"assurance": level}, "--nonce", NONCE.hex())
     assert run.code == 0, run.out
-    reader = Reader(parse_source(f"oci:{site.root}/registry"))
+    reader = ArtifactReader(parse_source(f"oci:{site.root}/registry"))
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     layer = reader.blob("devices", manifest.layers[0], max_bytes=10**6)
     policy = load_trust(site.root / "ca" / "trust.d").policy

@@ -14,7 +14,7 @@ import pytest
 from edgeprov.errors import FormatError
 from edgeprov.fleet.publishing.kitfile_yaml import parse_kitfile_yaml
 from edgeprov.fleet.publishing.publish import pack
-from edgeprov.fleet.registries.sources import Reader, parse_source
+from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import A_VERITY
@@ -64,7 +64,7 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
     assert run.code == 0, run.err
     item = run.last("published")
     assert item["reference"] == f"{to}//models/breast-cancer-diagnosis@{item['digest']}"
-    reader = Reader(parse_source(to))
+    reader = ArtifactReader(parse_source(to))
     digest = parse_digest(item["digest"])
     manifest = reader.manifest(item["repo"], digest)
     policy = load_trust(ca / "device-trust.d").policy
@@ -91,7 +91,7 @@ def test_bare_key_gives_a_key_signature(ca: Path, tmp_path: Path):
     run = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", "--key", key, "--json")
     assert run.code == 0
     item = run.last("published")
-    reader = Reader(parse_source(f"oci:{tmp_path}/r"))
+    reader = ArtifactReader(parse_source(f"oci:{tmp_path}/r"))
     signature = reader.signatures(item["repo"], parse_digest(item["digest"]))[0]
     assert b'"publicKey"' in signature.blob
     assert b'"certificate"' not in signature.blob
@@ -179,7 +179,7 @@ def test_the_two_roots_do_not_vouch_for_each_other(ca: Path, tmp_path: Path):
     """A device's signature is never a publisher's: an enroller's key signs a model and is refused."""
     enroller = ("--key", ca / "device/enroller.key", "--certificate", ca / "device/enroller.pem")
     item = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", *enroller, "--json").last("published")
-    reader, digest = Reader(parse_source(f"oci:{tmp_path}/r")), parse_digest(item["digest"])
+    reader, digest = ArtifactReader(parse_source(f"oci:{tmp_path}/r")), parse_digest(item["digest"])
     policy = load_trust(ca / "device-trust.d").policy
     with pytest.raises(Exception, match="leads to no publisher trust anchor"):
         verify_model_signature(
@@ -191,7 +191,7 @@ def test_the_two_roots_do_not_vouch_for_each_other(ca: Path, tmp_path: Path):
     # Nor does a collector of the publishers' own CA sign models: its name is not in the policy.
     collector = ("--key", ca / "collector/collector.key", "--certificate", ca / "collector/collector.pem")
     item = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r2", *collector, "--json").last("published")
-    reader = Reader(parse_source(f"oci:{tmp_path}/r2"))
+    reader = ArtifactReader(parse_source(f"oci:{tmp_path}/r2"))
     with pytest.raises(Exception, match="not among the publisher identities"):
         verify_model_signature(
             reader.manifest(item["repo"], digest),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
-from edgeprov.fleet.registries.sources import Reader, parse_source
+from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.formats.digest import parse_digest
 from edgeprov.verify.signature import verify_model_signature
 from tests.fleet.test_publish import write_kit
@@ -47,7 +47,7 @@ def publish(tmp_path: Path, world: World, public_key: object, command: str):
 
 
 def accepted_by_a_device(tmp_path: Path, world: World, item: dict) -> bool:
-    reader = Reader(parse_source(f"oci:{tmp_path}/registry"))
+    reader = ArtifactReader(parse_source(f"oci:{tmp_path}/registry"))
     digest = parse_digest(item["digest"])
     manifest = reader.manifest(item["repo"], digest)
     signatures = reader.signatures(item["repo"], digest)
@@ -82,7 +82,7 @@ def test_token_that_refuses_publishes_nothing(token, tmp_path: Path, change: tup
     done = publish(tmp_path, World(), token, documented("pkcs11-tool").replace(*change))
     assert done.code == 3
     assert "pkcs11-tool" in done.last("error")["message"]
-    assert not (tmp_path / "registry" / "index.json").exists() or not Reader(
+    assert not (tmp_path / "registry" / "index.json").exists() or not ArtifactReader(
         parse_source(f"oci:{tmp_path}/registry")
     ).registry.list_tags("models/demo")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.fleet.registries.sources import Reader, parse_source
+from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.evidence import verify_kit
@@ -43,7 +43,7 @@ def test_stamps_are_added_once_and_prove_the_time(site):
     assert done.code == 0, done.out
     assert done.last("summary") == {"type": "summary", "signatures": 2, "kits": 1}
     assert fleet("stamp", "--tsa-command", command, *options).last("summary")["signatures"] == 0
-    signatures = Reader(parse_source(name)).signatures(repo, sealed.digest)
+    signatures = ArtifactReader(parse_source(name)).signatures(repo, sealed.digest)
     assert len(signatures) == 4  # bundle and JWS, each with and without
     assert {item.blob for item in sealed.signatures} <= {item.blob for item in signatures}
     later = dt.datetime(2090, 1, 1, tzinfo=dt.UTC)
@@ -60,7 +60,7 @@ def test_stamps_are_added_once_and_prove_the_time(site):
 def test_authority_that_fails_changes_nothing(site, command, code):
     _, _, sealed, repo, options, _, name = site
     assert fleet("stamp", "--tsa-command", command, *options).code == code
-    signatures = Reader(parse_source(name)).signatures(repo, sealed.digest)
+    signatures = ArtifactReader(parse_source(name)).signatures(repo, sealed.digest)
     assert not any(parse_bundle(item.blob).timestamps for item in signatures if b"dsseEnvelope" in item.blob)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.fleet.registries.sources import Reader, parse_source
+from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.verify.enrollment import verify_device_record
 from tests.fleet.test_enroll import request
@@ -123,7 +123,7 @@ def test_certificate_of_the_vendors_own_ca(vendor):
     issued = vendor.issue_for(document, "urn:edgeprov:device:ward-1")
     done = vendor.enroll(document, issued)
     assert done.code == 0, done.out
-    reader = Reader(parse_source(f"oci:{vendor.folder}/registry"))
+    reader = ArtifactReader(parse_source(f"oci:{vendor.folder}/registry"))
     manifest = reader.registry.fetch_manifest("devices", "ward-1")
     raw = reader.blob("devices", manifest.layers[0], max_bytes=1 << 20)
     trust = load_trust(vendor.folder / "trust.d")

@@ -18,14 +18,14 @@ import pytest
 from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.errors import DigestMismatch, RegistryDenied, RegistryError
 from edgeprov.formats.descriptor import describe
-from edgeprov.registry.base import Following
+from edgeprov.registry.base import NextBlob
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from edgeprov.registry.retry import Pace
-from edgeprov.registry.upload_prefetch import Ahead, Place
+from edgeprov.registry.upload_prefetch import Prefetcher, UploadSession
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Sender
 
-ONE, TWO = (Following(describe(data, ""), partial(BytesIO, data)) for data in (b"one", b"two"))
+ONE, TWO = (NextBlob(describe(data, ""), partial(BytesIO, data)) for data in (b"one", b"two"))
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +35,36 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_an_answer_is_given_once_and_only_to_who_asked() -> None:
-    asked: list[tuple[str, Following]] = []
+    asked: list[tuple[str, NextBlob]] = []
 
-    def ask(repo: str, blob: Following) -> Place:
+    def ask(repo: str, blob: NextBlob) -> UploadSession:
         asked.append((repo, blob))
-        return Place("session")
+        return UploadSession("session")
 
-    ahead = Ahead(ask)
+    ahead = Prefetcher(ask)
     assert ahead.take("repo", ONE.descriptor.digest) is None
     ahead.start("repo", ONE)
     ahead.start("repo", ONE)
     assert ahead.take("repo", TWO.descriptor.digest) is None
     assert ahead.take("elsewhere", ONE.descriptor.digest) is None
-    assert ahead.take("repo", ONE.descriptor.digest) == Place("session")
+    assert ahead.take("repo", ONE.descriptor.digest) == UploadSession("session")
     assert ahead.take("repo", ONE.descriptor.digest) is None
     assert asked == [("repo", ONE)]
 
 
 @pytest.mark.parametrize("error", [RegistryError("cut"), RegistryDenied("no"), MemoryError()])
 def test_what_went_wrong_early_is_asked_again_in_turn(error: Exception) -> None:
-    def ask(*_: object) -> Place:
+    def ask(*_: object) -> UploadSession:
         raise error
 
-    ahead = Ahead(ask)
+    ahead = Prefetcher(ask)
     for _ in range(2):  # and the thread goes on
         ahead.start("repo", ONE)
         assert ahead.take("repo", ONE.descriptor.digest) is None
 
 
 def test_after_a_cut_no_session_is_believed() -> None:
-    ahead = Ahead(lambda *_: Place("of a registry that was started anew"))
+    ahead = Prefetcher(lambda *_: UploadSession("of a registry that was started anew"))
     ahead.start("repo", ONE)
     ahead.forget()
     assert ahead.take("repo", ONE.descriptor.digest) is None
@@ -112,7 +112,7 @@ def test_the_body_of_the_next_part_is_read_early_and_only_where_it_is_missing(pl
         opened.set()
         return BytesIO(data)
 
-    missing = Following(describe(b"missing", ""), lambda: read(b"missing"))
+    missing = NextBlob(describe(b"missing", ""), lambda: read(b"missing"))
     assert registry.push_blob(REPO, describe(b"first", ""), b"first", following=missing)
     assert opened.wait(timeout=20)
     assert registry.push_blob(REPO, missing.descriptor, BytesIO(b"not looked at: it was read before"))
@@ -124,7 +124,7 @@ def test_the_body_of_the_next_part_is_read_early_and_only_where_it_is_missing(pl
 
 def test_a_body_that_is_another_one_is_refused_in_its_turn(plain: str) -> None:
     registry = OrasRegistry(plain, settings=RegistrySettings(plain_http=True))
-    damaged = Following(describe(b"as it was", ""), lambda: BytesIO(b"damaged!!"))
+    damaged = NextBlob(describe(b"as it was", ""), lambda: BytesIO(b"damaged!!"))
     assert registry.push_blob(REPO, describe(b"first of two", ""), b"first of two", following=damaged)
     with pytest.raises(DigestMismatch):
         registry.push_blob(REPO, damaged.descriptor, BytesIO(b"damaged!!"))

@@ -18,7 +18,7 @@ from edgeprov.device.transfer import Tally, Transfer
 from edgeprov.device.upload import upload
 from edgeprov.limits import MIB
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.retry import Clock, Pace
+from edgeprov.registry.retry import Pace, WaitClock
 from tests.support.faultproxy import GUARDED_FAULTS, CutProxy, FaultProxy, Guard
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Hours, Sender
@@ -83,8 +83,8 @@ def happened(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     assert all(faults[kind] for kind in GUARDED_FAULTS)
 
 
-def clock(hours: Hours) -> Clock:
-    return Clock(monotonic=hours.monotonic, sleep=hours.sleep, chance=hours.chance)
+def clock(hours: Hours) -> WaitClock:
+    return WaitClock(monotonic=hours.monotonic, sleep=hours.sleep, chance=hours.chance)
 
 
 def run_until_empty(sender: Sender, registry: OrasRegistry, monkeypatch: pytest.MonkeyPatch, runs: int = 200) -> int:

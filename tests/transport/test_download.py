@@ -15,7 +15,7 @@ from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.limits import MIB
 from edgeprov.registry.download import download
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.retry import Clock, OutOfTime, Pace
+from edgeprov.registry.retry import OutOfTime, Pace, WaitClock
 from edgeprov.store.layout import Layout
 from tests.support.faultproxy import FaultProxy
 from tests.support.registries import docker_registry
@@ -52,7 +52,7 @@ class Broken:
 
 def pace(**options: float) -> Pace:
     hours = Hours()
-    return Pace(clock=Clock(hours.monotonic, hours.sleep, hours.chance), **options)  # type: ignore[arg-type]
+    return Pace(clock=WaitClock(hours.monotonic, hours.sleep, hours.chance), **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture

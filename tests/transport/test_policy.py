@@ -13,14 +13,14 @@ import pytest
 from edgeprov.device.upload import Options, upload
 from edgeprov.device.upload_conditions import battery_percent, is_metered, why_not_now
 from edgeprov.errors import RegistryDenied, RegistryError
-from edgeprov.registry.retry import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, LONGEST_WAIT_S, Clock, OutOfTime, Pace
+from edgeprov.registry.retry import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, LONGEST_WAIT_S, OutOfTime, Pace, WaitClock
 from tests.support.sender import Hours, Sender
 
 HOOK = Path(__file__).parents[2] / "edgeprov" / "data" / "network-hook.sh"
 
 
 def pace(hours: Hours, **options: float) -> Pace:
-    return Pace(clock=Clock(hours.monotonic, hours.sleep, hours.chance), **options)  # type: ignore[arg-type]
+    return Pace(clock=WaitClock(hours.monotonic, hours.sleep, hours.chance), **options)  # type: ignore[arg-type]
 
 
 def failing(*errors: RegistryError | None):
@@ -96,7 +96,7 @@ def test_an_upload_keeps_to_limit_and_budget_and_goes_on_later(sender: Sender, t
         sender.fill(4, 10_000)
     context = sender.context(f"oci:{tmp_path}/registry")
     hours = Hours()
-    clock = Clock(hours.monotonic, hours.sleep, hours.chance)
+    clock = WaitClock(hours.monotonic, hours.sleep, hours.chance)
     result = upload(context, Options(budget_s=60, bytes_per_s=1000), clock=clock)
     assert result.reason == "the time for this run is over"
     assert len(result.sent) == 1

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
             text = f"{count} kits and tombstones, {records} records, {labels} labels"
             out.item("counted", text, kits=count, records=records, labels=labels)
             return
-        found = _Found(index, query, args.limit or (None if out.as_json or args.csv else _SHOWN))
+        found = _Results(index, query, args.limit or (None if out.as_json or args.csv else _SHOWN))
         if args.csv:
             _csv(found)
         elif out.as_json:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
             out.next("edgeprov-fleet collect with the same filters" if found.total[0] else "edgeprov-fleet sync")
 
 
-class _Found:
+class _Results:
     """What a query finds, and what belongs beside it."""
 
     def __init__(self, index: Index, query: Query, limit: int | None) -> None:
@@ -110,7 +110,7 @@ class _Found:
         return self._index.count(self._query)
 
 
-def _csv(found: _Found) -> None:
+def _csv(found: _Results) -> None:
     import csv
 
     writer = csv.writer(sys.stdout)
@@ -120,7 +120,7 @@ def _csv(found: _Found) -> None:
         sys.stderr.write(f"{note}\n")
 
 
-def _json(found: _Found, out: Output) -> None:
+def _json(found: _Results, out: Output) -> None:
     from edgeprov.fleet.rollup_read import as_json as gone_json
 
     for item in found.kits:
@@ -132,7 +132,7 @@ def _json(found: _Found, out: Output) -> None:
         out.item("gone", **gone_json(kit))
 
 
-def _table(found: _Found, out: Output) -> None:
+def _table(found: _Results, out: Output) -> None:
     rows, (count, records, labels) = list(found.kits), found.total
     out.table(
         ("kit", "model", "device", "slot", "seq", "records", "labels", "recorded", "verdict"),

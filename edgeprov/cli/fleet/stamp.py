@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.fleet.ingest.stamp import parse_authority, stamp_artifact
-    from edgeprov.fleet.registries.sources import Reader, open_registry
+    from edgeprov.fleet.registries.sources import ArtifactReader, open_registry
     from edgeprov.formats.digest import parse_digest
 
     trust = common.load_trust(args)
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     with common.open_index(args) as index:
         query = common.make_query(args, index, trust)
         sources = index.sources()
-        open_sources = {number: (Reader(source), open_registry(source)) for number, source in sources.items()}
+        open_sources = {number: (ArtifactReader(source), open_registry(source)) for number, source in sources.items()}
         with out.progress("stamp", index.count(query)[0]) as bar:
             for item in index.iterate(query):
                 reader, registry = open_sources[item.source]

@@ -20,7 +20,7 @@ from typing import Any, Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Artifact, Index, json_of_text
 from edgeprov.fleet.registries.kits import load_part, open_kit
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.datakit import Part, format_time, parse_part
 from edgeprov.formats.digest import parse_digest
 
@@ -47,7 +47,7 @@ class KitReader:
         self._index = index
         self._sources = index.sources()
         self._since, self._to = period
-        self._readers: dict[int, Reader] = {}
+        self._readers: dict[int, ArtifactReader] = {}
         self._fresh: dict[tuple[str, str], Any] = {}
 
     def flush(self) -> None:
@@ -137,10 +137,10 @@ class KitReader:
             numbers.update(n for n, value in zip(labels.numbers, labels.values, strict=True) if value is not None)
         return list(_spans(sorted(numbers)))
 
-    def _parts(self, item: Artifact, kind: str) -> Iterator[tuple[Reader, str, Part]]:
+    def _parts(self, item: Artifact, kind: str) -> Iterator[tuple[ArtifactReader, str, Part]]:
         reader = self._readers.get(item.source)
         if reader is None:
-            reader = self._readers[item.source] = Reader(self._sources[item.source])
+            reader = self._readers[item.source] = ArtifactReader(self._sources[item.source])
         kit = open_kit(reader, item.repo, reader.manifest(item.repo, parse_digest(item.digest)))
         for part in kit.parts:
             if part.kind == kind:

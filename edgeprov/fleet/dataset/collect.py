@@ -94,7 +94,7 @@ def collect(
         StoreBusy: Another collect writes there.
         StoreError: It cannot be written, or workers wrote where it cannot be seen from here.
     """
-    run = _Run(index, query, trust, engine, output, dequantise=dequantise, inputs=inputs, progress=progress)
+    run = _CollectRun(index, query, trust, engine, output, dequantise=dequantise, inputs=inputs, progress=progress)
     with output.alone(), Index.open(index.folder, write=False) as snapshot:
         # One moment of the index, whatever sync and verify write meanwhile.
         snapshot.keep_little()
@@ -126,7 +126,7 @@ class _OtherLabelsError(Exception):
         self.label_type = label_type
 
 
-class _Run:
+class _CollectRun:
     """One pass over the kits of a query: partitions go out to tasks, files and lists come back.
 
     Memory holds the kits of one device, those of the batches under way, and the names of files.

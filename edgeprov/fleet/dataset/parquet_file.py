@@ -29,7 +29,7 @@ from edgeprov.fleet.dataset.destination import digest_at, open_destination
 from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
 from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit
-from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.record import LabelColumns, keyed_input_digest
@@ -151,7 +151,7 @@ def _write_partition(partition: Partition) -> Written:
         )  # fmt: skip
 
 
-def _load_labels(reader: Reader, kit: KitInput, opened: DataKit) -> list[LabelColumns]:
+def _load_labels(reader: ArtifactReader, kit: KitInput, opened: DataKit) -> list[LabelColumns]:
     return [parse_part(load_part(reader, kit.repo, part)).labels for part in opened.parts if part.kind == "labels"]
 
 
@@ -204,7 +204,7 @@ class _PartitionWork:
         self.writer.close()
         return self.writer
 
-    def _guard(self, kit: KitInput, step: Callable[[KitInput, Reader, DataKit], None]) -> None:
+    def _guard(self, kit: KitInput, step: Callable[[KitInput, ArtifactReader, DataKit], None]) -> None:
         if kit.digest in self.left_out:
             return
         try:
@@ -219,7 +219,7 @@ class _PartitionWork:
             self.left_out[kit.digest] = (type(error).__name__, error.message)
             self._spoiled |= kit.digest in self.label_counts
 
-    def _look(self, kit: KitInput, reader: Reader, opened: DataKit) -> None:
+    def _look(self, kit: KitInput, reader: ArtifactReader, opened: DataKit) -> None:
         if kit.labels:
             found = _load_labels(reader, kit, opened)
             whole = self.partition.label_type
@@ -232,7 +232,7 @@ class _PartitionWork:
         if kit.records and len(self._opened) < _OPENED_KITS:
             self._opened[kit.digest] = opened
 
-    def _read_records(self, path: Path, kit: KitInput, reader: Reader, opened: DataKit) -> None:
+    def _read_records(self, path: Path, kit: KitInput, reader: ArtifactReader, opened: DataKit) -> None:
         content = ContentCheck(opened, load_evidence(reader, kit.repo, opened), merkle=False)
         content.add_labels(self.label_counts.get(kit.digest, 0))
         inputs = self._captured(reader, kit, opened) if self.partition.inputs else None
@@ -250,7 +250,7 @@ class _PartitionWork:
             self._spoiled |= begun
             raise
 
-    def _captured(self, reader: Reader, kit: KitInput, opened: DataKit) -> _CapturedInputs | None:
+    def _captured(self, reader: ArtifactReader, kit: KitInput, opened: DataKit) -> _CapturedInputs | None:
         parts = [part for part in opened.parts if part.kind == "inputs"]
         return _CapturedInputs(reader, kit.repo, parts) if parts else None
 
@@ -288,7 +288,7 @@ class _PartitionWork:
 class _CapturedInputs:
     """Captured inputs of a kit, block by block; each is checked against the digest in its record."""
 
-    def __init__(self, reader: Reader, repo: str, parts: list[Any]) -> None:
+    def __init__(self, reader: ArtifactReader, repo: str, parts: list[Any]) -> None:
         self._stream = self._read(reader, repo, parts)
         self._next: tuple[int, tuple[bytes, ...]] | None = next(self._stream, None)
 
@@ -307,16 +307,16 @@ class _CapturedInputs:
         return {number: tensors for number, tensors in found.items() if digests.get(number) is not None}
 
     @staticmethod
-    def _read(reader: Reader, repo: str, parts: list[Any]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    def _read(reader: ArtifactReader, repo: str, parts: list[Any]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
         for part in parts:
             for item in parse_part(load_part(reader, repo, part)).inputs:
                 yield item.n, tuple(bytes(tensor) for tensor in item.inputs)
 
 
-_OPEN: dict[Source, Reader] = {}
+_OPEN: dict[Source, ArtifactReader] = {}
 
 
-def _readers(source: Source) -> Reader:
+def _readers(source: Source) -> ArtifactReader:
     if source not in _OPEN:
-        _OPEN[source] = Reader(source)
+        _OPEN[source] = ArtifactReader(source)
     return _OPEN[source]

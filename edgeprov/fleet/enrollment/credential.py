@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edgeprov.errors import FormatError
-from edgeprov.formats.tpmt import DECRYPT, FIXED_PARENT, FIXED_TPM, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN, Reader
+from edgeprov.formats.tpmt import DECRYPT, FIXED_PARENT, FIXED_TPM, RESTRICTED, SENSITIVE_DATA_ORIGIN, SIGN, TpmReader
 
 _RSA: Final = 0x0001
 _ECC: Final = 0x0023
@@ -68,7 +68,7 @@ def parse_ek_public(raw: bytes) -> EndorsementPublic:
     Raises:
         FormatError: No EK of a known kind: another algorithm, or not a restricted decryption key of a TPM.
     """
-    reader = Reader(raw, "EK public area")
+    reader = TpmReader(raw, "EK public area")
     kind, hash_algorithm, attributes = reader.uint(2), reader.uint(2), reader.uint(4)
     reader.sized()  # the policy is the TPM's business
     symmetric, bits, mode, scheme = (reader.uint(2) for _ in range(4))

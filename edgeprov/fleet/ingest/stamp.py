@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
@@ -81,7 +81,7 @@ def parse_authority(command: str, anchors: Sequence[bytes]) -> Authority:
 
 
 def stamp_artifact(
-    reader: Reader, registry: Registry, repo: str, digest: Digest, authority: Authority, created: str
+    reader: ArtifactReader, registry: Registry, repo: str, digest: Digest, authority: Authority, created: str
 ) -> int:
     """Push stamped copies of an artifact's signatures that have none yet; returns how many.
 

@@ -30,7 +30,7 @@ from edgeprov.errors import (
 from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.ingest.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
 from edgeprov.fleet.ingest.sync_lineage import keep_collections
-from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_kit_tag
@@ -122,7 +122,7 @@ class _Sync:
         self, index: Index, source: Source, now: dt.datetime, progress: Callable[[int, int], None] | None
     ) -> None:
         self.index = index
-        self.reader = Reader(source)
+        self.reader = ArtifactReader(source)
         self.source = source
         self.source_id = index.add_source(source)
         self.found_at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeprov.errors import EdgeprovError, FormatError, VerificationError
 from edgeprov.fleet.index.database import Index
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import Digest, digest_of, parse_digest
@@ -25,7 +25,7 @@ from edgeprov.formats.mediatypes import COLLECTION, COLLECTION_INPUTS, COLLECTIO
 from edgeprov.limits import LIMITS
 
 
-def keep_collections(index: Index, reader: Reader, source: int) -> Iterator[tuple[str, str, str]]:
+def keep_collections(index: Index, reader: ArtifactReader, source: int) -> Iterator[tuple[str, str, str]]:
     """Learn the training sets of a registry's models that are not known yet.
 
     Yields:
@@ -54,7 +54,7 @@ def keep_collections(index: Index, reader: Reader, source: int) -> Iterator[tupl
 
 
 def _load(
-    reader: Reader, repo: str, model: Digest, statement: str
+    reader: ArtifactReader, repo: str, model: Digest, statement: str
 ) -> tuple[dict[str, Any], list[str], list[bytes]] | None:
     """Columns of the collection, its kits, and the signatures over it; None when nothing hangs on the model."""
     found: tuple[dict[str, Any], list[str]] | None = None
@@ -81,7 +81,7 @@ def _load(
     return None if found is None else (*found, bundles)
 
 
-def _contents(reader: Reader, repo: str, manifest: Manifest, raw: bytes) -> tuple[dict[str, Any], list[str]]:
+def _contents(reader: ArtifactReader, repo: str, manifest: Manifest, raw: bytes) -> tuple[dict[str, Any], list[str]]:
     inputs = reader.blob(repo, manifest.layers[1], max_bytes=LIMITS.collection_inputs_bytes)
     parsed = parse_statement(raw)
     if parsed.predicate_type != COLLECTION_PREDICATE or digest_of(inputs) not in parsed.subjects:

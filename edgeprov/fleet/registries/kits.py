@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from edgeprov.errors import FormatError
-from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import DataKit, Part, SegmentEvidence, parse_datakit, parse_evidence
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.tarball import iter_tar, plain_member
@@ -15,18 +15,18 @@ from edgeprov.limits import LIMITS
 from edgeprov.store.compress import decompress
 
 
-def open_kit(reader: Reader, repo: str, manifest: Manifest) -> DataKit:
+def open_kit(reader: ArtifactReader, repo: str, manifest: Manifest) -> DataKit:
     """A data kit with its config, verified by digest."""
     return parse_datakit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
 
 
-def load_evidence(reader: Reader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
+def load_evidence(reader: ArtifactReader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
     """The evidence part of a kit, verified by digest; empty when it has none."""
     parts = [part for part in kit.parts if part.kind == "evidence"]
     return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
 
 
-def load_part(reader: Reader, repo: str, part: Part) -> bytes:
+def load_part(reader: ArtifactReader, repo: str, part: Part) -> bytes:
     """A part of a kit: verified by digest, taken out of its archive, decompressed.
 
     Raises:
@@ -67,6 +67,6 @@ def _member(layer: bytes, path: str) -> memoryview:
 
 
 @lru_cache(maxsize=16)
-def open_reader(source: Source) -> Reader:
+def open_reader(source: Source) -> ArtifactReader:
     """Open a source for reading, once per process."""
-    return Reader(source)
+    return ArtifactReader(source)

@@ -4,7 +4,7 @@
 
 A name is ``host[:port]/prefix`` or ``oci:DIR``. store and registry do not know each other: here they
 are joined. oras is imported only when a name really means a network host, and what reads artifacts only
-when a Reader is made: a query over the index reads none.
+when an ArtifactReader is made: a query over the index reads none.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def open_registry(source: Source, *, create: bool = False, read_only: bool = Fal
     return OrasRegistry(source.host, settings=settings)
 
 
-class Reader:
+class ArtifactReader:
     """Reads artifacts by digest, verified; the way to a blob of a layout does not pass its index."""
 
     def __init__(self, source: Source) -> None:

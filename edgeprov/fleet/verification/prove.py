@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.index.database import Artifact, Index, Query, json_of_text
 from edgeprov.fleet.registries.kits import open_kit, part_of_layer
-from edgeprov.fleet.registries.sources import Reader
+from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
@@ -71,7 +71,7 @@ def make_proof(index: Index, name: RecordName, policy: TrustPolicy, at: dt.datet
     """
     first: EdgeprovError | None = None
     for artifact in _candidates(index, name):
-        reader = Reader(index.sources()[artifact.source])
+        reader = ArtifactReader(index.sources()[artifact.source])
         proof = _gather(index, reader, artifact, name)
         if proof is None:
             continue
@@ -103,7 +103,7 @@ def _candidates(index: Index, name: RecordName) -> Iterator[Artifact]:
             yield artifact
 
 
-def _gather(index: Index, reader: Reader, artifact: Artifact, name: RecordName) -> Proof | None:
+def _gather(index: Index, reader: ArtifactReader, artifact: Artifact, name: RecordName) -> Proof | None:
     manifest = reader.manifest(artifact.repo, parse_digest(artifact.digest))
     kit = open_kit(reader, artifact.repo, manifest)
     rows = list(_rows(reader, artifact.repo, kit))
@@ -126,7 +126,7 @@ def _gather(index: Index, reader: Reader, artifact: Artifact, name: RecordName) 
     )
 
 
-def _rows(reader: Reader, repo: str, kit: DataKit) -> Iterator[bytes]:
+def _rows(reader: ArtifactReader, repo: str, kit: DataKit) -> Iterator[bytes]:
     for part in kit.parts:
         if part.kind == "records":
             layer = reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + _LAYER_SLACK)
@@ -140,12 +140,12 @@ def _model(index: Index, digest: str) -> ProofArtifact:
         raise NotStored(
             f"the model {digest} is in no registry that was synced", advice="Sync the registry that holds the models."
         )
-    reader = Reader(index.sources()[rows[0]["source"]])
+    reader = ArtifactReader(index.sources()[rows[0]["source"]])
     manifest = reader.manifest(rows[0]["repo"], parse_digest(digest))
     return _artifact(reader, rows[0]["repo"], manifest.raw, digest)
 
 
-def _artifact(reader: Reader, repo: str, manifest: bytes, digest: str) -> ProofArtifact:
+def _artifact(reader: ArtifactReader, repo: str, manifest: bytes, digest: str) -> ProofArtifact:
     signatures = reader.signatures(repo, parse_digest(digest))
     return ProofArtifact(
         manifest=manifest,

@@ -17,7 +17,7 @@ from typing import Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
-from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.verify_kits import BLOBS
@@ -141,11 +141,11 @@ class _Lazy:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._reader: Reader | None = None
+        self._reader: ArtifactReader | None = None
 
-    def open(self) -> Reader:
+    def open(self) -> ArtifactReader:
         if self._reader is None:
-            self._reader = Reader(self.source)
+            self._reader = ArtifactReader(self.source)
         return self._reader
 
 
@@ -169,7 +169,12 @@ def _judge(
 
 
 def _device(
-    reader: Reader, repo: str, digest: Digest, known: tuple[Digest, ...] | None, policy: TrustPolicy, at: dt.datetime
+    reader: ArtifactReader,
+    repo: str,
+    digest: Digest,
+    known: tuple[Digest, ...] | None,
+    policy: TrustPolicy,
+    at: dt.datetime,
 ) -> None:
     manifest = reader.manifest(repo, digest)
     layer = reader.blob(repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
@@ -178,7 +183,12 @@ def _device(
 
 
 def _model(
-    reader: Reader, repo: str, digest: Digest, known: tuple[Digest, ...] | None, policy: TrustPolicy, at: dt.datetime
+    reader: ArtifactReader,
+    repo: str,
+    digest: Digest,
+    known: tuple[Digest, ...] | None,
+    policy: TrustPolicy,
+    at: dt.datetime,
 ) -> None:
     manifest = reader.manifest(repo, digest)
     parse_modelkit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))

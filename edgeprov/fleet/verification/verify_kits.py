@@ -19,7 +19,7 @@ from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Index, Query, chunked
 from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
 from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
-from edgeprov.fleet.registries.sources import Reader, Source
+from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import judge_records
 from edgeprov.formats.datakit import (
@@ -182,7 +182,7 @@ def judge_batch(batch: Batch) -> list[Judged]:
 
 
 def _judge(
-    reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
+    reader: ArtifactReader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
 ) -> Judged:
     try:
         verdict, record, tombstone = _verify(reader, item, devices, batch)
@@ -214,7 +214,7 @@ def _judge(
 
 
 def _verify(
-    reader: Reader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
+    reader: ArtifactReader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
 ) -> tuple[Verdict, str, Tombstone | None]:
     tombstone: Tombstone | None = None
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
@@ -249,7 +249,7 @@ def _verify(
 
 
 def _check_content(
-    reader: Reader, repo: str, kit: DataKit, segments: tuple[SegmentEvidence, ...], *, records: bool
+    reader: ArtifactReader, repo: str, kit: DataKit, segments: tuple[SegmentEvidence, ...], *, records: bool
 ) -> None:
     content = ContentCheck(kit, segments)
     for part in kit.parts:

@@ -46,7 +46,7 @@ def verified(folder: Path) -> None:
     from edgeprov.device.context import load_context
     from edgeprov.device.flatbuffer import verify_flatbuffer
     from edgeprov.device.model_store import find_model, load_weights
-    from edgeprov.device.runtime import Engine
+    from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.formats.digest import parse_digest
 
     os.environ["EDGEPROV_CONFIG"] = str(folder / "edgeprov.toml")
@@ -56,15 +56,15 @@ def verified(folder: Path) -> None:
     weights = load_weights(stored)
     read = _read_bytes() - before
     verify_flatbuffer(weights)
-    Engine(weights)
+    InterpreterEngine(weights)
     print(json.dumps({"read": read, "size": len(weights)}))
 
 
 def bare(folder: Path) -> None:
     """The interpreter alone, given the bytes of a file."""
-    from edgeprov.device.runtime import Engine
+    from edgeprov.device.runtime import InterpreterEngine
 
-    Engine((folder / "bare").read_bytes())
+    InterpreterEngine((folder / "bare").read_bytes())
 
 
 def _read_bytes() -> int:
