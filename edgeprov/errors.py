@@ -145,12 +145,12 @@ class SeriesBroken(VerificationError):
     default_advice = "Ask for the missing kits, or treat the named interval as unproved."
 
 
-class EnrolmentRefused(VerificationError):
+class EnrollmentRefused(VerificationError):
     """A device could not prove that its keys live in the TPM it names."""
 
     exit_code = 18
     message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0018"
-    default_advice = "Repeat the enrolment on the device itself; never sign this request by hand."
+    default_advice = "Repeat the enrollment on the device itself; never sign this request by hand."
 
 
 class PolicyDenied(VerificationError):

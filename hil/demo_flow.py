@@ -158,7 +158,7 @@ def publish(demo: Demo, registry: str) -> str:
     return reference
 
 
-def enrol(demo: Demo, device: str) -> None:
+def enroll(demo: Demo, device: str) -> None:
     """Keys in the TPM, a request to the vendor's CA, the certificate back."""
     home = demo.home(device)
     demo.run("edgeprov", "identity", "create", device=device)
@@ -223,7 +223,7 @@ def flow(demo: Demo) -> None:
     for device, registry in demo.registries.items():
         write_device(demo, device)
         demo.step(f"{device}: identity in a virtual TPM, enrolled by the vendor (registry {demo._short(registry)})")
-        enrol(demo, device)
+        enroll(demo, device)
         demo.step(f"{device}: install by digest, check at boot, run 143 real cases, label, seal, upload")
         work(demo, device, references[device])
 

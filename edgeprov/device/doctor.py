@@ -163,7 +163,7 @@ def _identity(context: Context) -> Finding:
             check="identity",
             verdict="fail",
             found="the TPM holds other keys than the stored ones",
-            fix="The TPM was cleared or replaced: enrol this device anew.",
+            fix="The TPM was cleared or replaced: enroll this device anew.",
             code=24,
         )
     load_certificates(state)

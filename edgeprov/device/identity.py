@@ -5,7 +5,7 @@
 Only public parts lie on the disk. The request carries what an enroller needs to believe that both
 keys live in one TPM: AK and SK, and the AK's certification of the SK over the enroller's nonce.
 
-Spec: FORMAT.md section "Enrolment".
+Spec: FORMAT.md section "Enrollment".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeprov import journal
 from edgeprov.errors import FormatError, IdentityError, NotStored
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
-from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying, vouch_qualifying
+from edgeprov.formats.devicerecord import encode_factory_key, enroll_qualifying, vouch_qualifying
 from edgeprov.formats.jsonx import encode_json, get_list, parse_json_object
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
 from edgeprov.limits import LIMITS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.store.state import State
 
-REQUEST_TYPE: Final = "edgeprov.enrolment-request"
+REQUEST_TYPE: Final = "edgeprov.enrollment-request"
 IDENTITY_TYPE: Final = "edgeprov.identity"
 CHALLENGE_TYPE: Final = "edgeprov.credential-challenge"
 RESPONSE_TYPE: Final = "edgeprov.credential-response"
@@ -65,7 +65,7 @@ def create_identity(context: Context) -> dict[str, Any]:
         if known["ak"] != document["ak"] or known["sk"] != document["sk"] or known["device"] != document["device"]:
             raise IdentityError(
                 "the stored identity has other keys than this TPM, or another serial",
-                advice="The TPM was cleared or replaced: move the state folder away and enrol the device anew.",
+                advice="The TPM was cleared or replaced: move the state folder away and enroll the device anew.",
             )
         return known
     save_bytes(state.identity_dir / _KEYS, encode_json(document), mode=0o644)
@@ -74,7 +74,7 @@ def create_identity(context: Context) -> dict[str, Any]:
 
 
 def create_request(context: Context, nonce: bytes | None) -> bytes:
-    """The enrolment request.
+    """The enrollment request.
 
     Args:
         context: The device.
@@ -92,7 +92,7 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
         raise FormatError(f"a nonce has {_NONCE_LIMITS[0]} to {_NONCE_LIMITS[1]} bytes, not {len(nonce)}")
     keys = load_keys(context.state())
     with context.tpm() as tpm, tpm.group():
-        certify = tpm.certify_sk(enrol_qualifying(nonce))
+        certify = tpm.certify_sk(enroll_qualifying(nonce))
         certificate, factory = tpm.ek_certificate(), tpm.factory_key(vouch_qualifying(nonce))
         document = {
             "type": REQUEST_TYPE,

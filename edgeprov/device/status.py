@@ -165,7 +165,7 @@ def _advice(status: Status, state: State | None) -> str:
     if status.tpm_error or status.quarantined or status.doubts or refused or full:
         return "edgeprov doctor"
     if not status.certificate:
-        return "edgeprov identity csr -o request.json, and enrol it"
+        return "edgeprov identity csr -o request.json, and enroll it"
     if not any(slot.model for slot in status.slots):
         return "edgeprov model install REF@sha256:..."
     if unchecked:

@@ -3,7 +3,7 @@
 """Device records: what the vendor's enroller vouches for, once per device.
 
 The record is the layer of its own small OCI artifact; a bundle signed by the enroller hangs on it.
-Reading a record proves nothing: verify.enrolment judges it.
+Reading a record proves nothing: verify.enrollment judges it.
 
 Spec: FORMAT.md "Device record".
 """
@@ -51,10 +51,10 @@ class DeviceRecord:
         sk: Signing key of kits (unrestricted).
         certificates: SK chain in DER, leaf first, root last.
         certify: TPM2_Certify of SK by AK.
-        nonce: Of the certification; its extraData is derived from it (verify.enrolment).
+        nonce: Of the certification; its extraData is derived from it (verify.enrollment).
         ek_certificate: DER, or None where the TPM has none.
         assurance: ``dev`` (software TPM), ``firmware`` or ``hardware``.
-        counter_base: Value of the kit counter at enrolment: the first kit has the next one.
+        counter_base: Value of the kit counter at enrollment: the first kit has the next one.
         counter_index: NV handle of the kit counter.
         enrolled_at: RFC 3339, the enroller's clock.
         proof: ``activated`` when the TPM answered a credential for EK and AK, ``vouched`` when a factory
@@ -77,13 +77,13 @@ class DeviceRecord:
     factory: FactoryKey | None = field(default=None, repr=False)
 
 
-def enrol_qualifying(nonce: bytes) -> bytes:
-    """The qualifyingData (32 bytes) under which AK certifies SK at enrolment; the label keeps it apart from quotes."""
+def enroll_qualifying(nonce: bytes) -> bytes:
+    """The qualifyingData (32 bytes) under which AK certifies SK at enrollment; the label keeps it apart from quotes."""
     return hashlib.sha256(b"edgeprov.enrol\0" + nonce).digest()
 
 
 def vouch_qualifying(nonce: bytes) -> bytes:
-    """The qualifyingData (32 bytes) under which a factory key certifies AK at enrolment."""
+    """The qualifyingData (32 bytes) under which a factory key certifies AK at enrollment."""
     return hashlib.sha256(b"edgeprov.vouch\0" + nonce).digest()
 
 
@@ -164,7 +164,7 @@ def parse_device_record(raw: bytes) -> DeviceRecord:
         raise FormatError("device record: 'ek' is not a string")
     proof = get_str(get_object(obj, "proof", what), "credential", what)
     if proof not in PROOFS:
-        raise FormatError("device record: unknown proof of enrolment")
+        raise FormatError("device record: unknown proof of enrollment")
     return DeviceRecord(
         device=get_str(obj, "device", what),
         ak=parse_public(get_b64(obj, "ak", what)),

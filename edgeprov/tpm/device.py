@@ -46,7 +46,7 @@ class TpmSettings:
         pcr: The model PCR.
         lock_path: Lock file that all edgeprov processes of this device share.
         allow_simulator: False makes ``auto`` fail on a machine without a TPM.
-        bus_protection: Encrypt enrolment secrets between the TPM and the processor.
+        bus_protection: Encrypt enrollment secrets between the TPM and the processor.
     """
 
     tcti: str = "auto"
@@ -281,7 +281,7 @@ class Tpm:
         with self.group():
             self._floor.raise_to(to)
 
-    # -- enrolment ------------------------------------------------------------------------------
+    # -- enrollment ------------------------------------------------------------------------------
     def certify_sk(self, qualifying: bytes) -> Attestation:
         """The AK's statement that the SK is in this TPM, bound to 32 bytes.
 
@@ -330,7 +330,7 @@ class Tpm:
             secret: TPM2B_ENCRYPTED_SECRET without its length.
 
         Raises:
-            EnrolmentRefused: It was made for another TPM or another AK.
+            EnrollmentRefused: It was made for another TPM or another AK.
             IdentityError: No identity, or another TPM.
             TpmError: The TPM refused.
         """

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import EnrolmentRefused, FormatError, TpmError
+from edgeprov.errors import EnrollmentRefused, FormatError, TpmError
 from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.device_keys import create_primary
@@ -188,7 +188,7 @@ def activate_credential(
         The credential, at most 32 bytes.
 
     Raises:
-        EnrolmentRefused: It was made for another TPM or another AK.
+        EnrollmentRefused: It was made for another TPM or another AK.
         TpmError: The TPM refused.
     """
     esys = connection.esys
@@ -221,7 +221,7 @@ def activate_credential(
                 if protect:
                     connection.flush(third)
     if not fits or credential is None:
-        raise EnrolmentRefused("the credential was made for another TPM or another AK")
+        raise EnrollmentRefused("the credential was made for another TPM or another AK")
     return credential
 
 

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Enrolment: do these keys live in one genuine TPM, and does a trusted enroller vouch for the device?
+"""Enrollment: do these keys live in one genuine TPM, and does a trusted enroller vouch for the device?
 
 The first half is asked by the CA in the factory, before it signs; the second, step 1 of every kit's
 verification, by everyone afterwards.
 
-Spec: FORMAT.md "Enrolment" and "Verification", step 1; TCG EK Credential Profile 2.5.
+Spec: FORMAT.md "Enrollment" and "Verification", step 1; TCG EK Credential Profile 2.5.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import datetime as dt
 from collections.abc import Sequence
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import EdgeprovError, EnrolmentRefused, EvidenceInvalid, FormatError
+from edgeprov.errors import EdgeprovError, EnrollmentRefused, EvidenceInvalid, FormatError
 from edgeprov.formats import tpmt
 from edgeprov.formats.devicerecord import (
     DeviceRecord,
     FactoryKey,
-    enrol_qualifying,
+    enroll_qualifying,
     parse_device_record_artifact,
     vouch_qualifying,
 )
@@ -62,21 +62,21 @@ def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce:
         nonce: The enroller's challenge.
 
     Raises:
-        EnrolmentRefused: A key's attributes, the signature, the challenge or the certified Name do not fit.
+        EnrollmentRefused: A key's attributes, the signature, the challenge or the certified Name do not fit.
     """
     fault = attestation_key_fault(ak) or signing_key_fault(sk)
     if fault is not None:
-        raise EnrolmentRefused(fault)
+        raise EnrollmentRefused(fault)
     try:
         attest = tpmt.parse_attest(certify.attest)
         verify_attestation(ak, certify, attest, tpmt.ST_ATTEST_CERTIFY, "the certification of the signing key")
-        verify_extra_data(attest, enrol_qualifying(nonce), "the certification of the signing key")
+        verify_extra_data(attest, enroll_qualifying(nonce), "the certification of the signing key")
     except EvidenceInvalid as error:
-        raise EnrolmentRefused(error.message.partition(": ")[2]) from error
+        raise EnrollmentRefused(error.message.partition(": ")[2]) from error
     except FormatError as error:
-        raise EnrolmentRefused(f"the certification of the signing key: {error.message}") from error
+        raise EnrollmentRefused(f"the certification of the signing key: {error.message}") from error
     if not isinstance(attest.info, Certify) or attest.info.name != sk.name:
-        raise EnrolmentRefused("the attestation key certified another key than the signing key")
+        raise EnrollmentRefused("the attestation key certified another key than the signing key")
 
 
 def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> None:
@@ -88,24 +88,24 @@ def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> Non
         nonce: The enroller's challenge.
 
     Raises:
-        EnrolmentRefused: One of it is not so.
+        EnrollmentRefused: One of it is not so.
     """
     what = "the certification by the factory key"
     fault = attestation_key_fault(factory.public)
     if fault is not None:
-        raise EnrolmentRefused(f"factory key: {fault}")
+        raise EnrollmentRefused(f"factory key: {fault}")
     try:
         if certificate_spki(factory.certificate) != factory.public.spki:
-            raise EnrolmentRefused("the factory key and its certificate are different keys")
+            raise EnrollmentRefused("the factory key and its certificate are different keys")
         attest = tpmt.parse_attest(factory.certify.attest)
         verify_attestation(factory.public, factory.certify, attest, tpmt.ST_ATTEST_CERTIFY, what)
         verify_extra_data(attest, vouch_qualifying(nonce), what)
     except EvidenceInvalid as error:
-        raise EnrolmentRefused(error.message.partition(": ")[2]) from error
+        raise EnrollmentRefused(error.message.partition(": ")[2]) from error
     except FormatError as error:
-        raise EnrolmentRefused(f"{what}: {error.message}") from error
+        raise EnrollmentRefused(f"{what}: {error.message}") from error
     if not isinstance(attest.info, Certify) or attest.info.name != ak.name:
-        raise EnrolmentRefused("the factory key certified another key than the attestation key")
+        raise EnrollmentRefused("the factory key certified another key than the attestation key")
 
 
 def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> SignerIdentity:
@@ -114,16 +114,16 @@ def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.d
     Args:
         certificate: DER.
         policy: Its ``idevid*.pem`` anchors count, and its deny list.
-        at: Time of enrolment.
+        at: Time of enrollment.
 
     Raises:
-        EnrolmentRefused: It does not.
+        EnrollmentRefused: It does not.
     """
     try:
         identity = verify_chain(certificate, (), policy.idevid_anchors, at, "idevid")
         policy.verify_not_denied(identity)
     except EdgeprovError as error:
-        raise EnrolmentRefused(f"factory key's certificate: {error.message}") from error
+        raise EnrollmentRefused(f"factory key's certificate: {error.message}") from error
     return identity
 
 
@@ -136,16 +136,16 @@ def verify_ek_certificate(
         certificate: DER.
         intermediates: DER, from the TPM's NV or the manufacturer.
         policy: Its ``ek*.pem`` anchors count.
-        at: Time of enrolment.
+        at: Time of enrollment.
 
     Raises:
-        EnrolmentRefused: It does not.
+        EnrollmentRefused: It does not.
     """
     try:
         identity = verify_chain(certificate, intermediates, policy.ek_anchors, at, "ek")
         policy.verify_not_denied(identity)
     except EdgeprovError as error:
-        raise EnrolmentRefused(f"endorsement key certificate: {error.message}") from error
+        raise EnrollmentRefused(f"endorsement key certificate: {error.message}") from error
     return identity
 
 
@@ -179,7 +179,7 @@ def verify_device_record(
         verify_tpm_keys(record.ak, record.sk, record.certify, record.nonce)
         if record.factory is not None:
             verify_factory_key(record.factory, record.ak, record.nonce)
-    except (FormatError, EnrolmentRefused) as error:
+    except (FormatError, EnrollmentRefused) as error:
         raise EvidenceInvalid(error.message, step=1) from error
     if signed.statement.predicate.get("device") != record.device:
         raise EvidenceInvalid("the enroller's statement names another device", step=1)
@@ -194,7 +194,7 @@ def verify_device_record(
 
 
 def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> SignerIdentity:
-    """The SK certificate of a record names its device, holds its SK, and was valid at the enrolment.
+    """The SK certificate of a record names its device, holds its SK, and was valid at the enrollment.
 
     Whether it was valid when a kit was signed is judged with the kit (step 2).
 
@@ -219,7 +219,7 @@ def _moment(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
-        raise EvidenceInvalid(f"the time of enrolment is not RFC 3339: {text[:40]!r}", step=1) from error
+        raise EvidenceInvalid(f"the time of enrollment is not RFC 3339: {text[:40]!r}", step=1) from error
     if not text.endswith("Z") or moment.tzinfo is None:
-        raise EvidenceInvalid(f"the time of enrolment is not in UTC: {text[:40]!r}", step=1)
+        raise EvidenceInvalid(f"the time of enrollment is not in UTC: {text[:40]!r}", step=1)
     return moment

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ten steps by which one kit or tombstone is judged, offline, in the order of FORMAT.md.
 
-Step 1 (the device record) is done once per device by verify.enrolment; the other nine are here, one
+Step 1 (the device record) is done once per device by verify.enrollment; the other nine are here, one
 function each. Nothing is trusted because it was found beside the kit: every value that a step uses
 was bound by an earlier one.
 
@@ -351,7 +351,7 @@ def _step_9_place(work: _Work) -> None:
     # What one kit shows by itself; verify.chain joins the kits of a device.
     evidence, base = work.evidence, work.device.record.counter_base
     if evidence.seq <= base:
-        raise EvidenceInvalid(f"number {evidence.seq} was used before the enrolment, which began at {base}", step=9)
+        raise EvidenceInvalid(f"number {evidence.seq} was used before the enrollment, which began at {base}", step=9)
     if evidence.seq == base + 1 and evidence.prev is not None:
         raise EvidenceInvalid("the first kit of the device names one before it", step=9)
     if evidence.seq > base + 1 and evidence.prev is None:

@@ -7,8 +7,8 @@ Files, by name:
 * ``publisher*.pem``: CA certificates of model publishers, and bare public keys (key mode).
 * ``device*.pem``: CA certificates of devices and enrollers. Another root than the publishers'.
 * ``tsa*.pem``: CA certificates of RFC 3161 timestamp authorities.
-* ``ek*.pem``: CA certificates of TPM manufacturers (enrolment only).
-* ``idevid*.pem``: CA certificates of device makers who put an IAK into the TPM (enrolment only).
+* ``ek*.pem``: CA certificates of TPM manufacturers (enrollment only).
+* ``idevid*.pem``: CA certificates of device makers who put an IAK into the TPM (enrollment only).
 * ``policy.toml``: names and levels.
 
 An absent file, an absent table and an empty list all mean: nobody.

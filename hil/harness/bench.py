@@ -168,7 +168,7 @@ class Device:
         self.vendor = vendor
         self.logs = logs
         self.serial = serial
-        strategy.enrol = self.enrol
+        strategy.enroll = self.enroll
 
     # -- commands -------------------------------------------------------------------------------
     def run(
@@ -201,15 +201,15 @@ class Device:
         return base64.b64decode(self.run(f"base64 -w0 {path}").text)
 
     # -- what a factory does ----------------------------------------------------------------------
-    def enrol(self) -> dict[str, Any]:
-        """Enrol with the vendor's CA, with the credential round where the TPM has an EK certificate."""
+    def enroll(self) -> dict[str, Any]:
+        """Enroll with the vendor's CA, with the credential round where the TPM has an EK certificate."""
         if self.edgeprov("identity", "show", accept=(0, 24, 35)).code == 0 and self.has_certificate():
             return {}
         self.set_clock()
         self.edgeprov("identity", "create")
         nonce = "00112233445566778899aabbccddeeff"
         self.edgeprov("identity", "csr", "--nonce", nonce, "-o", "/tmp/request.json")
-        work = self.logs / "enrolment"
+        work = self.logs / "enrollment"
         work.mkdir(parents=True, exist_ok=True)
         (work / "request.json").write_bytes(self.get("/tmp/request.json"))
         vendor = self.vendor

@@ -36,7 +36,7 @@ class State(enum.Enum):
 @target_factory.reg_driver
 @attr.s(eq=False)
 class EdgeprovStrategy(Strategy):
-    """Brings a device into a state. The bench sets `enrol`, which knows the vendor's CA."""
+    """Brings a device into a state. The bench sets `enroll`, which knows the vendor's CA."""
 
     bindings: ClassVar = {
         "power": "PowerProtocol",
@@ -46,7 +46,7 @@ class EdgeprovStrategy(Strategy):
         "cable": {"DigitalOutputProtocol", None},
     }
     status = attr.ib(default=State.unknown)
-    enrol: Callable[[], None] | None = None
+    enroll: Callable[[], None] | None = None
 
     @never_retry
     def transition(self, status: State | str) -> None:
@@ -107,9 +107,9 @@ class EdgeprovStrategy(Strategy):
         self.target.activate(self.ssh)
 
     def _to_enrolled(self) -> None:
-        if self.enrol is None:
-            raise StrategyError("the bench gave no way to enrol")
-        self.enrol()
+        if self.enroll is None:
+            raise StrategyError("the bench gave no way to enroll")
+        self.enroll()
 
     def _plug(self, state: State) -> None:
         if self.cable is None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""One vendor per run; one device per test, new or as it was after its enrolment."""
+"""One vendor per run; one device per test, new or as it was after its enrollment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def runs() -> Path:
 
 @pytest.fixture
 def vendor(runs: Path, logs: Path, saved: Path | None, request: pytest.FixtureRequest) -> Iterator[Vendor]:
-    """The vendor's side as it was right after the enrolment of the saved device, with a registry that runs.
+    """The vendor's side as it was right after the enrollment of the saved device, with a registry that runs.
 
     Each test has its own: devices that start from one saved state would look like forks of each other.
     """
@@ -65,7 +65,7 @@ def _power(strategy: EdgeprovStrategy) -> HilQemuDriver | None:
 
 @pytest.fixture(scope="session")
 def saved(target: Target, runs: Path) -> Path | None:
-    """A device right after its enrolment, memory and TPM included; None with a real board.
+    """A device right after its enrollment, memory and TPM included; None with a real board.
 
     LG_SAVED names one of an earlier run with the same image.
     """
@@ -75,7 +75,7 @@ def saved(target: Target, runs: Path) -> Path | None:
     power = _power(strategy)
     if power is None:
         return None
-    logs = runs / "enrolment"
+    logs = runs / "enrollment"
     vendor = Vendor(runs / "vendor", environment()["VENDOR"])
     with vendor.serve():
         power.prepare(logs, registry_port=vendor.port, serial="ward-7")
@@ -86,7 +86,7 @@ def saved(target: Target, runs: Path) -> Path | None:
         try:
             strategy.transition("enrolled")
         except BaseException:
-            KEPT["the enrolment before all tests"] = logs
+            KEPT["the enrollment before all tests"] = logs
             strategy.cut_power()
             raise
     for driver in (strategy.ssh, strategy.shell):

@@ -14,7 +14,7 @@ from harness.qemu import PATIENCE_S
 
 @pytest.mark.smoke
 @pytest.mark.new_vendor
-def test_first_boot_measures_the_baked_in_model_and_enrolment_proves_the_tpm(
+def test_first_boot_measures_the_baked_in_model_and_enrollment_proves_the_tpm(
     make_device: Callable[..., Device],
 ) -> None:
     device = make_device(serial="ward-1")
@@ -30,9 +30,9 @@ def test_first_boot_measures_the_baked_in_model_and_enrolment_proves_the_tpm(
     assert stamp["slots"]["default"]["model"] == device.vendor.model
     assert stamp["boot_id"] == device.run("cat /proc/sys/kernel/random/boot_id").text
 
-    request = device.enrol()
+    request = device.enroll()
     assert request["ek"], "this TPM came with an EK certificate"
-    assert (device.logs / "enrolment/response.json").exists(), "the TPM opened the credential"
+    assert (device.logs / "enrollment/response.json").exists(), "the TPM opened the credential"
     status = device.edgeprov("status").item("status")
     assert status["device"] == "urn:edgeprov:device:ward-1"
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line in processes of its own, on a real swtpm: enrolment to upload, over a simulated reboot."""
+"""The command line in processes of its own, on a real swtpm: enrollment to upload, over a simulated reboot."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Box:
         assert child.returncode == code, (argv, child.stdout, child.stderr)
         return [json.loads(line) for line in child.stdout.splitlines()]
 
-    def enrol(self) -> VerifiedDevice:
+    def enroll(self) -> VerifiedDevice:
         world = self.site.world
         self.run("identity", "create")
         self.run("identity", "csr", "--nonce", "00" * 16, "-o", str(self.root / "request.json"))
@@ -107,7 +107,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_command_line_over_a_reboot(box: Box) -> None:
-    device = box.enrol()
+    device = box.enroll()
     reference = box.site.publish().reference
     box.run("model", "install", reference)
     box.run("boot-check")
@@ -143,7 +143,7 @@ def test_command_line_over_a_reboot(box: Box) -> None:
 @pytest.mark.slow
 def test_killed_swtpm_is_a_new_boot(box: Box) -> None:
     """The PCR is gone while the run folder is not: nothing runs on the old verdict."""
-    box.enrol()
+    box.enroll()
     box.run("model", "install", box.site.publish().reference)
     np.save(box.root / "x.npy", np.zeros((1, 30), np.int8))
     box.run("infer", "--input", str(box.root / "x.npy"))

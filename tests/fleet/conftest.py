@@ -36,7 +36,7 @@ class Hub:
         return self.root / "trust.d"
 
     def device(self, serial: str, **changes: object) -> Unit:
-        unit = self.world.enrol(serial, **changes)
+        unit = self.world.enroll(serial, **changes)
         push_device(self.registry, unit)
         self.units[serial] = unit
         return unit

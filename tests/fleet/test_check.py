@@ -93,7 +93,7 @@ def test_missing_and_truncated_blobs_are_refused(hub):
 
 
 def test_a_kit_of_an_unknown_device_is_refused_at_step_1(hub):
-    stranger = hub.world.enrol("stranger")
+    stranger = hub.world.enroll("stranger")
     push_kit(hub.registry, stranger, stranger.seal(records=3))
     hub.sync()
     run = hub.run("verify", "--json")
@@ -136,13 +136,13 @@ def test_the_merkle_root_is_checked_where_records_are_read(hub, monkeypatch):
 
 
 def test_old_records_explain_old_kits(hub):
-    """After a second enrolment (another TPM) the kits of the first one still verify."""
+    """After a second enrollment (another TPM) the kits of the first one still verify."""
     first = hub.device("a1")
     push_kit(hub.registry, first, first.seal(records=3))
     hub.sync()
     from tests.support.softtpm import SoftTpm
 
-    second = hub.world.enrol("a1", tpm=SoftTpm("replacement"))
+    second = hub.world.enroll("a1", tpm=SoftTpm("replacement"))
     push_device(hub.registry, second)
     push_kit(hub.registry, second, second.seal(records=4))
     hub.sync()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Enrolment: what a real request gets, and every lie refused before anything is issued."""
+"""Enrollment: what a real request gets, and every lie refused before anything is issued."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from edgeprov.errors import EnrolmentRefused
+from edgeprov.errors import EnrollmentRefused
 from edgeprov.fleet.enrollment import enroll
 from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
-from edgeprov.formats.devicerecord import encode_factory_key, enrol_qualifying
+from edgeprov.formats.devicerecord import encode_factory_key, enroll_qualifying
 from edgeprov.verify.enrollment import verify_device_record
 from tests.support import pki
 from tests.support.factory import factory_key, maker_root
@@ -44,9 +44,9 @@ def csr(key: ec.EllipticCurvePrivateKey, serial: str, *names: str) -> bytes:
 
 
 def request(tpm: SoftTpm, serial: str = "ward-1", **changes: object) -> dict:
-    certify = tpm.certify_sk(enrol_qualifying(NONCE))
+    certify = tpm.certify_sk(enroll_qualifying(NONCE))
     return {
-        "type": "edgeprov.enrolment-request", "v": 1, "device": f"urn:edgeprov:device:{serial}", "csr": b64(csr(tpm.sk, serial)),
+        "type": "edgeprov.enrollment-request", "v": 1, "device": f"urn:edgeprov:device:{serial}", "csr": b64(csr(tpm.sk, serial)),
         "ak": b64(tpm.ak_public), "sk": b64(tpm.sk_public), "nonce": NONCE.hex(),
         "certify": {"attest": b64(certify.attest), "signature": b64(certify.signature)}, "ek": None, "ek_public": None,
         "assurance": "dev", "counter_base": 100, "counter_index": 0x01800100,
@@ -108,7 +108,7 @@ def test_the_record_verifies_from_the_registry_alone(site: Site):
     assert device.enroller.san == "urn:edgeprov:enroller:acme-medical"
 
 
-def test_a_second_enrolment_keeps_the_first_record(site: Site):
+def test_a_second_enrollment_keeps_the_first_record(site: Site):
     first = site.enroll(request(SoftTpm("one"))).last("enrolled")
     second = site.enroll(request(SoftTpm("two"))).last("enrolled")
     assert second["replaced"] == first["record"]
@@ -119,8 +119,8 @@ def test_a_second_enrolment_keeps_the_first_record(site: Site):
 def lies() -> dict[str, tuple[dict, int]]:
     tpm, other = SoftTpm("ward-1"), SoftTpm("other")
     good = request(tpm)
-    forged = tpm.certify_sk(enrol_qualifying(b"another nonce!!!"))
-    by_other = other.certify_sk(enrol_qualifying(NONCE), public=tpm.sk_public)
+    forged = tpm.certify_sk(enroll_qualifying(b"another nonce!!!"))
+    by_other = other.certify_sk(enroll_qualifying(NONCE), public=tpm.sk_public)
     restricted = SoftTpm("ward-1")
     restricted.sk_attributes = restricted.ak_attributes
     unrestricted = SoftTpm("ward-1")
@@ -133,7 +133,7 @@ def lies() -> dict[str, tuple[dict, int]]:
         "certified under another nonce": (good | {"certify": certified(forged)}, 18),
         "certified by another TPM": (good | {"certify": certified(by_other)}, 18),
         "certified another key": (
-            good | {"certify": certified(tpm.certify_sk(enrol_qualifying(NONCE), public=other.sk_public))},
+            good | {"certify": certified(tpm.certify_sk(enroll_qualifying(NONCE), public=other.sk_public))},
             18,
         ),
         "a signing key from elsewhere": (good | {"sk": b64(other.sk_public)}, 18),
@@ -274,7 +274,7 @@ def test_denied_keys_are_not_enrolled_again(site: Site):
 def test_a_wrong_answer_to_the_challenge_is_refused():
     good = json.dumps({"type": "edgeprov.credential-response", "v": 1, "credential": b64(bytes(32))}).encode()
     enroll.verify_response(good, bytes(32))
-    with pytest.raises(EnrolmentRefused, match="did not recover"):
+    with pytest.raises(EnrollmentRefused, match="did not recover"):
         enroll.verify_response(good, bytes(31) + b"\1")
-    with pytest.raises(EnrolmentRefused, match="no endorsement key certificate"):
+    with pytest.raises(EnrollmentRefused, match="no endorsement key certificate"):
         enroll.make_challenge(enroll.parse_request(json.dumps(request(SoftTpm("a"))).encode()), bytes(96))

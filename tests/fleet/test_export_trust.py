@@ -106,7 +106,7 @@ def test_commands_as_written(world, exported, tmp_path, version):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     with referrers_registry() as registry:
-        unit = world.enrol("unit-0001")
+        unit = world.enroll("unit-0001")
         sealed = unit.seal(notation=True)
         kit = registry.push("data/kits", sealed.manifest, sealed.blobs)
         for signature in sealed.signatures:

@@ -30,7 +30,7 @@ class Site:
         Layout.create(folder / "registry")
         self.registry = LayoutRegistry(folder / "registry")
         self.push_model()
-        self.units = [self.world.enrol("unit-0001"), self.world.enrol("unit-0002")]
+        self.units = [self.world.enroll("unit-0001"), self.world.enroll("unit-0002")]
         self.sealed = []
         for unit in self.units:
             push_device(self.registry, unit)
@@ -210,7 +210,7 @@ def test_policy_of_the_auditor_decides(site, tmp_path):
 def test_kits_of_a_batch_are_imported_verified_audited_and_proved(tmp_path: Path):
     """Three kits under one signature, from a stick: everything that is done with one signed alone."""
     site = Site(tmp_path)
-    unit = site.world.enrol("unit-0003")
+    unit = site.world.enroll("unit-0003")
     push_device(site.registry, unit)
     stick = LayoutRegistry(tmp_path / "stick", create=True)
     kits = unit.seal_batch(3, records=4)

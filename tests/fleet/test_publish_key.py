@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""``edgeprov-fleet publish`` with a key that never leaves its place, by the commands of ENROLMENT.md: a PKCS#11 token and a TPM."""
+"""``edgeprov-fleet publish`` with a key that never leaves its place, by the commands of ENROLLMENT.md: a PKCS#11 token and a TPM."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.peers import peer, run
 from tests.support.world import World
 
 pytestmark = pytest.mark.slow
-DOCUMENT = Path(__file__).parents[2] / "edgeprov" / "fleet" / "ENROLMENT.md"
+DOCUMENT = Path(__file__).parents[2] / "edgeprov" / "fleet" / "ENROLLMENT.md"
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 
 
 def documented(word: str) -> str:
-    """The signing command of ENROLMENT.md that begins with ``word``, on one line."""
+    """The signing command of ENROLLMENT.md that begins with ``word``, on one line."""
     (command,) = re.findall(rf"'({word} [^']*)'", DOCUMENT.read_text())
     return " ".join(command.split())
 

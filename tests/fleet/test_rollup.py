@@ -47,8 +47,8 @@ class Shelf:
         with (trust / "publisher.pem").open("ab") as file:  # collectors share the publishers' CA
             file.write((self.ca / "trust.d" / "publisher.pem").read_bytes())
 
-    def enrol(self, serial: str) -> Unit:
-        unit = self.world.enrol(serial)
+    def enroll(self, serial: str) -> Unit:
+        unit = self.world.enroll(serial)
         push_device(self.registry, unit)  # type: ignore[arg-type]
         return unit
 
@@ -106,7 +106,7 @@ def folder(tmp_path: Path) -> Iterator[Shelf]:
 
 
 def test_a_closed_shard_is_named_whole_signed_and_found_from_the_model(shelf: Shelf) -> None:
-    units = [shelf.enrol("ward-1"), shelf.enrol("ward-2")]
+    units = [shelf.enroll("ward-1"), shelf.enroll("ward-2")]
     kits = [shelf.push(unit, unit.seal()) for unit in units for _ in range(3)]
     shard = shelf.shard(shelf.roll_up())
     assert (shard["state"], shard["kits"]) == ("written", 6)
@@ -127,7 +127,7 @@ def test_a_closed_shard_is_named_whole_signed_and_found_from_the_model(shelf: Sh
 
 
 def test_a_repeat_writes_nothing_and_a_late_kit_makes_the_next_number(shelf: Shelf) -> None:
-    unit = shelf.enrol("ward-1")
+    unit = shelf.enroll("ward-1")
     first = shelf.push(unit, unit.seal())
     assert shelf.shard(shelf.roll_up())["state"] == "written"
     repo = data_repo(first)
@@ -143,7 +143,7 @@ def test_a_repeat_writes_nothing_and_a_late_kit_makes_the_next_number(shelf: She
 
 
 def test_a_gap_keeps_the_shard_open_until_the_missing_kit_comes(folder: Shelf) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     folder.push(unit, unit.seal())
     missing = unit.seal()
     folder.push(unit, unit.seal())
@@ -155,21 +155,21 @@ def test_a_gap_keeps_the_shard_open_until_the_missing_kit_comes(folder: Shelf) -
 
 
 def test_an_unknown_device_and_a_forged_kit_do_not_get_in(folder: Shelf) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     good = folder.push(unit, unit.seal())
-    forged = folder.push(unit, unit.seal(signer=folder.world.enrol("ward-9").tpm))
+    forged = folder.push(unit, unit.seal(signer=folder.world.enroll("ward-9").tpm))
     shard = folder.shard(folder.roll_up())
     assert (shard["state"], shard["kits"]) == ("written", 1)
     index = folder.registry.fetch_index(data_repo(good), "rollup.1")
     assert [item.digest for item in index.manifests] == [good.digest]
     assert forged.digest != good.digest
-    stranger = folder.world.enrol("ward-3")
+    stranger = folder.world.enroll("ward-3")
     folder.push(stranger, stranger.seal(), "202601")
     assert folder.shard(folder.roll_up(), "202601")["state"] == "open"
 
 
 def test_a_month_that_is_not_over_stays_open(folder: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     folder.push(unit, unit.seal(), "299912")
     shard = folder.shard(folder.roll_up(), "299912")
     assert (shard["state"], shard["why"]) == ("open", "its month is not over")
@@ -178,7 +178,7 @@ def test_a_month_that_is_not_over_stays_open(folder: Shelf, monkeypatch: pytest.
 def test_a_run_that_was_stopped_before_it_signed_is_finished_by_the_next(
     folder: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     kit = folder.push(unit, unit.seal())
     with monkeypatch.context() as broken:
         broken.setattr(module._Shard, "_sign", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -190,7 +190,7 @@ def test_a_run_that_was_stopped_before_it_signed_is_finished_by_the_next(
 
 def test_large_shards_are_nested(folder: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAF_ENTRIES", 2)
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     kits = [folder.push(unit, unit.seal()) for _ in range(5)]
     folder.shard(folder.roll_up())
     repo = data_repo(kits[0])
@@ -201,7 +201,7 @@ def test_large_shards_are_nested(folder: Shelf, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_second_writer_is_turned_away(folder: Shelf) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     folder.push(unit, unit.seal())
     folder.roll_up()
     with lock(folder.root / "fleet" / "rollup.lock"):
@@ -238,7 +238,7 @@ def deletable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]
 def test_a_kit_that_a_roll_up_names_and_somebody_took_away_is_told_everywhere(
     deletable: Shelf, known_before: bool
 ) -> None:
-    shelf, unit = deletable, deletable.enrol("ward-1")
+    shelf, unit = deletable, deletable.enroll("ward-1")
     kits = [shelf.push(unit, unit.seal()) for _ in range(4)]
     assert shelf.shard(shelf.roll_up())["state"] == "written"
     if not known_before:  # an index that starts anew has never seen what is gone
@@ -278,7 +278,7 @@ def verdicts(shelf: Shelf) -> dict[str, bool | None]:
 
 
 def test_a_roll_up_by_a_stranger_is_refused_and_accuses_nobody(folder: Shelf) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     folder.push(unit, unit.seal())
     folder.roll_up()
     folder.ca = folder.root / "other-ca"
@@ -291,7 +291,7 @@ def test_a_roll_up_by_a_stranger_is_refused_and_accuses_nobody(folder: Shelf) ->
 
 def test_a_roll_up_of_another_shard_is_refused_and_accuses_nobody(folder: Shelf) -> None:
     """A good one, put where it does not belong: it must neither count there nor spoil the one that does."""
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     kit = folder.push(unit, unit.seal())
     folder.roll_up()
     rollup = folder.registry.fetch_index(data_repo(kit), "rollup.1")
@@ -306,7 +306,7 @@ def test_a_roll_up_of_another_shard_is_refused_and_accuses_nobody(folder: Shelf)
 def test_a_roll_up_that_was_not_signed_yet_is_read_again_when_it_is(
     folder: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = folder.enrol("ward-1")
+    unit = folder.enroll("ward-1")
     folder.push(unit, unit.seal())
     with monkeypatch.context() as broken:
         broken.setattr(module._Shard, "_sign", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -318,7 +318,7 @@ def test_a_roll_up_that_was_not_signed_yet_is_read_again_when_it_is(
 
 def test_where_tags_cannot_be_listed_the_roll_ups_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened("docker-registry", tmp_path) as shelf:
-        unit = shelf.enrol("ward-1")
+        unit = shelf.enroll("ward-1")
         kits = [shelf.push(unit, unit.seal()) for _ in range(3)]
         shelf.roll_up()
         late = shelf.push(unit, unit.seal())
@@ -394,7 +394,7 @@ def test_a_run_may_be_killed_at_each_of_its_writes_and_repeated(
     for after in (False, True):
         for number in itertools.count(1):
             with opened(kind, tmp_path / f"{number}-{after}") as shelf:
-                unit = shelf.enrol("ward-1")
+                unit = shelf.enroll("ward-1")
                 kits = [shelf.push(unit, unit.seal()) for _ in range(3)]
 
                 def dies(shelf: Shelf = shelf, number: int = number, after: bool = after) -> None:
@@ -419,7 +419,7 @@ def test_a_run_may_be_killed_at_each_of_its_writes_and_repeated(
 @pytest.mark.parametrize("kind", ["layout", "docker-registry", "referrers"])
 def test_two_desks_that_roll_up_at_once_do_no_harm(tmp_path: Path, kind: str) -> None:
     with opened(kind, tmp_path) as shelf:
-        unit = shelf.enrol("ward-1")
+        unit = shelf.enroll("ward-1")
         kits = [shelf.push(unit, unit.seal()) for _ in range(3)]
         children = []
         for desk in range(4):
@@ -444,7 +444,7 @@ def test_two_desks_that_roll_up_at_once_do_no_harm(tmp_path: Path, kind: str) ->
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_fallback_tag_is_for_registries_without_the_referrers_api(tmp_path: Path, wanted: bool) -> None:
     with opened("docker-registry", tmp_path) as shelf:
-        unit = shelf.enrol("ward-1")
+        unit = shelf.enroll("ward-1")
         kit = shelf.push(unit, unit.seal())
         shard = shelf.shard(shelf.roll_up(*[] if wanted else ["--no-fallback"]))
         assert shard["fallback"] == (1 if wanted else None)

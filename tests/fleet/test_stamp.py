@@ -26,7 +26,7 @@ def site(tmp_path: Path):
     world, tsa = World(), Tsa(tmp_path)
     world.policy_files["tsa.pem"] = tsa.root.pem
     registry = LayoutRegistry(tmp_path / "registry", create=True)
-    unit = world.enrol("unit-0001")
+    unit = world.enroll("unit-0001")
     push_device(registry, unit)
     sealed = unit.seal(notation=True)
     repo = push_kit(registry, unit, sealed)

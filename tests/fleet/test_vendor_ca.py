@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A vendor who already runs a CA: openssl issues every certificate from its CSR, edgeprov only takes them in.
 
-The commands are those of edgeprov/fleet/ENROLMENT.md.
+The commands are those of edgeprov/fleet/ENROLLMENT.md.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Fuzz:
 def world() -> tuple[World, dict[str, list[bytes]]]:
     """One of everything."""
     world = World()
-    unit = world.enrol("unit-1")
+    unit = world.enroll("unit-1")
     sealed = unit.seal(records=5, labels=[record.Label(n=1, value=True, source="s", labelled_at_ns=5)], notation=True)
     buried = unit.bury()
     attestations = [unit.tpm.quote(bytes(32)), unit.tpm.certify_counter(bytes(32)), unit.tpm.certify_sk(bytes(32))]
@@ -327,7 +327,7 @@ TARGETS = (
     Fuzz("attest", tpmt.parse_attest, _seeds("attest")),
     Fuzz("tpm-signature", tpmt.parse_signature, _seeds("signature")),
     Fuzz("tpm-public", tpmt.parse_public, _seeds("public")),
-    Fuzz("ecdsa-der", ecdsa.parse_ecdsa_der, lambda: [world()[0].enrol("x").tpm.sign_digest(bytes(32))]),
+    Fuzz("ecdsa-der", ecdsa.parse_ecdsa_der, lambda: [world()[0].enroll("x").tpm.sign_digest(bytes(32))]),
     Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
     Fuzz("certificates", _certificates, _seeds("certificates")),
     Fuzz("certificate", _plain_certificate, _certificate_seeds),

@@ -40,7 +40,7 @@ def cosign(request, offline):
 @pytest.fixture
 def kit(world, registry, request):
     """A kit with bundle and JWS side by side, pushed; its reference."""
-    unit = world.enrol(f"unit-{zlib.crc32(request.node.name.encode())}")
+    unit = world.enroll(f"unit-{zlib.crc32(request.node.name.encode())}")
     sealed = unit.seal(notation=True)
     reference = registry.push("data/kits", sealed.manifest, sealed.blobs)
     for signature in sealed.signatures:
@@ -131,7 +131,7 @@ def test_key_mode_needs_no_certificate(cosign, kit, registry, trust, tmp_path):
 
 def test_batch_of_kits_under_one_signature(cosign, world, registry, trust, request):
     """One DSSE with many subjects for energy-poor devices: each kit verifies by itself."""
-    unit = world.enrol(f"batch-{zlib.crc32(request.node.name.encode())}")
+    unit = world.enroll(f"batch-{zlib.crc32(request.node.name.encode())}")
     for sealed in unit.seal_batch(3):
         reference = registry.push("data/batch", sealed.manifest, sealed.blobs)
         registry.attach("data/batch", sealed.signatures[0])

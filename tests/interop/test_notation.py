@@ -30,7 +30,7 @@ def verify(trust):
 
 @pytest.fixture
 def unit(world, request):
-    return world.enrol(f"unit-{zlib.crc32(request.node.name.encode())}")
+    return world.enroll(f"unit-{zlib.crc32(request.node.name.encode())}")
 
 
 def test_kit_in_a_registry(verify, registry, unit):

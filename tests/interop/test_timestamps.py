@@ -32,7 +32,7 @@ def test_expired_certificate(registry, offline, tmp_path):
     world.policy_files["tsa.pem"] = tsa.root.pem
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     end = now + dt.timedelta(seconds=15)
-    unit = world.enrol("unit-short")
+    unit = world.enroll("unit-short")
     leaf = pki.device_certificate(
         world.device_root, "unit-short", unit.tpm.sk, start=now - dt.timedelta(minutes=1), end=end
     )

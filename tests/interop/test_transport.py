@@ -33,7 +33,7 @@ class Sent:
     """A signed kit in a device's layout, and in the registry or on the stick it was sent to."""
 
     def __init__(self, world: World, name: str, root: Path) -> None:
-        self.unit = world.enrol(f"unit-{zlib.crc32(name.encode())}")
+        self.unit = world.enroll(f"unit-{zlib.crc32(name.encode())}")
         self.sealed: Sealed = self.unit.seal(records=50, notation=True)
         self.layout = Layout.create(root / "device")
         blobs = {**self.sealed.blobs, EMPTY_CONFIG.digest: EMPTY_BLOB}

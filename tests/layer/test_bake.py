@@ -247,7 +247,7 @@ def test_the_slot_is_named_when_there_are_several(tmp_path: Path, trust: Path) -
 def test_a_data_kit_is_no_model(tmp_path: Path, trust: Path) -> None:
     from tests.support.world import World
 
-    sealed = World().enrol("dev-1").seal(records=3)
+    sealed = World().enroll("dev-1").seal(records=3)
     layout = Layout.create(tmp_path / "data")
     for blob in sealed.blobs.values():
         layout.save_blob(blob, "application/octet-stream")

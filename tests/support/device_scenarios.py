@@ -105,7 +105,7 @@ class Bench:
         root.mkdir()
         self.site = Site(root, settings=command.settings)
         self.site.tpm = LastingTpm(self.site.serial)
-        self.site.unit = self.site.world.enrol(self.site.serial, tpm=self.site.tpm, boot=False)
+        self.site.unit = self.site.world.enroll(self.site.serial, tpm=self.site.tpm, boot=False)
         self.command = command
         self._copy = root.with_name(root.name + "-start")
 

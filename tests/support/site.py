@@ -92,7 +92,7 @@ class Site:
         self.world = World()
         self.tpm = DeviceTpm(serial)
         self.boot_id = "4b1f5c2a-0000-4000-8000-000000000001"
-        self.unit = self.world.enrol(serial, tpm=self.tpm, boot=False)
+        self.unit = self.world.enroll(serial, tpm=self.tpm, boot=False)
         self.registry = root / "registry"
         self.layout = Layout.create(self.registry)
         self.trust = root / "trust.d"
@@ -146,7 +146,7 @@ dir = "trust.d"
         install_certificates(self.context, self.identity_document())
 
     def identity_document(self) -> bytes:
-        """What the factory's enrolment hands to the device."""
+        """What the factory's enrollment hands to the device."""
         document = {"type": "edgeprov.identity", "v": 1, "device": self.unit.urn}
         document["certificates"] = [b64(item) for item in self.unit.record.certificates]
         return json.dumps(document).encode()

@@ -31,7 +31,7 @@ from edgeprov.formats.datakit import (
     part_path,
 )
 from edgeprov.formats.descriptor import Descriptor, describe
-from edgeprov.formats.devicerecord import DeviceRecord, build_device_record, enrol_qualifying
+from edgeprov.formats.devicerecord import DeviceRecord, build_device_record, enroll_qualifying
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
@@ -424,7 +424,7 @@ class World:
         statement = encode_model_statement(model.digest)
         return sign_bundle(model.descriptor, statement, signer or self.publisher, COSIGN_SIGN_PREDICATE)
 
-    def enrol(self, serial: str, *, tpm: SoftTpm | None = None, boot: bool = True, **changes: object) -> Unit:
+    def enroll(self, serial: str, *, tpm: SoftTpm | None = None, boot: bool = True, **changes: object) -> Unit:
         """A device with certificate and signed record; ``changes`` replace fields of the record."""
         tpm = tpm or SoftTpm(serial)
         certificate = pki.device_certificate(self.device_root, serial, tpm.sk)
@@ -435,7 +435,7 @@ class World:
             "ak": parse_public(tpm.ak_public),
             "sk": parse_public(tpm.sk_public),
             "certificates": certificate.certificate_chain,
-            "certify": tpm.certify_sk(enrol_qualifying(nonce)),
+            "certify": tpm.certify_sk(enroll_qualifying(nonce)),
             "nonce": nonce,
             "assurance": "dev",
             "counter_base": tpm.counter,

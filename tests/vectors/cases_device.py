@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edgeprov.formats import tpmt
-from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying
+from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.tpmt import parse_public
@@ -34,7 +34,7 @@ class Stage:
 
     def __init__(self, serial: str = "unit-0001") -> None:
         self.world = make_world()
-        self.unit = self.world.enrol(serial)
+        self.unit = self.world.enroll(serial)
 
     def seal(self, **options: object) -> Sealed:
         return self.unit.seal(**options)  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def step_1() -> Iterator[Case]:
         return case(comment_name, comment, s.doc())
 
     s = Stage()
-    other = s.world.enrol("unit-0002")
+    other = s.world.enroll("unit-0002")
     yield case(
         "kit-of-another-device",
         "the record is of another device than the kit",
@@ -220,7 +220,7 @@ def step_1() -> Iterator[Case]:
     s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, s.unit.record, signer=foreign)]
     yield case("record-foreign-enroller", "an enroller of another CA", s.doc())
     s = Stage()
-    other = s.world.enrol("unit-0002")
+    other = s.world.enroll("unit-0002")
     s.unit.record_signatures = other.record_signatures
     yield case("record-signature-moved", "the enroller's signature is of another record", s.doc())
     s = Stage()
@@ -268,12 +268,12 @@ def step_1() -> Iterator[Case]:
     yield with_record(
         "certify-of-another-key",
         "AK certified another key",
-        certify=lambda s: s.unit.tpm.certify_sk(enrol_qualifying(s.unit.record.nonce), public=SoftTpm("x").sk_public),
+        certify=lambda s: s.unit.tpm.certify_sk(enroll_qualifying(s.unit.record.nonce), public=SoftTpm("x").sk_public),
     )
     yield with_record(
         "certify-by-another-ak",
         "another TPM's AK certified SK",
-        certify=lambda s: SoftTpm("x").certify_sk(enrol_qualifying(s.unit.record.nonce), public=s.unit.tpm.sk_public),
+        certify=lambda s: SoftTpm("x").certify_sk(enroll_qualifying(s.unit.record.nonce), public=s.unit.tpm.sk_public),
     )
     yield with_record(
         "certify-forged",
@@ -283,7 +283,7 @@ def step_1() -> Iterator[Case]:
     yield with_record(
         "certify-is-a-quote",
         "a quote in the place of the certification",
-        certify=lambda s: s.unit.tpm.quote(enrol_qualifying(s.unit.record.nonce)),
+        certify=lambda s: s.unit.tpm.quote(enroll_qualifying(s.unit.record.nonce)),
     )
     yield with_record(
         "certificate-of-another-key",
@@ -362,7 +362,7 @@ def step_2() -> Iterator[Case]:
     yield signed(
         "signed-by-another-device",
         "another enrolled device signs",
-        lambda s, k: sign(s, k, k.statement, s.world.enrol("unit-0002").tpm),
+        lambda s, k: sign(s, k, k.statement, s.world.enroll("unit-0002").tpm),
     )
     yield signed(
         "signed-by-enroller", "the enroller signs a kit", lambda s, k: sign(s, k, k.statement, s.world.enroller)

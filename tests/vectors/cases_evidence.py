@@ -263,11 +263,11 @@ def step_8() -> Iterator[Case]:
 
 def step_9() -> Iterator[Case]:
     world = make_world()
-    unit = world.enrol("unit-0001", counter_base=500)
-    yield case("before-the-enrolment", "a number at or below counter_base", document(unit, unit.seal()))
+    unit = world.enroll("unit-0001", counter_base=500)
+    yield case("before-the-enrollment", "a number at or below counter_base", document(unit, unit.seal()))
     s = Stage()
     yield case(
-        "number-of-the-base", "a kit sealed without raising the counter after the enrolment", s.doc(s.seal(seq=100))
+        "number-of-the-base", "a kit sealed without raising the counter after the enrollment", s.doc(s.seal(seq=100))
     )
     s = Stage()
     yield case("first-with-predecessor", "the first kit names one before it", s.doc(s.seal(prev=OTHER)))

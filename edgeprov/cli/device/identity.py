@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         {
             "create": "make the keys and the kit counter in the TPM",
-            "csr": "write the enrolment request for edgeprov-fleet enroll",
+            "csr": "write the enrollment request for edgeprov-fleet enroll",
             "activate": "answer the enroller's credential challenge",
             "install": "install the certificate that the enroller issued",
             "show": "show device, keys and certificate",
@@ -61,7 +61,7 @@ def _csr(args: argparse.Namespace, out: Output) -> None:
         raise UsageError("--nonce is not hexadecimal", advice="Give 8 to 64 bytes as hex digits.") from error
     write_output(args.output, create_request(load_context(), nonce))
     if args.output not in (None, "-"):
-        out.item("request", f"enrolment request written to {args.output}", file=args.output)
+        out.item("request", f"enrollment request written to {args.output}", file=args.output)
         out.next(f"edgeprov-fleet enroll {args.output}, where the device CA is")
 
 

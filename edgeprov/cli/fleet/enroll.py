@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check a device's enrolment request, issue the certificate of its signing key, publish its signed record.
+"""Check a device's enrollment request, issue the certificate of its signing key, publish its signed record.
 
 A TPM with an endorsement key certificate must also answer a credential challenge: the first call
 writes the challenge (exit 100), the second one takes the answer with --response.
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, metavar="REGISTRY", help="where the record goes")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help="identity file for the device")
     parser.add_argument("--ca", metavar="DIR", type=Path, help="folder of `ca init`")
-    own = parser.add_argument_group("instead of --ca, where the vendor runs a CA (edgeprov/fleet/ENROLMENT.md)")
+    own = parser.add_argument_group("instead of --ca, where the vendor runs a CA (edgeprov/fleet/ENROLLMENT.md)")
     own.add_argument("--issued", metavar="PEM", type=Path, help="chain that this CA issued for the request, leaf first")
     own.add_argument("--enroller-certificate", metavar="PEM", type=Path, help="chain of the enroller, leaf first")
     own.add_argument("--enroller-key", metavar="PEM", type=Path, help="its ECDSA P-256 private key")

@@ -5,7 +5,7 @@
 Three clocks meet: the device's (may be dead, wrong, or set back), the TPM's (counts milliseconds of
 powered time, never back, signed), and ours (when we first saw a kit, or a timestamp authority did).
 A kit was sealed before we saw it, and before every later one of its series minus the TPM time between
-them; its first segment was opened after the enrolment plus the TPM time since. Where the device's own
+them; its first segment was opened after the enrollment plus the TPM time since. Where the device's own
 time lies outside of that, it is in doubt.
 
 Spec: FLEET.md section "Time".
@@ -136,7 +136,7 @@ def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
 
 
 def _anchor(record: DeviceRecord | None) -> tuple[float | None, int]:
-    """Enrolment: our time of it, and the TPM's clock when it certified its key just before."""
+    """Enrollment: our time of it, and the TPM's clock when it certified its key just before."""
     if record is None:
         return None, 0
     try:

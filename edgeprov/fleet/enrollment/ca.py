@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgeprov.errors import ConfigError, EnrolmentRefused, FormatError, UsageError
+from edgeprov.errors import ConfigError, EnrollmentRefused, FormatError, UsageError
 from edgeprov.fleet.trust.signers import PemSigner, load_signer
 from edgeprov.formats.mediatypes import ENROLLER_URN_PREFIX
 from edgeprov.limits import LIMITS
@@ -157,22 +157,22 @@ def verify_csr(csr_der: bytes, spki: bytes, device: str, serial: str) -> None:
         serial: Serial number, the request's common name. A vendor's CA issues what the CSR says.
 
     Raises:
-        EnrolmentRefused: It is not.
+        EnrollmentRefused: It is not.
     """
     try:
         csr = x509.load_der_x509_csr(csr_der)
         if not csr.is_signature_valid:
-            raise EnrolmentRefused("the certificate request is not signed by its own key")
+            raise EnrollmentRefused("the certificate request is not signed by its own key")
         holds = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         common = [item.value for item in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         names = [item.value for item in csr.extensions if isinstance(item.value, x509.SubjectAlternativeName)]
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.DuplicateExtension) as error:
-        raise EnrolmentRefused("the certificate request is malformed") from error
+        raise EnrollmentRefused("the certificate request is malformed") from error
     if holds != spki:
-        raise EnrolmentRefused("the certificate request holds another key than the signing key of the TPM")
+        raise EnrollmentRefused("the certificate request holds another key than the signing key of the TPM")
     asked = [name for item in names for name in item]
     if common != [serial] or any(name != x509.UniformResourceIdentifier(device) for name in asked):
-        raise EnrolmentRefused(f"the certificate request asks for another name than {device}")
+        raise EnrollmentRefused(f"the certificate request asks for another name than {device}")
 
 
 def issue_device_certificate(issuer: PemSigner, spki: bytes, device: str, serial: str, now: dt.datetime) -> bytes:
@@ -198,7 +198,7 @@ def issue_device_certificate(issuer: PemSigner, spki: bytes, device: str, serial
     subject = x509.Name([*kept, *(x509.NameAttribute(oid, value) for oid, value in own)])
     key = load_der_public_key(spki)
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise EnrolmentRefused("the signing key is not an ECDSA key")
+        raise EnrollmentRefused("the signing key is not an ECDSA key")
     builder = _builder(subject, above.subject, key, now - _BACKDATE)
     builder = _end_entity(builder, device, above)
     return builder.sign(issuer.key, SHA256()).public_bytes(Encoding.DER)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Enrolment: a device's request becomes a certificate for its signing key and a signed device record.
+"""Enrollment: a device's request becomes a certificate for its signing key and a signed device record.
 
 What is checked before anything is issued: the keys have the attributes of TPM keys, the attestation
 key vouches for the signing key under the request's nonce, the certificate request is signed by that
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edgeprov.errors import (
-    EnrolmentRefused,
+    EnrollmentRefused,
     EvidenceInvalid,
     FormatError,
     PolicyDenied,
@@ -64,7 +64,7 @@ from edgeprov.verify.enrollment import (
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.x509path import certificate_spki
 
-REQUEST_TYPE: Final = "edgeprov.enrolment-request"
+REQUEST_TYPE: Final = "edgeprov.enrollment-request"
 SECRET_BYTES: Final = 32
 
 
@@ -109,17 +109,17 @@ def parse_request(raw: bytes) -> Request:
     Raises:
         FormatError: Not one.
     """
-    what = "enrolment request"
+    what = "enrollment request"
     obj = parse_json_object(raw, what, max_bytes=LIMITS.device_record_bytes)
     if obj.get("type") != REQUEST_TYPE or get_int(obj, "v", what) != 1:
-        raise FormatError("not an enrolment request", advice="Make one on the device: edgeprov identity csr -o FILE.")
+        raise FormatError("not an enrollment request", advice="Make one on the device: edgeprov identity csr -o FILE.")
     device = get_str(obj, "device", what)
     device_serial(device)
     certify = get_object(obj, "certify", what)
     try:
         nonce = bytes.fromhex(get_str(obj, "nonce", what))
     except ValueError as error:
-        raise FormatError("enrolment request: 'nonce' is not hex") from error
+        raise FormatError("enrollment request: 'nonce' is not hex") from error
     ek, ek_public = (_optional(obj, key, what) for key in ("ek", "ek_public"))
     return Request(
         device=device,
@@ -147,15 +147,15 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
         nonce: The challenge that the vendor gave to `identity csr --nonce`, if any.
 
     Raises:
-        EnrolmentRefused: The request proves nothing.
+        EnrollmentRefused: The request proves nothing.
         PolicyDenied: A key is on the deny list, or the level is not accepted.
     """
     if nonce is not None and not hmac.compare_digest(nonce, request.nonce):
-        raise EnrolmentRefused("the request answers another challenge than this one: it may be an old one")
+        raise EnrollmentRefused("the request answers another challenge than this one: it may be an old one")
     verify_tpm_keys(request.ak, request.sk, request.certify, request.nonce)
     verify_csr(request.csr, request.sk.spki, request.device, request.serial)
     if request.counter_index != COUNTER_INDEX:
-        raise EnrolmentRefused(f"the kit counter is at 0x{request.counter_index:08x}, not at 0x{COUNTER_INDEX:08x}")
+        raise EnrollmentRefused(f"the kit counter is at 0x{request.counter_index:08x}, not at 0x{COUNTER_INDEX:08x}")
     for spki in (request.ak.spki, request.sk.spki):
         policy.verify_key_allowed(credential.sha256_hex(spki))
     policy.verify_assurance(request.assurance, request.device)
@@ -167,9 +167,9 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
     if request.assurance == "dev":
         return
     if request.ek_certificate is None:
-        raise EnrolmentRefused(
+        raise EnrollmentRefused(
             f"the device claims the assurance {request.assurance!r}, but its TPM has no endorsement key certificate",
-            advice="Enrol it as `dev`, or read the certificate of its TPM from the manufacturer.",
+            advice="Enroll it as `dev`, or read the certificate of its TPM from the manufacturer.",
         )
     verify_ek_certificate(request.ek_certificate, (), policy, now)
 
@@ -194,13 +194,13 @@ def make_challenge(request: Request, randomness: bytes) -> tuple[JsonObject, byt
         The challenge file, and the secret to expect (keep it until the answer).
 
     Raises:
-        EnrolmentRefused: The EK's certificate and its public area are different keys.
+        EnrollmentRefused: The EK's certificate and its public area are different keys.
     """
     if request.ek_certificate is None or request.ek_public is None:
-        raise EnrolmentRefused("the TPM has no endorsement key certificate to challenge")
+        raise EnrollmentRefused("the TPM has no endorsement key certificate to challenge")
     ek = credential.parse_ek_public(request.ek_public)
     if certificate_spki(request.ek_certificate) != ek.spki:
-        raise EnrolmentRefused("the endorsement key and its certificate are different keys")
+        raise EnrollmentRefused("the endorsement key and its certificate are different keys")
     secret = randomness[:SECRET_BYTES]
     blob, encrypted = credential.make_credential(ek, request.ak.name, secret, randomness[SECRET_BYTES:])
     return (
@@ -220,14 +220,14 @@ def verify_response(raw: bytes, secret: bytes) -> None:
 
     Raises:
         FormatError: Not an answer file.
-        EnrolmentRefused: Not the secret.
+        EnrollmentRefused: Not the secret.
     """
     what = "credential response"
     obj = parse_json_object(raw, what, max_bytes=LIMITS.config_file_bytes)
     if obj.get("type") != "edgeprov.credential-response":
         raise FormatError("not a credential response", advice="Make it on the device: edgeprov identity activate FILE.")
     if not hmac.compare_digest(get_b64(obj, "credential", what), secret):
-        raise EnrolmentRefused("the TPM did not recover the secret: the attestation key is not in the certified TPM")
+        raise EnrollmentRefused("the TPM did not recover the secret: the attestation key is not in the certified TPM")
 
 
 def enroll(
@@ -247,13 +247,13 @@ def enroll(
         activated: Whether the TPM answered a credential challenge.
 
     Raises:
-        EnrolmentRefused: A device above ``dev`` without the credential's answer.
+        EnrollmentRefused: A device above ``dev`` without the credential's answer.
         PolicyDenied, SignerUntrusted: Nobody would accept this record: enroller or level are not in the trust policy.
         RegistryError: The push failed; nothing was issued that a later try would not issue again.
     """
     vouched = is_vouched(request, policy)
     if request.assurance != "dev" and not (activated or vouched):
-        raise EnrolmentRefused("the TPM has not answered a credential challenge yet")
+        raise EnrollmentRefused("the TPM has not answered a credential challenge yet")
     if issuer is not None:
         leaf = issue_device_certificate(issuer, request.sk.spki, request.device, request.serial, now)
         certificates = (leaf, *issuer.certificate_chain)
@@ -280,7 +280,9 @@ def enroll(
     try:
         verify_record_certificate(record, policy)
     except (EvidenceInvalid, SignerUntrusted) as error:
-        raise EnrolmentRefused(error.message, advice="The certificate must be issued for this very request.") from error
+        raise EnrollmentRefused(
+            error.message, advice="The certificate must be issued for this very request."
+        ) from error
     manifest, blob = build_device_record(record)
     statement = encode_device_statement(
         manifest.digest, device=request.device, enroller=identity.san, enrolled_at=enrolled_at
@@ -291,7 +293,7 @@ def enroll(
     before = registry.head_manifest(repo, request.serial)
     registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
     registry.push_blob(repo, manifest.layers[0], blob)
-    # Under a name of its own as well: after another enrolment the old record still explains old kits.
+    # Under a name of its own as well: after another enrollment the old record still explains old kits.
     registry.push_manifest(repo, manifest, tag=f"{request.serial}.{manifest.digest.hex[:16]}")
     attach(registry, repo, signature, {signature.layers[0].digest: bundle})
     registry.push_manifest(repo, manifest, tag=request.serial)

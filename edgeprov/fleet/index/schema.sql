@@ -35,7 +35,7 @@ CREATE TABLE model_tags (
   PRIMARY KEY (source, repo, tag)
 ) WITHOUT ROWID;
 
--- Device records ever seen, newest enrolment last: an old record explains old kits.
+-- Device records ever seen, newest enrollment last: an old record explains old kits.
 CREATE TABLE devices (
   digest TEXT PRIMARY KEY,            -- manifest digest of the record
   device TEXT NOT NULL,               -- URN

@@ -233,7 +233,7 @@ def _verify(
         raise EvidenceInvalid(
             f"{item.device} has no device record",
             step=1,
-            advice="Enrol the device, or sync the registry that holds its record.",
+            advice="Enroll the device, or sync the registry that holds its record.",
         )
     first: EdgeprovError | None = None
     for record, device in devices:

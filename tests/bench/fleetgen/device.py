@@ -96,16 +96,16 @@ class Truth:
 
 
 class FleetDevice:
-    """A device from its enrolment to the last day."""
+    """A device from its enrollment to the last day."""
 
     def __init__(self, settings: Settings, plan: DevicePlan, world: World, models: Sequence[Manifest]) -> None:
         self.settings = settings
         self.plan = plan
         self.models = models
         self.rng = random.Random(f"{settings.seed} {plan.serial}")
-        # The vendor's line enrols an hour before the first day; the TPM's clock runs from there.
+        # The vendor's line enrolls an hour before the first day; the TPM's clock runs from there.
         enrolled_at = format_time(settings.start_ns - ENROLLED_BEFORE_S * NS).replace(".000Z", "Z")
-        self.unit = world.enrol(plan.serial, boot=False, enrolled_at=enrolled_at)
+        self.unit = world.enroll(plan.serial, boot=False, enrolled_at=enrolled_at)
         self.tpm: SoftTpm = self.unit.tpm
         self.truth = Truth(
             serial=plan.serial,
@@ -118,7 +118,7 @@ class FleetDevice:
         self._rogue.certificate_chain = pki.device_certificate(
             pki.root("Somebody Else"), plan.serial, self._rogue.sk
         ).certificate_chain
-        other = world.enrol(f"neighbour-of-{plan.serial}", boot=False)
+        other = world.enroll(f"neighbour-of-{plan.serial}", boot=False)
         self._neighbour = other.tpm
         self._log = b""
         self._events = 0

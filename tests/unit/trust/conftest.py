@@ -15,4 +15,4 @@ def world() -> World:
 @pytest.fixture
 def unit(world: World) -> Unit:
     """A device in its first boot, with the model measured."""
-    return world.enrol("unit-0001")
+    return world.enroll("unit-0001")

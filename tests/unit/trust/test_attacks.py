@@ -28,7 +28,7 @@ from edgeprov.errors import (
 from edgeprov.formats import tpmt
 from edgeprov.formats.bundle import build_signature_manifest
 from edgeprov.formats.descriptor import describe
-from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying
+from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event
 from edgeprov.formats.in_toto import parse_statement
@@ -181,7 +181,7 @@ def test_stolen_disk_in_another_tpm(world, unit):
 def test_cloned_tpm_state(world, unit):
     """A software TPM copied with its keys: both go on counting, and the series forks."""
     kit = unit.seal()
-    clone = world.enrol("unit-0001")
+    clone = world.enroll("unit-0001")
     clone.prev, clone.tpm.counter, clone.next_n = unit.prev, unit.tpm.counter, 50
     ours, theirs = unit.seal(), clone.seal(records=4)
     with pytest.raises(SeriesBroken, match="two artifacts with one number"):
@@ -213,7 +213,7 @@ def test_unrestricted_key_posing_as_ak(world, unit):
     """An enroller is given a record whose AK signs anything; refused before any certificate, and by every verifier."""
     area = parse_public(public_area(unit.tpm.ak, tpmt.SK_ATTRIBUTES))
     unit.tpm.ak_attributes = tpmt.SK_ATTRIBUTES
-    certify = unit.tpm.certify_sk(enrol_qualifying(unit.record.nonce))
+    certify = unit.tpm.certify_sk(enroll_qualifying(unit.record.nonce))
     record = replace(unit.record, ak=area, certify=certify)
     unit.record_manifest, unit.record_blob = build_device_record(record)
     unit.record_signatures = [world.vouch(unit.record_manifest, record)]

@@ -79,7 +79,7 @@ def test_broken_link(wrong):
         verify_series(items, BASE)
 
 
-def test_first_item_with_predecessor_and_item_from_before_the_enrolment():
+def test_first_item_with_predecessor_and_item_from_before_the_enrollment():
     items = series(2)
     with pytest.raises(SeriesBroken, match="wrong predecessor: 101"):
         verify_series([replace(items[0], prev=digest("x")), *items[1:]], BASE)
@@ -151,7 +151,7 @@ def test_head_that_hides_the_newest_kit_or_comes_from_another_device(world, unit
     head = replace(unit.head(NONCE), newest=first.digest)
     with pytest.raises(EvidenceInvalid, match="the quote was made for"):
         verify_head(head, NONCE, unit.verified(), world.policy)
-    other = world.enrol("unit-0002")
+    other = world.enroll("unit-0002")
     with pytest.raises(EvidenceInvalid, match="the head is of"):
         verify_head(other.head(NONCE), NONCE, unit.verified(), world.policy)
     with pytest.raises(EvidenceInvalid, match="another signer"):

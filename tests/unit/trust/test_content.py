@@ -61,7 +61,7 @@ def test_changed_byte_in_any_layer_is_not_what_the_manifest_names(unit):
 def test_changed_layer_with_a_manifest_that_names_it_is_not_the_signed_one(world, unit, what):
     """The attacker repacks: new layer, new config, new manifest. Then the digest is another, and nobody signed it."""
     sealed = unit.seal(records=7, labels=LABELS)
-    other = unit.world.enrol("unit-0001").seal(records=7, labels=[replace(item, value=9) for item in LABELS])
+    other = unit.world.enroll("unit-0001").seal(records=7, labels=[replace(item, value=9) for item in LABELS])
     old, new = ({part.kind: part for part in item.kit.parts}[what].layer.digest for item in (sealed, other))
     if what == "records":
         new = {part.kind: part for part in other.kit.parts}["labels"].layer.digest

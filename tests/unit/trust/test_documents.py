@@ -21,7 +21,7 @@ PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("pac
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
 ROLLUP = "fleet/test_rollup.py::"
-ENROLMENT, FLEET = "unit/trust/test_enrolment.py::", "fleet/test_enroll.py::"
+ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
 # Words of the sentence with the MUST, and its refused cases: vectors by their id, tests by file and name.
 RULES: Mapping[str, tuple[str, ...]] = {
@@ -138,7 +138,7 @@ QUOTED: Mapping[str, tuple[str, ...]] = {
     "fork": (ATTACKS + "test_fork_of_the_series",),
     "Software key certified as SK": ("step-01/sk-software_fail",),
     "AK not restricted": (FLEET + "test_lies_are_refused_and_nothing_is_issued", "step-01/ak-unrestricted_fail"),
-    "forged EK chain": (ENROLMENT + "test_ek_certificate",),
+    "forged EK chain": (ENROLLMENT + "test_ek_certificate",),
     "replayed credential": (
         FLEET + "test_an_old_request_does_not_answer_a_fresh_nonce",
         FLEET + "test_a_wrong_answer_to_the_challenge_is_refused",

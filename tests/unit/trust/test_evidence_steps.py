@@ -96,7 +96,7 @@ def test_tombstone_is_judged_by_the_same_steps(world: World, unit: Unit):
 
 
 def test_step_1_refuses_kit_of_another_device(world: World, unit: Unit):
-    other = world.enrol("unit-0002")
+    other = world.enroll("unit-0002")
     refused(world, unit, other.seal(), 1, "the kit names urn:edgeprov:device:unit-0002")
 
 
@@ -147,7 +147,7 @@ def test_step_2_refuses_publisher_as_signer_of_a_kit(world: World, unit: Unit):
 
 
 def test_step_2_refuses_another_enrolled_device_as_signer(world: World, unit: Unit):
-    other = world.enrol("unit-0002")
+    other = world.enroll("unit-0002")
     refused(world, unit, unit.seal(signer=other.tpm), 2, "was signed by .*unit-0002", SubjectMismatch)
 
 
@@ -412,9 +412,9 @@ def test_step_8_refuses_part_of_the_counter(world: World, unit: Unit):
 # -- step 9: place in the series --------------------------------------------------------------------
 
 
-def test_step_9_refuses_number_from_before_the_enrolment(world: World):
-    late = world.enrol("unit-0003", counter_base=500)
-    refused(world, late, late.seal(), 9, "before the enrolment")
+def test_step_9_refuses_number_from_before_the_enrollment(world: World):
+    late = world.enroll("unit-0003", counter_base=500)
+    refused(world, late, late.seal(), 9, "before the enrollment")
 
 
 def test_step_9_refuses_first_kit_with_predecessor(world: World, unit: Unit):

@@ -89,10 +89,10 @@ def test_refusal_of_the_authority_is_no_timestamp():
 @pytest.fixture
 def short(world):
     """A device whose certificate ends in 2030."""
-    unit = world.enrol("unit-short")
+    unit = world.enroll("unit-short")
     end = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
     chain = pki.device_certificate(world.device_root, "unit-short", unit.tpm.sk, end=end).certificate_chain
-    unit = world.enrol("unit-short", certificates=chain)
+    unit = world.enroll("unit-short", certificates=chain)
     unit.tpm.certificate_chain = chain
     return unit
 
@@ -125,10 +125,10 @@ def test_kit_outlives_the_device_certificate_when_it_was_stamped(world, short, t
 
 
 def test_kit_stamped_only_after_the_certificate_expired(world, tsa):
-    unit = world.enrol("unit-late")
+    unit = world.enroll("unit-late")
     end = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)  # openssl stamps with the real time, which is later
     chain = pki.device_certificate(world.device_root, "unit-late", unit.tpm.sk, end=end).certificate_chain
-    unit = world.enrol("unit-late", certificates=chain)
+    unit = world.enroll("unit-late", certificates=chain)
     unit.tpm.certificate_chain = chain
     sealed = unit.seal()
     with pytest.raises(SignerUntrusted, match="has expired"):

@@ -75,7 +75,7 @@ class Checker:
         chain = [un64(item) for item in record["certificates"]]
         need(chain, "no certificate")
         enrolled = dt.datetime.fromisoformat(record["enrolled_at"])
-        need(record["enrolled_at"].endswith("Z") and enrolled.tzinfo, "time of enrolment")
+        need(record["enrolled_at"].endswith("Z") and enrolled.tzinfo, "time of enrollment")
         name, key = judge_certificate(self.policy, chain[0], chain[1:], "device", enrolled)
         need(spki(key) == spki(self.sk.key) and name == record["device"], "certificate")
         need(record["assurance"] in self.policy.assurance, "assurance")

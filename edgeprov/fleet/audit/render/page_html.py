@@ -123,7 +123,7 @@ class _Page:
             f"<tr><th scope=row>Trust folder<td><code>{escape(report['policy'])}</code>"
             f"<tr><th scope=row>Made<td>{escape(report['generated_at'])} by edgeprov {escape(report['edgeprov'])}"
             "</tbody></table></div><p>Only kits whose ten verification steps hold, and whose bytes are all there, are counted. A device's own clock is not proved: the "
-            f"provable interval comes from the TPM's clock (taken as exact to {report['tpm_clock_error']:.0%}), the enrolment, and the moment at which a kit was first seen. "
+            f"provable interval comes from the TPM's clock (taken as exact to {report['tpm_clock_error']:.0%}), the enrollment, and the moment at which a kit was first seen. "
             "A result is unlabelled when no verified kit brings a label for its number.</p></section>"
         )
 

@@ -3,7 +3,7 @@
 """testimage: TEST_SUITES = "ping ssh edgeprov". What a device does in the field, on the built image.
 
 Needs packagegroup-provenance-test in the image and a TPM; in QEMU swtpm has to listen (see the layer's
-documentation). The cases enrol the device with a CA of their own and keep state, records and registry
+documentation). The cases enroll the device with a CA of their own and keep state, records and registry
 below /run/edgeprov-test, but the TPM's counter moves on: an enrolled device is left alone, since its
 series would show those numbers as missing.
 """
@@ -180,7 +180,7 @@ class EdgeprovTest(OERuntimeTestCase):
             self.skipTest("this device is enrolled: its series of kits stays as it is")
         self.fresh_work()
         config = self.write_config("edgeprov.toml", MODELS, RUN)
-        self.enrol(config)
+        self.enroll(config)
         self.write(WORK + "/records.py", PROGRAM)
         status, output = self.as_user("EDGEPROV_CONFIG=%s python3 %s/records.py" % (config, WORK))
         self.assertEqual(status, DONE, msg=output)
@@ -195,7 +195,7 @@ class EdgeprovTest(OERuntimeTestCase):
         """Run a verb of the vendor's side, on the target too: the test host may lack its libraries."""
         return self.edgeprov(words, accept, program="edgeprov-fleet")
 
-    def enrol(self, config):
+    def enroll(self, config):
         """What the factory does, with a CA that lives as long as the case."""
         files = {"w": WORK, "r": REGISTRY, "t": CONF}
         self.fleet("ca init {w}/ca".format(**files))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from edgeprov.errors import EnrolmentRefused, FormatError, IdentityError
+from edgeprov.errors import EnrollmentRefused, FormatError, IdentityError
 from edgeprov.fleet.enrollment.credential import make_credential, parse_ek_public
 from edgeprov.formats.devicerecord import vouch_qualifying
 from edgeprov.formats.tpmt import parse_public
@@ -57,7 +57,7 @@ def test_the_tpm_opens_a_credential_for_each_standard_ek(
 def test_a_credential_for_another_ak_is_refused(device: SimulatedDevice) -> None:
     with device.open() as tpm:
         sk = parse_public(tpm.create_identity().sk_public)
-        with pytest.raises(EnrolmentRefused):
+        with pytest.raises(EnrollmentRefused):
             tpm.activate_credential(*challenge(tpm, sk.name))
         assert tpm._connection.handles(0x80000000) == ()
 
@@ -67,7 +67,7 @@ def test_a_credential_for_another_tpm_is_refused(make_device: object) -> None:
     with first.open() as one, second.open() as two:
         name = parse_public(one.create_identity().ak_public).name
         two.create_identity()
-        with pytest.raises(EnrolmentRefused):
+        with pytest.raises(EnrollmentRefused):
             one.activate_credential(*challenge(two, name))
 
 
@@ -78,7 +78,7 @@ def test_a_changed_credential_is_refused(device: SimulatedDevice, flip: int) -> 
         blob, secret = challenge(tpm, ak.name)
         changed = bytearray(blob)
         changed[flip] ^= 1
-        with pytest.raises(EnrolmentRefused):
+        with pytest.raises(EnrollmentRefused):
             tpm.activate_credential(bytes(changed), secret)
         assert tpm.activate_credential(blob, secret) == SECRET, "and the right one still works"
 
@@ -195,10 +195,10 @@ def test_the_factory_key_is_found_and_vouches(device: SimulatedDevice) -> None:
     verify_factory_key(factory, ak, nonce)
     policy = parse_policy({"idevid.pem": issuer.pem})
     assert "IAK" in verify_factory_certificate(factory.certificate, policy, pki.NOW).san
-    with pytest.raises(EnrolmentRefused):
+    with pytest.raises(EnrollmentRefused):
         verify_factory_key(factory, ak, b"another nonce")
     other = parse_policy({"idevid.pem": pki.root("Another Maker").pem})
-    with pytest.raises(EnrolmentRefused):
+    with pytest.raises(EnrollmentRefused):
         verify_factory_certificate(factory.certificate, other, pki.NOW)
 
 

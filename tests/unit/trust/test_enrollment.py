@@ -12,14 +12,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edgeprov.errors import (
     DigestMismatch,
-    EnrolmentRefused,
+    EnrollmentRefused,
     EvidenceInvalid,
     PolicyDenied,
     SignerUntrusted,
     SubjectMismatch,
 )
 from edgeprov.formats import tpmt
-from edgeprov.formats.devicerecord import build_device_record, enrol_qualifying, parse_device_record
+from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying, parse_device_record
 from edgeprov.formats.manifest import parse_manifest
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.verify.enrollment import verify_device_record, verify_ek_certificate, verify_tpm_keys
@@ -48,8 +48,8 @@ def test_software_key_certified_as_sk(world, unit):
     """TPM2_LoadExternal lets a software key be certified; its attributes betray it."""
     tpm = SoftTpm("soft")
     area = public_area(tpm.sk, 0x40440)
-    certify = tpm.certify_sk(enrol_qualifying(NONCE), public=area)
-    with pytest.raises(EnrolmentRefused, match="do not show that the TPM made it"):
+    certify = tpm.certify_sk(enroll_qualifying(NONCE), public=area)
+    with pytest.raises(EnrollmentRefused, match="do not show that the TPM made it"):
         verify_tpm_keys(parse_public(tpm.ak_public), parse_public(area), certify, NONCE)
     with pytest.raises(EvidenceInvalid, match="do not show that the TPM made it") as caught:
         judged(world, unit, sk=parse_public(public_area(unit.tpm.sk, 0x40440)))
@@ -75,7 +75,7 @@ def test_ak_or_sk_that_decrypts_and_restricted_sk(world, unit):
 
 
 def test_replayed_certification(world, unit):
-    """Of an earlier enrolment: made for another nonce."""
+    """Of an earlier enrollment: made for another nonce."""
     with pytest.raises(EvidenceInvalid, match="was made for"):
         judged(world, unit, nonce=bytes(32))
     with pytest.raises(EvidenceInvalid, match="was made for"):
@@ -84,7 +84,7 @@ def test_replayed_certification(world, unit):
 
 def test_certification_of_another_key_or_by_another_ak(world, unit):
     other = SoftTpm("other")
-    qualifying = enrol_qualifying(unit.record.nonce)
+    qualifying = enroll_qualifying(unit.record.nonce)
     with pytest.raises(EvidenceInvalid, match="certified another key"):
         judged(world, unit, certify=unit.tpm.certify_sk(qualifying, public=other.sk_public))
     with pytest.raises(EvidenceInvalid, match="another signer"):
@@ -95,7 +95,7 @@ def test_certification_of_another_key_or_by_another_ak(world, unit):
 
 
 def test_quote_or_nothing_in_the_place_of_the_certification(world, unit):
-    quote = unit.tpm.quote(enrol_qualifying(unit.record.nonce))
+    quote = unit.tpm.quote(enroll_qualifying(unit.record.nonce))
     with pytest.raises(EvidenceInvalid, match="type 0x8018, not 0x8017"):
         judged(world, unit, certify=quote)
     with pytest.raises(EvidenceInvalid, match="cut short"):
@@ -123,10 +123,10 @@ def test_certificate_of_another_ca_or_expired(world, unit):
         judged(world, unit, certificates=expired.certificate_chain)
 
 
-def test_time_of_enrolment(world, unit):
+def test_time_of_enrollment(world, unit):
     judged(world, unit, enrolled_at="2026-01-02T03:04:05.250Z")
     for text in ("2026-01-02", "2026-01-02T03:04:05", "2026-01-02T03:04:05+01:00", "yesterday", "2026-13-01T00:00:00Z"):
-        with pytest.raises(EvidenceInvalid, match="time of enrolment"):
+        with pytest.raises(EvidenceInvalid, match="time of enrollment"):
             judged(world, unit, enrolled_at=text)
 
 
@@ -150,7 +150,7 @@ def test_enroller_that_the_policy_does_not_list_or_denies(world, unit):
 
 
 def test_signature_of_another_record(world, unit):
-    other = world.enrol("unit-0002")
+    other = world.enroll("unit-0002")
     with pytest.raises(SubjectMismatch, match="hangs on another artifact"):
         verify_device_record(unit.record_manifest, unit.record_blob, other.record_signatures, world.policy, pki.NOW)
 
@@ -180,15 +180,15 @@ def test_ek_certificate(world):
     ek = middle.issue(pki.name("unknown"), usage=pki.key_usage(key_agreement=True), eku=[EK_USAGE])
     policy = replace(world.policy, ek_anchors=(maker.der,))
     assert verify_ek_certificate(ek.der, [middle.der], policy, pki.NOW).subject
-    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+    with pytest.raises(EnrollmentRefused, match="no ek trust anchor"):
         verify_ek_certificate(ek.der, [], policy, pki.NOW)
-    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+    with pytest.raises(EnrollmentRefused, match="no ek trust anchor"):
         verify_ek_certificate(ek.der, [middle.der], world.policy, pki.NOW)
     forged = pki.root("TPM Maker Root", seed="forger").issue(pki.name("unknown"), eku=[EK_USAGE])
-    with pytest.raises(EnrolmentRefused, match="no ek trust anchor"):
+    with pytest.raises(EnrollmentRefused, match="no ek trust anchor"):
         verify_ek_certificate(forged.der, [], policy, pki.NOW)
     signer = middle.issue(pki.name("signer"), eku=[ExtendedKeyUsageOID.CODE_SIGNING])
-    with pytest.raises(EnrolmentRefused, match="not for an endorsement key"):
+    with pytest.raises(EnrollmentRefused, match="not for an endorsement key"):
         verify_ek_certificate(signer.der, [middle.der], policy, pki.NOW)
-    with pytest.raises(EnrolmentRefused, match=r"not an X\.509 certificate"):
+    with pytest.raises(EnrollmentRefused, match=r"not an X\.509 certificate"):
         verify_ek_certificate(b"\x30\x00", [], policy, pki.NOW)
