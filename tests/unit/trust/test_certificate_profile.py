@@ -214,7 +214,7 @@ def test_paths_of_any_length(levels, stray, rng) -> None:
         above.append(ROOT)
     rng.shuffle(above)
     assert compare(leaf, tuple(above), (ROOT,)) == int(
-        isinstance(outcome(x509path.find_path, leaf, tuple(above), (ROOT,), "publisher"), certificates.Identity)
+        isinstance(outcome(x509path.find_path, leaf, tuple(above), (ROOT,), "publisher"), certificates.SignerIdentity)
     )
 
 
