@@ -429,7 +429,7 @@ def json_of_text(text: str | bytes) -> Any:
 def _create(connection: sqlite3.Connection) -> None:
     from importlib import resources
 
-    script = resources.files("edgeprov.fleet.index.database").joinpath("schema.sql").read_text()
+    script = resources.files("edgeprov.fleet.index").joinpath("schema.sql").read_text()
     # Two commands may find no file, or an old one, at the same moment.
     script = script.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ")
     script = script.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ")
