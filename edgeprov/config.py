@@ -78,7 +78,6 @@ class SealConfig:
     max_bytes: int = 64 * MIB
     min_kit_interval_s: int = 3600  # spares the TPM's flash: facts on NV endurance
     signatures: tuple[str, ...] = ("cosign", "notation")
-    batch_kits: int = 1  # kits of one model under one DSSE; spares a low-power device SK signatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +155,6 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "seal.max_records": (1, LIMITS.kit_records),
     "seal.max_bytes": (64 * 1024, 2**40),
     "seal.min_kit_interval_s": (0, 2**31),
-    "seal.batch_kits": (1, LIMITS.batch_kits),
     "upload.bandwidth_bytes_per_s": (0, 2**40),
     "upload.budget_s": (0, 2**31),
     "upload.min_battery_percent": (0, 100),

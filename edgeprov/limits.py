@@ -52,7 +52,6 @@ class Limits:
     # -- signatures and evidence ----------------------------------------------------------------
     signature_blob_bytes: Final = 1 * MIB
     signatures_per_artifact: Final = 64
-    batch_kits: Final = 64  # under one statement, as written by us: 80 kB of evidence
     statement_bytes: Final = 512 * KIB
     certificate_bytes: Final = 16 * KIB
     certificate_chain: Final = 5

@@ -11,7 +11,7 @@ Spec: FORMAT.md section "Data kit".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 from edgeprov._dataclass import replace
@@ -80,7 +80,7 @@ class _Sealer:
         self._account(slot, "discarded")
         self._state.labels(slot).rotate()
         # Planned anew when a segment had to be set aside: a kit holds no chain with a hole.
-        while not self._kits(self._plan(slot, due_only=due_only)):
+        while not all(self._kit(work) for work in self._plan(slot, due_only=due_only)):
             pass
         self._account(slot, "damaged")
 
@@ -111,15 +111,8 @@ class _Sealer:
                 plan[index] = replace(plan[index], labels=True)
         return plan
 
-    def _kits(self, plan: Sequence[KitPlan]) -> bool:
-        """Seal kits in batches; False when the plan does not hold any more: plan again."""
-        held = all(self._kit(work) for work in plan)
-        self._sequencer.finish()
-        return held
-
     def _kit(self, work: KitPlan) -> bool:
-        """Seal one kit, or number it for its batch; False when its plan does not hold any more."""
-        self._sequencer.make_room(work.slot, work.model)
+        """Seal one kit; False when the plan does not hold any more: plan again."""
         state, layout = self._state, self._state.layout
         labels = model_labels(state, work.slot)
         label_rows = labels.rows(work.model) if work.labels else iter(())
@@ -141,8 +134,8 @@ class _Sealer:
                 if all(path.exists() for path in paths):
                     raise
                 return False  # a recorder made room meanwhile
-            self._sequencer.add_kit(work, contents, labels.names() if work.labels else [])
-        self._sequencer.settle()
+            sealed, intent = self._sequencer.sign_kit(work, contents, labels.names() if work.labels else [])
+        self._sequencer.commit_kit(sealed, intent)
         return True
 
     def _read_damaged(self, work: KitPlan) -> KitPlan | None:

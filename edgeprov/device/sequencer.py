@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
-from edgeprov.device.batch import NumberedKit, encode_pending, intents_of, load_pending
 from edgeprov.device.context import Context, timestamp
 from edgeprov.device.identity import counter_base
 from edgeprov.device.model_store import find_model
@@ -25,7 +24,7 @@ from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.seal_recovery import drop_uncommitted, entry_of, free_sealed, rebuild_head
 from edgeprov.device.series_state import INTENT, SeriesHead, first_active, load_head, model_descriptor, save_head
 from edgeprov.device.signing import DeviceSigner, Signature, save_signatures
-from edgeprov.errors import FormatError, NotStored, StoreError
+from edgeprov.errors import NotStored
 from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
@@ -68,8 +67,6 @@ class Sequencer:
         self._tpm = tpm
         self._signer = DeviceSigner(context, state, tpm)
         self._progress = progress
-        self._pending: list[NumberedKit] = []
-        self._signed: list[OutboxEntry] = []
         self.done: list[Sealed] = []
 
     # -- after a crash --------------------------------------------------------------------------
@@ -79,11 +76,9 @@ class Sequencer:
         intent = self._state.load_document(INTENT)
         head = load_head(self._state) or rebuild_head(self._state)
         known = head.seq if head else counter_base(self._state)
-        if intent and head and any(head.seq > int(item["base"]) for item in intents_of(intent)):
+        if intent and head and head.seq > int(intent["base"]):
             self._finish(intent, head)
             intent = None
-        elif intent:
-            known = self._resume(intent, known)
         rebuild_outbox(self._context, self._state, known)
         counter = self._tpm.read_counter()
         if counter > known:
@@ -95,30 +90,12 @@ class Sequencer:
         if intent:
             self._state.remove_document(INTENT)
 
-    def _resume(self, intent: Mapping[str, Any], known: int) -> int:
-        """Sign the kits that a batch had numbered; returns the number of the last."""
-        try:
-            self._pending = load_pending(intent, known, self._state.layout)
-        except (FormatError, StoreError) as error:
-            journal.event("quarantined", f"a batch cannot be finished: {error.message}", priority=journal.ERROR)
-            return known
-        if not self._pending:
-            return known
-        last = self._pending[-1].kit.seq
-        # First forget the kit that was next: a stop after the commit must not free its segments.
-        self._state.save_document(INTENT, encode_pending(self._pending))
-        self.finish()
-        return last
-
     def _finish(self, intent: Mapping[str, Any], head: SeriesHead) -> None:
-        # The kits are complete and their numbers are taken. Unless one was already sent and freed, it
-        # belongs into the outbox: the newest by the head, those of its batch by what the layout holds.
+        # The kit is complete and its number is taken. Unless it was already sent and freed, it belongs into the outbox.
         entry = entry_of(head)
         if self._state.layout.has_manifest(entry.digest):
             self._state.save_outbox(entry)
-        for item in intents_of(intent):
-            if head.seq > int(item["base"]):
-                free_sealed(self._state, item)
+        free_sealed(self._state, intent)
         self._state.remove_document(INTENT)
 
     # -- kits -----------------------------------------------------------------------------------
@@ -128,22 +105,20 @@ class Sequencer:
         head = load_head(self._state)
         return self._tpm.clock().clock_ms - head.tpm_clock_ms if head else None
 
-    def make_room(self, slot: str, model: Digest) -> None:
-        """Finish the open batch if a kit of this slot and model cannot stand in one statement with it."""
-        if self._pending and not self._pending[0].fits(slot, model, self._signer.log()):
-            self.finish()
-
-    def add_kit(self, work: KitPlan, contents: Contents, labels: Sequence[str]) -> None:
-        """Number, attest and store one kit; the last of its batch is signed too.
+    def sign_kit(self, work: KitPlan, contents: Contents, labels: Sequence[str]) -> tuple[Sealed, dict[str, Any]]:
+        """Number, attest, sign and store one kit.
 
         Call within a batch of the layout, in which no garbage collection can take the blobs that nothing
-        names yet, and settle() after it.
+        names yet, and commit_kit() after it.
+
+        Returns:
+            The kit, and its intent.
 
         Raises:
-            TpmError: The TPM failed; the intent tells what a next start has to account for.
+            TpmError: The TPM failed; the stored intent tells what a next start has to account for.
             StoreError: The disk failed; likewise.
         """
-        intent = {
+        intent: dict[str, Any] = {
             "slot": work.slot,
             "model": str(work.model),
             "segments": [info.path.name for info in work.segments],
@@ -152,37 +127,16 @@ class Sequencer:
             "lost": work.lost(),
             "broken": list(work.damaged),
         }
-        self._pending.append(self._number_kit(work, contents, intent))
-        if len(self._pending) >= self._context.config.seal.batch_kits:
-            self._signed = self._sign()
-
-    def settle(self) -> None:
-        """Commit the batch if it was signed; else note that its newest kit waits for its signature."""
-        if self._signed:
-            entries, self._signed = self._signed, []
-            self._commit_kits(entries)
-        else:
-            self._state.save_document(INTENT, encode_pending(self._pending))
-
-    def finish(self) -> None:
-        """Sign and commit what is numbered."""
-        if self._pending:
-            with self._state.layout.batch():
-                entries = self._sign()
-            self._commit_kits(entries)
-
-    def _number_kit(self, work: KitPlan, contents: Contents, intent: dict[str, Any]) -> NumberedKit:
         subject = self._subject(work.model)
         with self._tpm.group():
             seq = self._next_number(intent)
-            prev = self._pending[-1].kit.digest if self._pending else self._head_digest()
             now_ns = time.time_ns()
             manifest, config = build_datakit(
                 model=subject,
                 device=self._context.urn,
                 slot=work.slot,
                 seq=seq,
-                prev=prev,
+                prev=self._head_digest(),
                 records=contents.records,
                 labels=contents.labels,
                 first=contents.first,
@@ -193,9 +147,10 @@ class Sequencer:
                 parts=contents.parts,
                 created=timestamp(now_ns),
             )
-            kit = self._signer.attest(manifest.digest, seq)
+            signatures = self._signer.sign_kit(
+                manifest, model=work.model, slot=work.slot, seq=seq, started_ns=contents.recorded_first_ns
+            )
         self._state.layout.save_blob(config, manifest.config.media_type)
-        self._state.layout.save_manifest(manifest, ref=kit_tag(self._context.serial, seq, manifest.digest))
         details = {
             "records": contents.records,
             "labels": contents.labels,
@@ -203,39 +158,25 @@ class Sequencer:
             "last": contents.last,
             "bytes": sum(blob.size for blob in manifest.blobs),
         }
-        started_ns = contents.recorded_first_ns
-        return NumberedKit(
-            intent=intent, manifest=manifest, kit=kit, created_ns=now_ns, started_ns=started_ns, details=details,
-            contents=contents,
-        )  # fmt: skip
+        entry = self._save("kit", work.slot, work.model, seq, manifest, signatures, now_ns, details)
+        return Sealed(entry=entry, contents=contents, damaged=tuple(work.damaged), lost=tuple(work.lost())), intent
 
-    def _sign(self) -> list[OutboxEntry]:
-        """One statement over all numbered kits; call within a batch of the layout."""
-        first, kits = self._pending[0], [(kit.manifest, kit.kit) for kit in self._pending]
-        started_ns = next((kit.started_ns for kit in self._pending if kit.started_ns is not None), None)
-        signed = self._signer.sign_kits(kits, model=first.model, slot=first.slot, started_ns=started_ns)
-        return [
-            self._save("kit", kit.slot, kit.model, kit.kit.seq, kit.manifest, signatures, kit.created_ns, kit.details)
-            for kit, signatures in zip(self._pending, signed, strict=True)
-        ]
+    def commit_kit(self, sealed: Sealed, intent: Mapping[str, Any]) -> None:
+        """Make a signed kit the head of the series, put it into the outbox and free its records.
 
-    def _commit_kits(self, entries: Sequence[OutboxEntry]) -> None:
-        kits, self._pending = self._pending, []
-        self._commit(entries, [kit.intent for kit in kits])
-        for kit, entry in zip(kits, entries, strict=True):
-            damaged, lost = kit.intent.get("broken", ()), kit.intent.get("lost", ())
-            ranges = tuple((int(first), int(last)) for first, last in lost)
-            sealed = Sealed(entry=entry, contents=kit.contents, damaged=tuple(damaged), lost=ranges)
-            self.done.append(sealed)
-            self._progress(sealed)
-            journal.event(
-                "kit-sealed",
-                f"slot {kit.slot}: kit {entry.seq} with {entry.info['records']} records sealed",
-                slot=kit.slot,
-                model_digest=kit.model,
-                kit_digest=entry.digest,
-                seq=entry.seq,
-            )
+        Raises:
+            StoreError: The disk failed; the next start accounts for the kit.
+        """
+        self._commit(sealed, intent)
+        entry = sealed.entry
+        journal.event(
+            "kit-sealed",
+            f"slot {intent['slot']}: kit {entry.seq} with {entry.info['records']} records sealed",
+            slot=intent["slot"],
+            model_digest=intent["model"],
+            kit_digest=entry.digest,
+            seq=entry.seq,
+        )
 
     # -- tombstones -----------------------------------------------------------------------------
 
@@ -291,10 +232,7 @@ class Sequencer:
             self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
             details = {"reason": reason, "records": 0, "labels": 0, "bytes": sum(b.size for b in manifest.blobs)}
             entry = self._save("tombstone", slot, model, number, manifest, signatures, now_ns, details)
-        self._commit([entry], [intent])
-        sealed = Sealed(entry=entry)
-        self.done.append(sealed)
-        self._progress(sealed)
+        self._commit(Sealed(entry=entry), intent)
         journal.event(
             "tombstone-signed",
             f"slot {slot}: number {number} is a tombstone: {reason}",
@@ -318,7 +256,7 @@ class Sequencer:
 
     def _next_number(self, intent: dict[str, Any]) -> int:
         intent["base"] = self._tpm.read_counter()
-        self._state.save_document(INTENT, encode_pending(self._pending, intent))
+        self._state.save_document(INTENT, intent)
         return self._tpm.increment_counter()
 
     def _save(
@@ -345,12 +283,12 @@ class Sequencer:
         }
         return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)
 
-    def _commit(self, entries: Sequence[OutboxEntry], intents: Sequence[Mapping[str, Any]]) -> None:
-        clock_ms, newest = self._tpm.clock().clock_ms, entries[-1]
-        document = {"kind": newest.kind, "repo": newest.repo, "tag": newest.tag, "info": dict(newest.info)}
-        save_head(self._state, SeriesHead(seq=newest.seq, digest=newest.digest, tpm_clock_ms=clock_ms, entry=document))
-        for entry in entries:
-            self._state.save_outbox(entry)
-        for intent in intents:
-            free_sealed(self._state, intent)
+    def _commit(self, sealed: Sealed, intent: Mapping[str, Any]) -> None:
+        clock_ms, entry = self._tpm.clock().clock_ms, sealed.entry
+        document = {"kind": entry.kind, "repo": entry.repo, "tag": entry.tag, "info": dict(entry.info)}
+        save_head(self._state, SeriesHead(seq=entry.seq, digest=entry.digest, tpm_clock_ms=clock_ms, entry=document))
+        self._state.save_outbox(entry)
+        free_sealed(self._state, intent)
         self._state.remove_document(INTENT)
+        self.done.append(sealed)
+        self._progress(sealed)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeprov import __version__
@@ -72,44 +71,21 @@ class DeviceSigner:
         self._tpm = tpm
         self._chain = load_certificates(state)
 
-    def attest(self, digest: Digest, seq: int) -> SealedKit:
-        """NV_Certify and Quote over a manifest's digest, before the counter moves again.
+    def sign_kit(
+        self, manifest: Manifest, *, model: Digest, slot: str, seq: int, started_ns: int | None
+    ) -> list[Signature]:
+        """All signatures of a data kit.
 
         Args:
-            digest: Of a kit's or tombstone's manifest.
+            manifest: The kit's manifest.
+            model: Its source model.
+            slot: Its slot.
             seq: The counter's value, which is also in the manifest.
-        """
-        counter = self._tpm.certify_counter(digest.raw)
-        quote = self._tpm.quote(digest.raw)
-        return SealedKit(
-            digest=digest,
-            seq=seq,
-            reset_count=parse_attest(quote.attest).reset_count,
-            evidence=SealEvidence(quote=quote, counter=counter, log=self.log()),
-        )
-
-    def log(self) -> bytes:
-        """The event log of this boot."""
-        return current_log(self._context, self._tpm)
-
-    def sign_kits(
-        self, kits: Sequence[tuple[Manifest, SealedKit]], *, model: Digest, slot: str, started_ns: int | None
-    ) -> list[list[Signature]]:
-        """All signatures of data kits, under one statement.
-
-        Args:
-            kits: Manifest and evidence of each, in order of their numbers; all of one model and slot.
-            model: Their source model.
-            slot: Their slot.
-            started_ns: Wall clock of the first record; None where there are labels only.
-
-        Returns:
-            The signatures of each kit. The bundle is the same for all and made by one signature of the
-            TPM; a notation envelope has one target, so each kit has its own.
+            started_ns: Wall clock of the first record; None in a kit of labels only.
         """
         now_ns = time.time_ns()
         statement = encode_kit_statement(
-            [sealed for _, sealed in kits],
+            self._attest(manifest.digest, seq),
             model=model,
             slot=slot,
             device=self._context.urn,
@@ -118,13 +94,13 @@ class DeviceSigner:
             started_on=timestamp(now_ns if started_ns is None else started_ns),
             finished_on=timestamp(now_ns),
         )
-        return self._signatures([manifest for manifest, _ in kits], statement, SLSA_PROVENANCE, now_ns)
+        return self._signatures(manifest, statement, SLSA_PROVENANCE, now_ns)
 
     def sign_tombstone(self, manifest: Manifest, *, model: Digest, slot: str, seq: int) -> list[Signature]:
         """All signatures of a tombstone."""
         now_ns = time.time_ns()
         statement = encode_tombstone_statement(
-            self.attest(manifest.digest, seq),
+            self._attest(manifest.digest, seq),
             model=model,
             slot=slot,
             device=self._context.urn,
@@ -132,11 +108,20 @@ class DeviceSigner:
             version=__version__,
             created=timestamp(now_ns),
         )
-        return self._signatures([manifest], statement, TOMBSTONE_PREDICATE, now_ns)[0]
+        return self._signatures(manifest, statement, TOMBSTONE_PREDICATE, now_ns)
 
-    def _signatures(
-        self, manifests: Sequence[Manifest], statement: bytes, predicate_type: str, now_ns: int
-    ) -> list[list[Signature]]:
+    def _attest(self, digest: Digest, seq: int) -> SealedKit:
+        """NV_Certify and Quote over a manifest's digest, before the counter moves again."""
+        counter = self._tpm.certify_counter(digest.raw)
+        quote = self._tpm.quote(digest.raw)
+        return SealedKit(
+            digest=digest,
+            seq=seq,
+            reset_count=parse_attest(quote.attest).reset_count,
+            evidence=SealEvidence(quote=quote, counter=counter, log=current_log(self._context, self._tpm)),
+        )
+
+    def _signatures(self, manifest: Manifest, statement: bytes, predicate_type: str, now_ns: int) -> list[Signature]:
         created = timestamp(now_ns)
         # The bundle is always made: it carries the TPM's evidence. notation is a second view.
         bundle = build_bundle(
@@ -145,14 +130,12 @@ class DeviceSigner:
             certificate=self._chain[0],
         )
         blob = describe(bundle, SIGSTORE_BUNDLE)
-        result = []
-        for manifest in manifests:
-            referrer = build_signature_manifest(manifest.descriptor, blob, predicate_type, created)
-            blobs = ((bundle, SIGSTORE_BUNDLE), (EMPTY_BLOB, referrer.config.media_type))
-            signatures = [Signature(manifest=referrer, blobs=blobs)]
-            if "notation" in self._context.config.seal.signatures:
-                signatures.append(self._notation(manifest, created))
-            result.append(signatures)
+        referrer = build_signature_manifest(manifest.descriptor, blob, predicate_type, created)
+        result = [
+            Signature(manifest=referrer, blobs=((bundle, SIGSTORE_BUNDLE), (EMPTY_BLOB, referrer.config.media_type)))
+        ]
+        if "notation" in self._context.config.seal.signatures:
+            result.append(self._notation(manifest, created))
         return result
 
     def _notation(self, manifest: Manifest, created: str) -> Signature:

@@ -18,13 +18,12 @@ from edgeprov.errors import FormatError
 from edgeprov.formats import packing
 from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.in_toto import SUBJECTS_MAX, Statement, encode_statement, sha256_of
+from edgeprov.formats.in_toto import Statement, encode_statement, sha256_of
 from edgeprov.formats.jsonx import JsonObject, get_list, get_object, get_str
 from edgeprov.formats.mediatypes import (
     BUILD_TYPE,
     DEVICE_PREDICATE,
     EVENT_LOG,
-    PREFIX,
     SLSA_PROVENANCE,
     TOMBSTONE_PREDICATE,
     TPM_COUNTER,
@@ -33,9 +32,7 @@ from edgeprov.formats.mediatypes import (
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
 
-KIT_ANNOTATION: Final = PREFIX + "kit"
-"""On a byproduct of a batch statement: the kit that it belongs to."""
-
+_BYPRODUCTS_MAX: Final = 16
 _QUOTE_NAME = "tpm-quote"
 _COUNTER_NAME = "tpm-counter"
 _LOG_NAME = "event-log"
@@ -58,7 +55,7 @@ class SealEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedKit:
-    """One subject of a kit statement: manifest digest, counter value, resetCount and evidence."""
+    """The subject of a kit's or tombstone's statement: manifest digest, counter value, resetCount and evidence."""
 
     digest: Digest
     seq: int
@@ -80,7 +77,7 @@ class KitProvenance:
 
 
 def encode_kit_statement(
-    kits: Sequence[SealedKit],
+    kit: SealedKit,
     *,
     model: Digest,
     slot: str,
@@ -90,11 +87,10 @@ def encode_kit_statement(
     started_on: str,
     finished_on: str,
 ) -> bytes:
-    """The statement over one kit, or over a batch of kits of one model and slot.
+    """The statement over one kit.
 
     Args:
-        kits: Subjects, in order of their counter values. For a batch each byproduct is marked with
-            its kit; an event log that all share is written once.
+        kit: Its only subject.
         model: Manifest digest of the source model.
         slot: Slot of the model.
         device: URN of the device.
@@ -103,7 +99,7 @@ def encode_kit_statement(
         started_on: RFC 3339, device clock: first record.
         finished_on: RFC 3339, device clock: sealing.
     """
-    return _encode_provenance(kits, SLSA_PROVENANCE, model, slot, device, assurance, version, started_on, finished_on)
+    return _encode_provenance(kit, SLSA_PROVENANCE, model, slot, device, assurance, version, started_on, finished_on)
 
 
 def encode_tombstone_statement(
@@ -117,9 +113,7 @@ def encode_tombstone_statement(
     created: str,
 ) -> bytes:
     """The statement over one tombstone: the same predicate under its own type, so that none can pass for a kit's."""
-    return _encode_provenance(
-        [tombstone], TOMBSTONE_PREDICATE, model, slot, device, assurance, version, created, created
-    )
+    return _encode_provenance(tombstone, TOMBSTONE_PREDICATE, model, slot, device, assurance, version, created, created)
 
 
 def encode_device_statement(record: Digest, *, device: str, enroller: str, enrolled_at: str) -> bytes:
@@ -140,11 +134,13 @@ def parse_provenance(statement: Statement) -> KitProvenance:
     """Read the predicate of a kit's or tombstone's statement.
 
     Raises:
-        FormatError: Another predicate type or buildType, or a member is missing.
+        FormatError: Another predicate type or buildType, several subjects, or a member is missing.
     """
     what = "statement"
     if statement.predicate_type not in (SLSA_PROVENANCE, TOMBSTONE_PREDICATE):
         raise FormatError(f"statement has the predicate type {statement.predicate_type[:80]!r}, not a kit's")
+    if len(statement.subjects) != 1:
+        raise FormatError(f"statement of a kit has {len(statement.subjects)} subjects, not one")
     definition = get_object(statement.predicate, "buildDefinition", what)
     if get_str(definition, "buildType", what) != BUILD_TYPE:
         raise FormatError("statement has a buildType that is not edgeprov's")
@@ -167,31 +163,28 @@ def parse_provenance(statement: Statement) -> KitProvenance:
     )
 
 
-def parse_seal_evidence(statement: Statement, kit: Digest) -> SealEvidence:
-    """The evidence that belongs to one subject of a kit's or tombstone's statement.
+def parse_seal_evidence(statement: Statement) -> SealEvidence:
+    """The evidence in a kit's or tombstone's statement.
 
     Raises:
         FormatError: A byproduct is missing, double, or of another media type.
     """
     run = get_object(statement.predicate, "runDetails", "statement")
-    byproducts = get_list(run, "byproducts", "statement", maximum=3 * SUBJECTS_MAX)
-    batch = len(statement.subjects) > 1
+    byproducts = get_list(run, "byproducts", "statement", maximum=_BYPRODUCTS_MAX)
     return SealEvidence(
-        quote=_attestation(_find(byproducts, _QUOTE_NAME, TPM_QUOTE, kit, batch=batch, shared=False), _QUOTE_NAME),
-        counter=_attestation(
-            _find(byproducts, _COUNTER_NAME, TPM_COUNTER, kit, batch=batch, shared=False), _COUNTER_NAME
-        ),
-        log=_find(byproducts, _LOG_NAME, EVENT_LOG, kit, batch=batch, shared=True),
+        quote=_attestation(_find(byproducts, _QUOTE_NAME, TPM_QUOTE), _QUOTE_NAME),
+        counter=_attestation(_find(byproducts, _COUNTER_NAME, TPM_COUNTER), _COUNTER_NAME),
+        log=_find(byproducts, _LOG_NAME, EVENT_LOG),
     )
 
 
 def invocation_id(reset_count: int, seq: int) -> str:
-    """The invocation of a single kit: boot counter and kit counter."""
+    """The invocation that a statement names: boot counter and kit counter."""
     return f"{reset_count}.{seq}"
 
 
 def _encode_provenance(
-    kits: Sequence[SealedKit],
+    kit: SealedKit,
     predicate_type: str,
     model: Digest,
     slot: str,
@@ -201,9 +194,6 @@ def _encode_provenance(
     started_on: str,
     finished_on: str,
 ) -> bytes:
-    if not 0 < len(kits) <= SUBJECTS_MAX:
-        raise FormatError(f"a statement has 1 to {SUBJECTS_MAX} subjects")
-    last = kits[-1]
     predicate = {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -214,46 +204,32 @@ def _encode_provenance(
         "runDetails": {
             "builder": {"id": device},
             "metadata": {
-                "invocationId": invocation_id(last.reset_count, last.seq),
+                "invocationId": invocation_id(kit.reset_count, kit.seq),
                 "startedOn": started_on,
                 "finishedOn": finished_on,
             },
-            "byproducts": _byproducts(kits),
+            "byproducts": _byproducts(kit.evidence),
         },
     }
-    return encode_statement([kit.digest for kit in kits], predicate_type, predicate)
+    return encode_statement([kit.digest], predicate_type, predicate)
 
 
-def _byproducts(kits: Sequence[SealedKit]) -> list[JsonObject]:
-    batch = len(kits) > 1
-    one_log = len({kit.evidence.log for kit in kits}) == 1
-    result: list[JsonObject] = []
-    for kit in kits:
-        mark: JsonObject = {"annotations": {KIT_ANNOTATION: str(kit.digest)}} if batch else {}
-        for name, media_type, attestation in (
-            (_QUOTE_NAME, TPM_QUOTE, kit.evidence.quote),
-            (_COUNTER_NAME, TPM_COUNTER, kit.evidence.counter),
-        ):
-            content = packing.pack([attestation.attest, attestation.signature])
-            result.append({"name": name, "mediaType": media_type, "content": b64(content), **mark})
-        if not one_log:
-            result.append({"name": _LOG_NAME, "mediaType": EVENT_LOG, "content": b64(kit.evidence.log), **mark})
-    if one_log:
-        result.append({"name": _LOG_NAME, "mediaType": EVENT_LOG, "content": b64(kits[0].evidence.log)})
-    return result
+def _byproducts(evidence: SealEvidence) -> list[JsonObject]:
+    quote, counter = (packing.pack([item.attest, item.signature]) for item in (evidence.quote, evidence.counter))
+    return [
+        {"name": name, "mediaType": media_type, "content": b64(content)}
+        for name, media_type, content in (
+            (_QUOTE_NAME, TPM_QUOTE, quote),
+            (_COUNTER_NAME, TPM_COUNTER, counter),
+            (_LOG_NAME, EVENT_LOG, evidence.log),
+        )
+    ]
 
 
-def _find(byproducts: Sequence[Any], name: str, media_type: str, kit: Digest, *, batch: bool, shared: bool) -> bytes:
-    found = []
-    for item in byproducts:
-        if not isinstance(item, dict) or item.get("name") != name:
-            continue
-        annotations = item.get("annotations")
-        owner = annotations.get(KIT_ANNOTATION) if isinstance(annotations, dict) else None
-        if owner == str(kit) or (owner is None and (shared or not batch)):
-            found.append(item)
+def _find(byproducts: Sequence[Any], name: str, media_type: str) -> bytes:
+    found = [item for item in byproducts if isinstance(item, dict) and item.get("name") == name]
     if len(found) != 1:
-        raise FormatError(f"statement has {len(found)} byproducts {name!r} for this kit, not one")
+        raise FormatError(f"statement has {len(found)} byproducts {name!r}, not one")
     if found[0].get("mediaType") != media_type:
         raise FormatError(f"statement: byproduct {name!r} has another media type")
     return get_b64(found[0], "content", f"byproduct {name}")

@@ -269,7 +269,7 @@ def _step_2_signature(work: _Work) -> None:
     work.claims = claims
     work.statement = signed.statement
     work.signed_before = signed.signed_before
-    work.seal = parse_seal_evidence(signed.statement, evidence.digest)
+    work.seal = parse_seal_evidence(signed.statement)
 
 
 def _step_3_binding(work: _Work) -> None:
@@ -307,9 +307,8 @@ def _step_5_boot(work: _Work) -> None:
     boot = (quote.reset_count, quote.restart_count)
     if boot != (counter.reset_count, counter.restart_count):
         raise EvidenceInvalid("quote and counter were not attested in the same boot", step=5)
-    # A batch statement names the invocation of its last kit only.
     invocation = invocation_id(quote.reset_count, work.evidence.seq)
-    if len(work.statement.subjects) == 1 and work.claims.invocation != invocation:
+    if work.claims.invocation != invocation:
         raise EvidenceInvalid(f"the statement does not name the invocation {invocation}", step=5)
     for number, (header, opened) in enumerate(zip(work.headers, work.segment_quotes, strict=True), 1):
         if (header.reset_count, header.restart_count) != (opened.reset_count, opened.restart_count):

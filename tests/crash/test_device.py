@@ -23,7 +23,7 @@ from tests.support.device_commands import COMMANDS
 from tests.support.device_scenarios import Bench, Command, check
 from tests.support.powercut import Log, disks, write_disk
 
-FAST = ("seal", "seal in batches")
+FAST = ("seal",)
 each = pytest.mark.parametrize(
     "command",
     [pytest.param(c, marks=() if c.name in FAST else pytest.mark.slow, id=c.name.replace(" ", "-")) for c in COMMANDS],

@@ -205,35 +205,3 @@ def test_policy_of_the_auditor_decides(site, tmp_path):
     done = fleet("check-proof", site.prove("unit-0001/3"), "--trust", tmp_path, "--json")
     assert done.code == 19
     assert "accepts: hardware" in json.dumps(done.items[-1])
-
-
-def test_kits_of_a_batch_are_imported_verified_audited_and_proved(tmp_path: Path):
-    """Three kits under one signature, from a stick: everything that is done with one signed alone."""
-    site = Site(tmp_path)
-    unit = site.world.enroll("unit-0003")
-    push_device(site.registry, unit)
-    stick = LayoutRegistry(tmp_path / "stick", create=True)
-    kits = unit.seal_batch(3, records=4)
-    assert len({kit.signatures[0].manifest.layers[0].digest for kit in kits}) == 1
-    for kit in kits:
-        push_kit(stick, unit, kit)
-    options = ["--fleet", tmp_path / "fleet", "--trust", site.trust]
-    done = fleet("import", tmp_path / "stick", "--to", f"oci:{tmp_path}/registry", "--json")
-    assert done.code == 0, done.out + done.err
-    assert fleet("sync", f"oci:{tmp_path}/registry", "--fleet", tmp_path / "fleet").code == 0
-    verified = fleet("verify", *options, "--device", "unit-0003", "--workers", "1", "--json")
-    assert verified.code == 0, verified.out
-    period = ["--from", "2026-01", "--to", "2026-03"]
-    audit = fleet("audit", *options, *period, "--device", "unit-0003", "--workers", "1", "--json")
-    assert audit.code == 0, audit.out
-    for n in (0, 5, 11):
-        path = site.prove(f"unit-0003/default/{n}")
-        checked = fleet("check-proof", path, "--trust", site.trust, "--json")
-        assert checked.code == 0, checked.out
-        assert checked.last("proof")["verified"]
-    # The batch's bundle on a kit that it does not name.
-    stranger = unit.seal(records=1)
-    stranger.signatures = kits[0].signatures
-    push_kit(site.registry, unit, stranger)
-    assert fleet("sync", f"oci:{tmp_path}/registry", "--fleet", tmp_path / "fleet").code == 0
-    assert fleet("verify", *options, "--device", "unit-0003", "--workers", "1").code != 0

@@ -39,7 +39,6 @@ from tests.support.site import CASES, Published, Site
 
 ROWS = np.load(CASES)["X"]
 BRIM = '[record]\nsync = "every"\nfull = "discard-oldest"\nquota_bytes = 65536\n[seal]\nmin_kit_interval_s = 0\n'
-BATCH = SETTINGS + 'batch_kits = 3\nmax_records = 2\nsignatures = ["cosign"]\n'
 SEVERAL = SETTINGS + "max_records = 3\n"
 KEEP = SETTINGS + '[upload]\nretention = "keep"\n'
 
@@ -72,20 +71,6 @@ def _records(site: Site) -> None:
     _infer(site, lambda _: None, 3)
     _label(site, lambda _: None)
     _infer(site, lambda _: None, 2)
-
-
-def _kits_to_be(site: Site) -> None:
-    """Four closed segments, each a kit under BATCH: one batch of three and one kit."""
-    _model(site)
-    for _ in range(4):
-        _infer(site, lambda _: None, 2)
-    _label(site, lambda _: None)
-
-
-def _half_batch(site: Site) -> None:
-    """A batch that died when its third kit was numbered and attested."""
-    _kits_to_be(site)
-    _seal_that_fails(site, lambda target: target.endswith("series.json"))
 
 
 def _sealed(site: Site) -> None:
@@ -457,8 +442,6 @@ COMMANDS = (
     Command("seal", _records, seal_all),
     Command("seal of several kits", _records, seal_all, settings=SEVERAL),
     Command("seal in a later boot", _second_boot, lambda site, tell: (check_boot(site, tell), seal_all(site, tell))[0]),
-    Command("seal in batches", _kits_to_be, seal_all, settings=BATCH),
-    Command("recovery of a batch", _half_batch, seal_all, settings=BATCH),
     Command("recovery of a seal before its head", _half_sealed, seal_all),
     Command("recovery of a seal after its head", _almost_sealed, seal_all),
     Command("upload", _sealed, upload_all),

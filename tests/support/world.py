@@ -36,7 +36,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
 from edgeprov.formats.head import Head, head_qualifying
-from edgeprov.formats.in_toto import encode_model_statement, parse_statement
+from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.jws import (
     build_notation_manifest,
@@ -65,7 +65,6 @@ from edgeprov.formats.statement import (
     encode_device_statement,
     encode_kit_statement,
     encode_tombstone_statement,
-    parse_seal_evidence,
 )
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
@@ -259,7 +258,7 @@ class Unit:
         item = SealedKit(digest=digest, seq=number, reset_count=self.tpm.reset_count, evidence=evidence)
         values: dict[str, object] = {"model": model.digest, "slot": self.slot, "device": self.urn, "assurance": "dev"}
         values |= {"version": VERSION, "started_on": STARTED, "finished_on": CREATED}
-        statement = encode_kit_statement([item], **(values | dict(claims or {})))  # type: ignore[arg-type]
+        statement = encode_kit_statement(item, **(values | dict(claims or {})))  # type: ignore[arg-type]
         signer = signer or self.tpm
         signatures = [sign_bundle(kit.manifest.descriptor, statement, signer, SLSA_PROVENANCE)]
         if notation:
@@ -323,31 +322,6 @@ class Unit:
         )
         blobs[manifest.config.digest] = config
         return parse_datakit(manifest, config), config, blobs
-
-    def seal_batch(self, count: int, *, records: int = 2) -> list[Sealed]:
-        """Several kits under one signature: one statement, the same bundle on each."""
-        singles = [self.seal(records=records) for _ in range(count)]
-        items = []
-        for sealed in singles:
-            statement = parse_statement(sealed.statement)
-            evidence = parse_seal_evidence(statement, sealed.digest)
-            items.append(
-                SealedKit(digest=sealed.digest, seq=sealed.kit.seq, reset_count=self.tpm.reset_count, evidence=evidence)
-            )
-        statement = encode_kit_statement(
-            items,
-            model=self.world.model.digest,
-            slot=self.slot,
-            device=self.urn,
-            assurance="dev",
-            version=VERSION,
-            started_on=STARTED,
-            finished_on=CREATED,
-        )
-        for sealed in singles:
-            sealed.statement = statement
-            sealed.signatures = [sign_bundle(sealed.manifest.descriptor, statement, self.tpm, SLSA_PROVENANCE)]
-        return singles
 
     def bury(self, *, reason: str = "crash", lost: Sequence[tuple[int, int]] = ()) -> KitEvidence:
         """A tombstone for the number that a crash burnt, or for records that are gone."""

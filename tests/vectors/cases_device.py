@@ -84,8 +84,6 @@ def accepted() -> Iterator[Case]:
     s.unit.tpm.pcrs[4] = golden
     yield case("boot-pcr", "the policy asks for PCR 4 as well, and the quotes cover it", s.doc(), trust="boot-pcr")
     s = Stage()
-    yield case("batch", "the second of three kits under one signature", s.doc(s.unit.seal_batch(3)[1]))
-    s = Stage()
     key = factory_key(s.unit.record.ak.raw, s.unit.record.nonce, maker_root())
     yield case("factory-key", "a factory key (IAK) in the same TPM vouches for AK", vouched(s, factory=key))
     s = Stage()
@@ -139,55 +137,6 @@ def factory_keys() -> Iterator[Case]:
         "activated-without-ek",
         "the record says activated and holds no EK certificate",
         vouched(Stage(), proof="activated"),
-    )
-
-
-def batches() -> Iterator[tuple[int, Case]]:
-    def signed(name: str, comment: str, edit) -> Case:
-        s = Stage()
-        kit = s.unit.seal_batch(3)[1]
-        value = json.loads(kit.statement)
-        edit(value, value["predicate"]["runDetails"]["byproducts"])
-        statement = json.dumps(value).encode()
-        kit.signatures = [sign_bundle(kit.manifest.descriptor, statement, s.unit.tpm, SLSA_PROVENANCE)]
-        return case(name, comment, s.doc(kit))
-
-    def marks(items: list[dict], order: tuple[int, ...]) -> None:
-        quotes = [item for item in items if item["name"] == "tpm-quote"]
-        names = [item["annotations"] for item in quotes]
-        for item, index in zip(quotes, order, strict=True):
-            item["annotations"] = names[index]
-
-    yield (
-        3,
-        signed(
-            "batch-marks-swapped",
-            "the quotes of two kits of a batch change places",
-            lambda _, items: marks(items, (1, 0, 2)),
-        ),
-    )
-    yield 3, signed("batch-marks-rotated", "each quote names the next kit", lambda _, items: marks(items, (1, 2, 0)))
-    yield (
-        2,
-        signed(
-            "batch-without-this-kit", "a batch that does not name this kit", lambda value, _: value["subject"].pop(1)
-        ),
-    )
-    yield (
-        2,
-        signed(
-            "batch-without-marks",
-            "no byproduct of a batch says whose it is",
-            lambda _, items: [item.pop("annotations", None) for item in items],
-        ),
-    )
-    yield (
-        2,
-        signed(
-            "batch-two-for-one",
-            "two quotes of a batch name this kit, none its neighbour",
-            lambda _, items: marks(items, (1, 1, 2)),
-        ),
     )
 
 
@@ -366,6 +315,16 @@ def step_2() -> Iterator[Case]:
     )
     yield signed(
         "signed-by-enroller", "the enroller signs a kit", lambda s, k: sign(s, k, k.statement, s.world.enroller)
+    )
+
+    def with_subject(s: Stage, k: Sealed, other: str):
+        return sign(s, k, json_edit(k.statement, lambda value: value["subject"].append({"digest": {"sha256": other}})))
+
+    yield signed("two-kits", "one statement over two kits", lambda s, k: with_subject(s, k, s.seal().digest.hex))
+    yield signed(
+        "model-as-subject",
+        "the statement over the kit also names its model as subject",
+        lambda s, k: with_subject(s, k, s.world.model.digest.hex),
     )
 
     def thief(s: Stage, k: Sealed):

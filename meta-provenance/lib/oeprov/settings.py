@@ -117,7 +117,6 @@ SETTINGS = {
     "PROVENANCE_SEAL_MIN_INTERVAL_S": Setting(
         "seal.min_kit_interval_s", "3600", _between(0, 2**31 - 1), "a number of seconds"
     ),
-    "PROVENANCE_SEAL_BATCH_KITS": Setting("seal.batch_kits", "1", _between(1, 64), "a number of kits, 1 to 64"),
     "PROVENANCE_SEAL_SIGNATURES": Setting(
         "seal.signatures", "cosign notation", _each(("cosign", "notation").__contains__), "a list of cosign, notation"
     ),

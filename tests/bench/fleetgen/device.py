@@ -315,7 +315,7 @@ class FleetDevice:
         elif fault is None:
             self._old_evidence = evidence
         statement = encode_kit_statement(
-            [SealedKit(digest=subject, seq=seq, reset_count=self.tpm.reset_count, evidence=evidence)],
+            SealedKit(digest=subject, seq=seq, reset_count=self.tpm.reset_count, evidence=evidence),
             model=model,
             slot=SLOT,
             device=self.unit.urn,

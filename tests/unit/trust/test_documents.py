@@ -80,6 +80,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-12/model-kit-statement_fail",
         "step-12/model-signed-by-device_fail",
     ),
+    "of a kit or tombstone MUST have exactly one subject": (
+        "step-02/two-kits_fail",
+        "step-02/model-as-subject_fail",
+    ),
     "`digest.sha256` MUST be the same model": (
         "step-02/model-in-parameters-only_fail",
         "step-02/claims-another-model_fail",

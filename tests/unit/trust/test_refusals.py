@@ -28,7 +28,6 @@ from edgeprov.formats.head import encode_head, parse_head
 from edgeprov.formats.jws import encode_notation_payload, parse_jws, signing_input
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import DEVICE_RECORD, JOSE, NOTATION_SIGNATURE
-from edgeprov.formats.statement import encode_kit_statement
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.head_check import verify_head
 from edgeprov.verify.public_keys import load_key, load_pem_key, verify_cms, verify_ecdsa, verify_jws, verify_message
@@ -182,20 +181,9 @@ def test_bundle_material_refuses(material):
         parse_bundle(json.dumps(value).encode())
 
 
-def test_statement_too_long_or_of_too_many_subjects():
+def test_statement_too_long():
     with pytest.raises(LimitError):
         parse_bundle(build_bundle(statement=bytes(600_000), signature_der=b"s", certificate=b"c"))
-    with pytest.raises(FormatError, match="1 to 1000 subjects"):
-        encode_kit_statement(
-            [],
-            model=None,
-            slot="",
-            device="",
-            assurance="dev",
-            version="",
-            started_on="",
-            finished_on="",  # type: ignore[arg-type]
-        )
 
 
 def jws(world, **protected) -> SignatureArtifact:
