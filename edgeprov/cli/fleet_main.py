@@ -23,7 +23,6 @@ VERBS = {
     "check-proof": "verify such a file with nothing but the trust anchors",
     "export-trust": "write trusted_root.json and trust stores for cosign and notation",
     "stamp": "add RFC 3161 timestamps to the signatures of kits",
-    "rollup": "write signed indexes of closed shards",
     "serve": "a read-only web service and page over the index",
 }
 

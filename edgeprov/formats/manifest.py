@@ -143,38 +143,24 @@ def build_manifest(
         "config": encode_descriptor(config),
         "layers": [encode_descriptor(layer) for layer in layers],
     }
-    return parse_manifest(_encode(obj, artifact_type, subject, annotations))
-
-
-def encode_index(
-    manifests: Sequence[Descriptor],
-    *,
-    artifact_type: str | None = None,
-    subject: Descriptor | None = None,
-    annotations: Mapping[str, str] | None = None,
-) -> bytes:
-    """The bytes of an image index."""
-    obj: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [encode_descriptor(item) for item in manifests],
-    }
-    return _encode(obj, artifact_type, subject, annotations)
-
-
-def _encode(
-    obj: dict[str, Any],
-    artifact_type: str | None,
-    subject: Descriptor | None,
-    annotations: Mapping[str, str] | None,
-) -> bytes:
     if artifact_type:
         obj["artifactType"] = artifact_type
     if subject:
         obj["subject"] = encode_descriptor(_bare(subject))
     if annotations:
         obj["annotations"] = dict(annotations)
-    return encode_json(obj)
+    return parse_manifest(encode_json(obj))
+
+
+def encode_index(manifests: Sequence[Descriptor]) -> bytes:
+    """The bytes of an image index."""
+    return encode_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_INDEX,
+            "manifests": [encode_descriptor(item) for item in manifests],
+        }
+    )
 
 
 def _bare(descriptor: Descriptor) -> Descriptor:

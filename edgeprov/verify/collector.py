@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a statement of the back end (audit, roll-up, training set) was signed by somebody whom the policy knows.
+"""Check that somebody whom the policy knows signed a statement of the back end (audit, training set).
 
 Collectors share the publishers' CA. Pure: bytes in, a decision out.
 
-Spec: FORMAT.md sections "Roll-up" and "Signatures".
+Spec: FORMAT.md section "Signatures".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import Statement, parse_statement
-from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, ROLLUP_PREDICATE
+from edgeprov.formats.mediatypes import COLLECTION_PREDICATE
 from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_message
@@ -55,39 +55,6 @@ def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, wh
     policy.verify_not_denied(identity)
     verify_message(identity.spki, bundle.signature, message, f"{what}'s signature")
     return parse_statement(bundle.payload), identity.san
-
-
-def verify_rollup(digest: Digest, repo: str, bundles: Sequence[bytes], policy: TrustPolicy, at: dt.datetime) -> str:
-    """A collector signed this roll-up for this repository; one good signature is enough.
-
-    Args:
-        digest: Of the index, computed over its bytes.
-        repo: Where it was found: the roll-up of another shard says nothing here.
-        bundles: All signatures on it.
-        policy: Whom to trust.
-        at: Time at which certificates are judged.
-
-    Returns:
-        The signer's name.
-
-    Raises:
-        SignatureInvalid: No signature.
-        SubjectMismatch: Signed, but another index, another repository, or no roll-up.
-        VerificationError: As verify_collector.
-    """
-    refused: EdgeprovError = SignatureInvalid(f"the roll-up {digest} has no signature")
-    for raw in bundles:
-        try:
-            statement, signer = verify_collector(raw, policy, at, "the roll-up")
-            if statement.predicate_type != ROLLUP_PREDICATE or digest not in statement.subjects:
-                raise SubjectMismatch(f"the signed statement is not about the roll-up {digest}")
-            if statement.predicate.get("repository") != repo:
-                raise SubjectMismatch(f"the roll-up {digest} was signed for another repository than {repo}")
-        except EdgeprovError as error:
-            refused = error
-        else:
-            return signer
-    raise refused
 
 
 def verify_collection(statement: Digest, bundles: Sequence[bytes], policy: TrustPolicy, at: dt.datetime) -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,14 @@ import pytest
 from edgeprov.errors import UsageError
 from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.fleet.ingest import sync as sync_module
-from edgeprov.fleet.registries.sources import parse_source
-from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
-from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, KIT_ARTIFACT
-from tests.support.fleet import data_repo, fleet, push_kit, push_tombstone
+from edgeprov.fleet.registries.sources import open_registry, parse_source
+from edgeprov.formats.descriptor import describe, encode_descriptor
+from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest, encode_index
+from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, KIT_ARTIFACT, OCI_INDEX
+from tests.support.fleet import data_repo, fleet, push_kit, push_signatures, push_tombstone
+from tests.support.registries import docker_registry
+from tests.support.world import sign_bundle
 
 
 def test_sync_finds_kits_devices_and_tombstones(full):
@@ -152,7 +157,7 @@ def test_an_index_of_an_older_version_grows_at_the_next_sync(full):
 
     full.sync()
     with sqlite3.connect(full.fleet / "index.sqlite") as db:
-        db.executescript("DROP TABLE collection_kits; DROP TABLE rollups; PRAGMA user_version = 1;")
+        db.executescript("DROP TABLE collection_kits; PRAGMA user_version = 1;")
     told = full.run("query")
     assert told.code == 34
     assert "sync" in told.err
@@ -182,6 +187,38 @@ def test_forged_tags_and_annotations(full):
     # The honest kit under the forged name is indexed by digest all the same.
     assert sealed.digest.hex in full.run("query", "--json", "--device", "a1").out
     assert lying.digest.hex not in full.run("query", "--json").out
+
+
+@pytest.mark.parametrize("kind", ["layout", "docker-registry"])
+def test_artifacts_of_unknown_types_are_passed_over(hub, kind):
+    """An index over kits with a signature on it, and a manifest: of types that this program does not know."""
+    with docker_registry(hub.root / "server") if kind != "layout" else nullcontext() as host:
+        if host is not None:
+            hub.registry = open_registry(parse_source(host), create=True)
+        unit, unknown = hub.device("a1"), "application/vnd.edgeprov.rollup.v1+json"
+        sealed = unit.seal(records=5)
+        repo = push_kit(hub.registry, unit, sealed)
+        index = json.loads(encode_index([sealed.manifest.descriptor]))
+        index |= {"artifactType": unknown, "subject": encode_descriptor(sealed.manifest.subject)}
+        raw = encode_json(index)
+        hub.registry.push_index(repo, raw, tag="rollup.1")
+        on_index = describe(raw, OCI_INDEX)
+        push_signatures(hub.registry, repo, [sign_bundle(on_index, b"{}", unit.tpm, unknown)])
+        other = build_manifest(
+            config=EMPTY_CONFIG, layers=[], artifact_type=unknown, subject=sealed.manifest.descriptor
+        )
+        hub.registry.push_manifest(repo, other, tag="other")
+        for _ in range(2):
+            run = hub.run("sync", host or hub.name, "--json")
+            assert run.code == 0, run.err
+            # A folder tells what an entry is; a registry's list of tags does not, so the index is fetched and named.
+            faults = [item["reference"] for item in run.items if item["type"] == "fault"]
+            assert faults == ([] if kind == "layout" else ["rollup.1"])
+        assert [item["digest"] for item in hub.run("query", "--json").items] == [str(sealed.digest)]
+        verified = hub.run("verify", "--json")
+        assert verified.code == 0, verified.out
+        period = ("--from", "2026-01", "--to", "2027-01")
+        assert hub.run("audit", *period, "--json").last("audit")["totals"]["kits"] == 1
 
 
 def test_annotations_of_a_list_are_not_believed(full):

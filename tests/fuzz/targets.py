@@ -97,9 +97,7 @@ def world() -> tuple[World, dict[str, list[bytes]]]:
     parts = [decompress(_inner(layer), 1 << 26) for layer in layers if layer != sealed.config]
     found = {
         "manifest": [sealed.manifest.raw, world.model.raw, unit.record_manifest.raw, buried.manifest.raw],
-        "index": [
-            manifest.encode_index([sealed.manifest.descriptor], annotations={"a": "b"}, subject=world.model.descriptor)
-        ],
+        "index": [manifest.encode_index([sealed.manifest.descriptor])],
         "config": [sealed.config],
         "layer": [layer for layer in layers if layer != sealed.config],
         "part": [plain for plain in parts if b"edgeprov.part" in plain[:40]],

@@ -377,7 +377,7 @@ def test_a_pinned_blob_that_is_no_manifest_stays(layout: Layout) -> None:
 
 def test_nested_indexes_keep_what_they_name(layout: Layout) -> None:
     kit = put(layout, "kit")
-    layout.save_index(encode_index([kit.descriptor]), ref="roll-up")
+    layout.save_index(encode_index([kit.descriptor]), ref="list")
     layout.remove_manifest(kit.digest)
     layout.collect_garbage()
     assert kit.layers[0].digest.hex in blobs(layout)

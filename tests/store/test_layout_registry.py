@@ -124,11 +124,11 @@ def test_a_push_that_lacks_a_blob_or_lies_is_refused(registry: LayoutRegistry) -
 def test_an_index_is_stored_and_found(registry: LayoutRegistry) -> None:
     kit = push(registry, REPO, "kit", tag="k")
     raw = encode_index([kit.descriptor])
-    registry.push_index(REPO, raw, tag="roll-up")
-    assert registry.fetch_index(REPO, "roll-up").manifests == (kit.descriptor,)
+    registry.push_index(REPO, raw, tag="list")
+    assert registry.fetch_index(REPO, "list").manifests == (kit.descriptor,)
     raw = encode_index([])
-    registry.push_index(REPO, raw, tag="roll-up")
-    assert registry.fetch_index(REPO, "roll-up").manifests == ()
+    registry.push_index(REPO, raw, tag="list")
+    assert registry.fetch_index(REPO, "list").manifests == ()
 
 
 def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path) -> None:

@@ -204,15 +204,9 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     out.text()
     out.text(
         f"{totals['kits']} kits counted ({totals['label_kits']} with labels only); {totals['refused']} refused, "
-        f"{totals['missing']} numbers missing, {totals['gone']} gone from a registry, {totals['voided']} voided by a "
+        f"{totals['missing']} numbers missing, {totals['voided']} voided by a "
         f"signed tombstone{text.lost(totals)}, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
-    for kit in report["gone"][:5]:
-        out.text(
-            f"  gone: {kit['repo']}:{kit['tag']}: {kit['rollup']} names it, its registry does not list it any more"
-        )
-    if len(report["gone"]) > 5:
-        out.text(f"  ... and {len(report['gone']) - 5} more (--json lists all)")
     if report["drift"]:
         out.text()
         out.table(("model", "results", "labelled", "accuracy", "PSI"), text.drift_rows(report["drift"]))

@@ -92,15 +92,12 @@ class _Results:
 
     def __init__(self, index: Index, query: Query, limit: int | None) -> None:
         from edgeprov.fleet.index.lineage import collection_verdict
-        from edgeprov.fleet.rollup_read import gone_kits, gone_sentence
 
-        self.names, self.gone = index.model_names(), gone_kits(index, query)
+        self.names = index.model_names()
         self.sets = [
             {"statement": item} | collection_verdict(index, item, query.policy) for item in query.collection or ()
         ]
         self.notes = [_training_set(item) for item in self.sets]
-        if self.gone:
-            self.notes.append(f"{gone_sentence(self.gone)}; --json lists them")
         self.kits = index.iterate(query, limit=limit)
         self._index, self._query = index, query
 
@@ -121,15 +118,11 @@ def _csv(found: _Results) -> None:
 
 
 def _json(found: _Results, out: Output) -> None:
-    from edgeprov.fleet.rollup_read import as_json as gone_json
-
     for item in found.kits:
         values = {name: getattr(item, name) for name in _CSV}
         out.item("kit", **values, model_name=found.names.get(item.model), detail=item.detail)
     for collection in found.sets:
         out.item("training-set", **collection)
-    for kit in found.gone:
-        out.item("gone", **gone_json(kit))
 
 
 def _table(found: _Results, out: Output) -> None:

@@ -65,12 +65,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 known=report.known,
                 faults=len(report.faults),
                 unread=len(report.unread),
-                gone=len(report.gone),
             )
             for repo, reference, why in report.faults[:1000]:
                 out.item("fault", source=source.name, repo=repo, reference=reference, why=why)
-            for repo, tag, rollup in report.gone[:1000]:
-                out.item("gone", source=source.name, repo=repo, tag=tag, rollup=rollup)
     out.table(
         ("registry", "shards", "new kits", "tombstones", "devices", "models", "unusable"),
         [(r.source, r.shards, r.kits, r.tombstones, r.devices, r.models, len(r.faults)) for r in reports],
@@ -80,10 +77,6 @@ def run(args: argparse.Namespace, out: Output) -> int:
             out.text(f"  unusable: {repo}:{reference}: {why}")
         if len(report.faults) > 5:
             out.text(f"  ... and {len(report.faults) - 5} more (--json lists all)")
-        for repo, tag, rollup in report.gone[:5]:
-            out.text(f"  gone: {repo}:{tag}: {rollup} names it, the registry does not list it any more")
-        if len(report.gone) > 5:
-            out.text(f"  ... and {len(report.gone) - 5} more (--json lists all)")
     if failed is not None:
         raise failed
     out.next("edgeprov-fleet verify, then query, collect or audit")

@@ -22,7 +22,6 @@ _DOUBTS: Final = (
     "identity_doubts",
     "unknown_devices",
     "refused_models",
-    "gone",
 )
 _COUNTED: Final = (
     "devices", "kits", "label_kits", "results", "labels", "voided", "headless", "silent_devices", *_DOUBTS
@@ -42,7 +41,6 @@ class Audit:
     totals: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_COUNTED, 0)))
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     devices: list[dict[str, Any]] = field(default_factory=list)
-    gone: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, Any] | None = None
 
     @property
@@ -76,6 +74,5 @@ class Audit:
             "totals": dict(self.totals),
             "models": sorted(self.models.values(), key=lambda m: (-m["results"], m["digest"])),
             "devices": self.devices,
-            "gone": self.gone,
             "drift": self.drift,
         }

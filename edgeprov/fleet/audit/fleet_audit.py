@@ -22,8 +22,6 @@ from edgeprov.fleet.audit.audit_kits import KitReader
 from edgeprov.fleet.audit.audit_report import Audit
 from edgeprov.fleet.audit.device_audit import DeviceAudit, unlabelled
 from edgeprov.fleet.index.database import Index, Query
-from edgeprov.fleet.rollup_read import as_json as gone_json
-from edgeprov.fleet.rollup_read import gone_kits
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.segment import device_serial
@@ -94,8 +92,6 @@ def audit(
         if not late and not index.rows("SELECT 1 FROM artifacts WHERE device = ? LIMIT 1", (device,)):
             result.devices.append(_silent(device, record))
             result.totals["silent_devices"] += 1
-    result.gone = [gone_json(kit) for kit in gone_kits(index, query)]
-    result.totals["gone"] = len(result.gone)
     result.devices.sort(key=lambda entry: entry["serial"])
     result.totals["devices"] = len(result.devices)
     _name_models(result, index, names, trust.digest)

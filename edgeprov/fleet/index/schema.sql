@@ -81,31 +81,8 @@ CREATE TABLE signatures (
   PRIMARY KEY (subject, digest)
 ) WITHOUT ROWID;
 
--- Roll-ups as they were found, and what they name. A kit that was named once must stay listed.
-CREATE TABLE rollups (
-  key TEXT PRIMARY KEY,               -- of source, repo and digest: a copy in another shard is another row
-  digest TEXT NOT NULL,
-  source INTEGER NOT NULL REFERENCES sources(id),
-  repo TEXT NOT NULL,
-  tag TEXT NOT NULL,
-  signatures BLOB NOT NULL,           -- JSON: [[manifest, blob], ...] in base64
-  found_at TEXT NOT NULL
-) WITHOUT ROWID;
-
-CREATE TABLE rollup_kits (
-  rollup TEXT NOT NULL REFERENCES rollups(key),
-  digest TEXT NOT NULL,
-  device TEXT NOT NULL,               -- URN
-  seq INTEGER NOT NULL,
-  model TEXT,                         -- NULL when the roll-up names kits of several
-  records INTEGER NOT NULL,
-  recorded_first TEXT, recorded_last TEXT,
-  gone INTEGER NOT NULL,              -- 1: the registry did not list it at the last sync
-  PRIMARY KEY (rollup, digest)
-) WITHOUT ROWID;
-
 CREATE TABLE verdicts (
-  digest TEXT NOT NULL,               -- of a roll-up: its key; of a training set: its statement
+  digest TEXT NOT NULL,               -- of a training set: its statement
   policy TEXT NOT NULL,               -- SHA-256 of the trust folder
   depth INTEGER NOT NULL,             -- 1 evidence, 2 and every blob's digest, 3 and every record's leaf
   verified INTEGER NOT NULL,

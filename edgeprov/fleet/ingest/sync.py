@@ -2,19 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bring the index up to date with the registries: only what is new costs anything.
 
-A shard costs one list of tags. What a roll-up of the shard names and the list does not is reported as
-gone; where tags cannot be listed at all, the roll-ups stand in for the list. Tags of kits end in the
-start of their digest and manifests are immutable, so a name that was seen once is never fetched again,
-and a tag that changed is noticed. Each manifest is taken by digest and read itself: annotations in
-somebody's list are not believed. What cannot be read is remembered with the reason, shown, and never
-stops the rest.
+A shard costs one list of tags. Tags of kits end in the start of their digest and manifests are immutable,
+so a name that was seen once is never fetched again, and a tag that changed is noticed. Each manifest is
+taken by digest and read itself: annotations in somebody's list are not believed. What cannot be read is
+remembered with the reason, shown, and never stops the rest.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,7 +29,6 @@ from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.ingest.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
 from edgeprov.fleet.ingest.sync_lineage import keep_collections
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
-from edgeprov.fleet.rollup_read import ROLLUP_TAG, RollupReader
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
@@ -67,7 +64,6 @@ class SyncReport:
 
     Attributes:
         faults: (repo, reference, why) of what is unusable; a list that could not be had has no reference.
-        gone: (repo, tag, roll-up that names it).
         unread: What a registry would not list or give, first one first: kits may be there that nobody has seen.
     """
 
@@ -79,7 +75,6 @@ class SyncReport:
     models: int = 0
     known: int = 0
     faults: list[tuple[str, str, str]] = field(default_factory=list)
-    gone: list[tuple[str, str, str]] = field(default_factory=list)
     unread: list[EdgeprovError] = field(default_factory=list)
 
 
@@ -129,14 +124,9 @@ class _Sync:
         self.report = SyncReport(source=source.name)
         self.progress = progress or (lambda _done, _total: None)
         self.referrers: dict[str, list[str]] = {}
-        self.rollups = RollupReader(index, self.reader, self.source_id, self.found_at)
-        self.listed: dict[str, set[str]] = {}  # tags of the shards that have roll-ups
 
     def run(self, repos: tuple[str, ...]) -> SyncReport:
         names = list(self._layout_names() if self.reader.layout is not None else self._registry_names(repos))
-        for repo, tags in self.listed.items():
-            self.report.faults += ((repo, tag, why) for tag, why in self.rollups.keep(repo, tags))
-            self.report.gone += ((repo, tag, rollup) for tag, rollup in self.rollups.mark_gone(repo, tags))
         fresh = [name for name in names if not self._is_known(name)]
         done = 0
         for batch in chunked(fresh, BATCH):
@@ -160,10 +150,8 @@ class _Sync:
         assert self.reader.layout is not None  # noqa: S101 - narrowing for mypy
         repos = set()
         self._load_seen()
-        tags: dict[str, set[str]] = {}
         for entry in self.reader.layout.manifests():
             repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
-            tags.setdefault(repo, set()).update((reference, str(entry.digest)))
             if entry.media_type != OCI_MANIFEST:
                 continue
             subject = entry.annotations.get(A_SUBJECT)
@@ -177,13 +165,6 @@ class _Sync:
             repos.add(repo)
             yield _Name(repo, reference or str(entry.digest), entry.digest, subject, entry.artifact_type)
         self.report.shards = len(repos)
-        for repo, references in tags.items():
-            self._note_rollups(repo, references)
-
-    def _note_rollups(self, repo: str, tags: Collection[str]) -> None:
-        known = self.index.rows("SELECT 1 FROM rollups WHERE source = ? AND repo = ?", (self.source_id, repo))
-        if known or any(tag.startswith(ROLLUP_TAG) for tag in tags):
-            self.listed[repo] = set(tags)
 
     def _registry_names(self, repos: tuple[str, ...]) -> Iterator[_Name]:
         prefix = self.source.prefix
@@ -206,29 +187,19 @@ class _Sync:
         for repo in sorted(wanted):
             self.report.shards += 1
             for tag in self._tags(repo):
-                if not tag.startswith(("sha256-", ROLLUP_TAG)):
+                if not tag.startswith("sha256-"):
                     yield _Name(repo, tag)
 
     def _tags(self, repo: str) -> Sequence[str]:
         try:
-            tags: Sequence[str] = self.reader.registry.list_tags(repo)
+            return self.reader.registry.list_tags(repo)
         except RegistryNotFound:
-            tags = ()
+            return ()
         except (FormatError, RegistryError) as error:
             if _is_cut(error):
                 raise
-            tags = self._members(repo)
-            later = f"; its {len(tags)} kits are known from roll-ups, later ones are not" if tags else ""
-            self._note_unread(repo, f"its tags cannot be listed{later}: {error.message}", error)
-            return tags
-        self._note_rollups(repo, tags)
-        return tags
-
-    def _members(self, repo: str) -> Sequence[str]:
-        try:
-            return self.rollups.members(repo)
-        except (FormatError, RegistryError):
-            return ()  # nothing of this shard can be had
+            self._note_unread(repo, f"its tags cannot be listed: {error.message}", error)
+            return ()
 
     def _note_unread(self, repo: str, why: str, error: EdgeprovError) -> None:
         self.report.faults.append((repo, "", why))

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Verify what kits lean on, from the registries themselves: device records, models, roll-ups, training sets.
+"""Verify what kits lean on, from the registries themselves: device records, models, training sets.
 
 A model is judged by its publisher's signature and by the digest of its config and every layer; a device
-record by its enroller's (step 1), roll-ups and training sets by their collector's. Verdicts are cached as
+record by its enroller's (step 1), a training set by its collector's. Verdicts are cached as
 those of kits are.
 """
 
@@ -18,7 +18,6 @@ from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
-from edgeprov.fleet.rollup_read import UNSIGNED, judge_rollup
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.verify_kits import BLOBS
 from edgeprov.formats.b64 import parse_b64
@@ -30,12 +29,12 @@ from edgeprov.verify.enrollment import verify_device_record
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import verify_model_signature
 
-_KEYS: Final = ("devices.digest", "models.digest", "rollups.key", "collection_signatures.statement")
+_KEYS: Final = ("devices.digest", "models.digest", "collection_signatures.statement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """A verdict on a device record, a model, a roll-up or a training set; ``verified`` None means: not readable now."""
+    """A verdict on a device record, a model or a training set; ``verified`` None means: not readable now."""
 
     kind: str
     digest: str
@@ -45,7 +44,7 @@ class Other:
 
 
 def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = False) -> Iterator[Other]:
-    """Judge all device records, models, roll-ups and signed training sets of the index.
+    """Judge all device records, models and signed training sets of the index.
 
     Args:
         index: Open for writing.
@@ -71,21 +70,13 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         ("model", row["digest"], f"{row['name']}:{row['version']}", row["source"], row["repo"])
         for row in index.rows("SELECT digest, name, version, source, repo FROM models ORDER BY name, version, digest")
     ]
-    rows += [
-        ("rollup", row["key"], f"{row['repo']}:{row['tag']}", row["source"], row["repo"])
-        for row in index.rows("SELECT key, source, repo, tag FROM rollups ORDER BY repo, tag")
-    ]
     # One that nobody signed gets no verdict: lineage says so.
     rows += [
         ("training set", row["statement"], row["statement"][7:19], 0, "")
         for row in index.rows("SELECT statement FROM collection_signatures WHERE bundles != '[]' ORDER BY statement")
     ]
-    for kind, key, name, number, repo in rows:
-        rollup = (
-            index.rows("SELECT digest, signatures FROM rollups WHERE key = ?", (key,))[0] if kind == "rollup" else None
-        )
-        digest = rollup["digest"] if rollup is not None else key
-        row = known.get(key)
+    for kind, digest, name, number, repo in rows:
+        row = known.get(digest)
         if row is not None:
             judged = Judged(
                 digest=digest,
@@ -96,10 +87,8 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
             )
             yield Other(kind=kind, digest=digest, name=name, judged=judged, cached=True)
             continue
-        if rollup is not None:
-            judged = _rollup(key, digest, repo, rollup["signatures"], trust.policy, at)
-        elif kind == "training set":
-            judged = _training_set(index, key, trust.policy, at)
+        if kind == "training set":
+            judged = _training_set(index, digest, trust.policy, at)
         else:
             source = sources[number]
             signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
@@ -110,21 +99,8 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         yield Other(kind=kind, digest=digest, name=name, judged=judged)
 
 
-def _rollup(key: str, digest: str, repo: str, signatures: bytes, policy: TrustPolicy, at: dt.datetime) -> Judged:
-    """From the bytes that sync kept: a roll-up says what was there, whether or not it is there itself by now."""
-    try:
-        judge_rollup(parse_digest(digest), repo, signatures, policy, at)
-    except EdgeprovError as error:
-        # Without any signature it is no verdict: the run that wrote it was stopped, and the next one signs it.
-        return Judged(
-            digest=key, verified=None if signatures == UNSIGNED else False, error=type(error).__name__,
-            detail=error.message, code=error.exit_code,
-        )  # fmt: skip
-    return Judged(digest=key, verified=True)
-
-
 def _training_set(index: Index, statement: str, policy: TrustPolicy, at: dt.datetime) -> Judged:
-    """From the bytes that sync kept, as a roll-up."""
+    """From the bytes that sync kept."""
     bundles = index.rows("SELECT bundles FROM collection_signatures WHERE statement = ?", (statement,))[0]["bundles"]
     try:
         raw = [parse_b64(item, "signature") for item in json_of_text(bundles)]

@@ -165,7 +165,7 @@ def test_a_referrer_needs_a_subject(registry: Registry, repo: str) -> None:
 def test_an_index_is_stored_and_read(registry: Registry, repo: str) -> None:
     manifest = push(registry, repo, b"member")
     registry.push_manifest(repo, manifest, tag="member")
-    raw = encode_index([manifest.descriptor], annotations={"a": "b"})
+    raw = encode_index([manifest.descriptor])
     registry.push_index(repo, raw, tag=fallback_tag(manifest.digest))
     index = registry.fetch_index(repo, fallback_tag(manifest.digest))
     assert index.raw == raw

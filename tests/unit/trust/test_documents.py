@@ -20,15 +20,10 @@ DOCUMENTS = Path(edgeprov.formats.__file__).parent
 PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("packing", "tarball", "modelkit"))
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
-ROLLUP = "fleet/test_rollup.py::"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
 # Words of the sentence with the MUST, and its refused cases: vectors by their id, tests by file and name.
 RULES: Mapping[str, tuple[str, ...]] = {
-    "`repository` MUST be the one in which the roll-up was found": (
-        ROLLUP + "test_a_roll_up_by_a_stranger_is_refused_and_accuses_nobody",
-        ROLLUP + "test_a_roll_up_of_another_shard_is_refused_and_accuses_nobody",
-    ),
     "with their signatures. A device MUST refuse one": (
         "transport/test_stick.py::test_a_receipt_that_nobody_may_give_frees_nothing",
         "transport/test_stick.py::test_a_receipt_for_another_device_frees_nothing",

@@ -65,7 +65,6 @@ class Commands:
             ("label_kits", "of them with labels only"),
             ("devices", "devices"),
             ("missing", "missing numbers"),
-            ("gone", "kits gone from a registry"),
             ("forks", "forked numbers"),
             ("voided", "numbers voided by a signed tombstone"),
             ("voided_damaged", "of them for damaged storage"),

@@ -29,7 +29,7 @@ _TILES: Final = (
     ("results", "results", ""), ("kits", "kits counted", ""), ("devices", "devices", ""), ("refused", "kits refused", "b"),
     ("missing", "numbers missing", "b"), ("forks", "numbers forked", "b"), ("unknown_devices", "unknown devices", "b"),
     ("clock_doubts", "clocks in doubt", "w"), ("silent_devices", "silent devices", "w"), ("unchecked", "kits unchecked", "w"),
-    ("voided", "voided (signed)", ""), ("lost_records", "records lost (signed)", "w"), ("gone", "kits gone from registry", "b"),
+    ("voided", "voided (signed)", ""), ("lost_records", "records lost (signed)", "w"),
 )  # fmt: skip
 
 
