@@ -69,11 +69,6 @@ class InterpreterEngine:
         self.outputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._outputs)
         self.info = RuntimeInfo(name=package, version=_version(package), threads=threads, delegate="default")
 
-    @property
-    def quantised(self) -> bool:
-        """Whether an input takes quantised integers."""
-        return any(port.tensor.dtype in _QUANTISED and port.tensor.scale for port in self._inputs)
-
     def check(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """Compare arrays with the model's input tensors: count, type, dtype and shape.
 

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, LimitError
-from edgeprov.formats.packing import Buffer, Cursor, pack, pack_plain, unpack_rows
+from edgeprov.formats.packing import Cursor, pack, pack_plain, unpack_rows
 from edgeprov.formats.record import INT_MAX, Record
 from edgeprov.formats.segment import SegmentHeader
 from edgeprov.limits import LIMITS
@@ -192,24 +192,6 @@ def _encode(decoded: Sequence[tuple[Any, ...]], header_index: int, header: Segme
         return pack(block)
     encoded: bytes = pack_plain(dict(sorted(block.items())))
     return encoded
-
-
-def decode_block(data: Buffer, headers: Sequence[SegmentHeader]) -> Block:
-    """Read one block; nothing may follow.
-
-    Raises:
-        LimitError: More rows or longer columns than allowed.
-        FormatError: Not a canonical block of one of these segments.
-    """
-    cursor = Cursor(data, "column block")
-    block = read_block(cursor, headers)
-    cursor.end()
-    return block
-
-
-def read_block(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Block:
-    """Read the next block of a part."""
-    return _read(cursor, headers)[0]
 
 
 def read_blocks(cursor: Cursor, headers: Sequence[SegmentHeader]) -> Iterator[Block]:

@@ -93,7 +93,6 @@ def encode_jws(
     signature_der: bytes,
     certificates: Sequence[bytes],
     agent: str,
-    timestamp: bytes | None = None,
 ) -> bytes:
     """The envelope.
 
@@ -103,11 +102,8 @@ def encode_jws(
         signature_der: ECDSA P-256 signature over signing_input(protected, payload).
         certificates: DER, leaf first, root last (notation wants the root).
         agent: Name and version of the signing program.
-        timestamp: RFC 3161 token (not the response) over the raw r || s signature.
     """
     header: JsonObject = {"x5c": [b64(item) for item in certificates], AGENT: agent}
-    if timestamp is not None:
-        header[TIMESTAMP] = b64(timestamp)
     return encode_json(
         {
             "payload": b64url(payload),

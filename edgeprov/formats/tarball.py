@@ -15,7 +15,7 @@ Spec: POSIX.1-2017 pax, "ustar Interchange Format"; FORMAT.md section "Layer arc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -91,40 +91,14 @@ def tar_padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def tar_prefix(path: str, size: int, mode: int = FILE_MODE) -> bytes:
+def tar_prefix(path: str, size: int) -> bytes:
     """All that stands before the content in a layer of one file: parent directories, then its header."""
-    return _parents(path) + tar_header(path, size, mode=mode)
+    return _parents(path) + tar_header(path, size)
 
 
 def tar_suffix(size: int) -> bytes:
     """All that stands behind ``size`` bytes of content in a layer of one file."""
     return tar_padding(size) + END
-
-
-def encode_tar(
-    files: Mapping[str, bytes], *, folders: Iterable[str] = (), modes: Mapping[str, int] | None = None
-) -> bytes:
-    """A whole layer in memory, entries in the order of kit's lexical walk.
-
-    Args:
-        files: Content by path; parent directories are added.
-        folders: Directories that hold no file: kit keeps those too.
-        modes: Permission bits by path, where they are not 0644 (files) or 0755 (directories).
-    """
-    modes = modes or {}
-    entries: dict[tuple[str, ...], bytes | None] = {tuple(path.split("/")): None for path in folders}
-    for path, content in files.items():
-        parts = tuple(path.split("/"))
-        entries.update({parts[:depth]: None for depth in range(1, len(parts)) if parts[:depth] not in entries})
-        entries[parts] = content
-    pieces = []
-    for parts in sorted(entries):
-        path, body = "/".join(parts), entries[parts]
-        if body is None:
-            pieces.append(tar_header(path, 0, directory=True, mode=modes.get(path)))
-        else:
-            pieces += (tar_header(path, len(body), mode=modes.get(path)), body, tar_padding(len(body)))
-    return b"".join((*pieces, END))
 
 
 # -- reading --------------------------------------------------------------------------------------

@@ -223,11 +223,6 @@ def parse_signature(raw: bytes) -> tuple[int, int]:
     return int.from_bytes(r, "big"), int.from_bytes(s, "big")
 
 
-def encode_signature(r: int, s: int) -> bytes:
-    """The TPMT_SIGNATURE of an ECDSA signature with SHA-256."""
-    return struct.pack(">HHH32sH32s", ALG_ECDSA, ALG_SHA256, 32, r.to_bytes(32, "big"), 32, s.to_bytes(32, "big"))
-
-
 def parse_public(raw: bytes) -> PublicArea:
     """Read the TPMT_PUBLIC of an ECC P-256 signing key (without the TPM2B length in front).
 
@@ -267,12 +262,12 @@ def name_of(public: bytes) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def nv_name(index: int = COUNTER_INDEX, attributes: int = COUNTER_ATTRIBUTES, size: int = COUNTER_BYTES) -> bytes:
+def nv_name(index: int = COUNTER_INDEX, attributes: int = COUNTER_ATTRIBUTES) -> bytes:
     """The Name (34 bytes) of an NV index without policy, rebuilt from its 14-byte TPMS_NV_PUBLIC.
 
     An ordinary index defined at the counter's handle has other attributes, hence another Name.
     """
-    return name_of(struct.pack(">IHIHH", index, ALG_SHA256, attributes, 0, size))
+    return name_of(struct.pack(">IHIHH", index, ALG_SHA256, attributes, 0, COUNTER_BYTES))
 
 
 def _read_quote(reader: TpmReader) -> Quote:

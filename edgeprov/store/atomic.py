@@ -287,11 +287,11 @@ def rename(source: Path, target: Path) -> None:
         source.replace(target)
 
 
-def remove(path: Path, *, missing_ok: bool = True) -> None:
+def remove(path: Path) -> None:
     """Remove a file's name; durable after sync_dir."""
     with translated(path):
         _tell("remove", path)
-        path.unlink(missing_ok=missing_ok)
+        path.unlink(missing_ok=True)
 
 
 def sync_dir(path: Path) -> None:

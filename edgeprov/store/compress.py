@@ -122,13 +122,12 @@ def decompress_stream(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes
         raise FormatError("the zstd frame is cut")
 
 
-def gunzip(chunks: Iterable[bytes], max_bytes: int, *, ratio: int = LIMITS.unpack_ratio) -> Iterator[bytes]:
+def gunzip(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
     """The content of a gzip stream (all its members) in constant memory.
 
     Args:
         chunks: Compressed bytes.
         max_bytes: Bound on the plain bytes.
-        ratio: Bound on plain to compressed bytes, judged from 1 MiB on: a bomb ends early.
 
     Raises:
         LimitError: Past one of the bounds.
@@ -149,8 +148,8 @@ def gunzip(chunks: Iterable[bytes], max_bytes: int, *, ratio: int = LIMITS.unpac
             total += len(plain)
             if total > max_bytes:
                 raise LimitError(f"gzip stream holds more than {max_bytes} bytes")
-            if total > _GZIP_GRACE_BYTES and total > ratio * taken:
-                raise LimitError(f"gzip stream unpacks to more than {ratio} times its size")
+            if total > _GZIP_GRACE_BYTES and total > LIMITS.unpack_ratio * taken:
+                raise LimitError(f"gzip stream unpacks to more than {LIMITS.unpack_ratio} times its size")
             if plain:
                 yield plain
             rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail

@@ -97,11 +97,8 @@ class SlotSpool:
                 found.append(load_segment_info(path))
         return tuple(found)
 
-    def recover(self, *, floor: int = FIRST_NUMBER) -> Position:
+    def recover(self) -> Position:
         """Close what a dead writer left open; does nothing after a clean stop.
-
-        Args:
-            floor: A number known to be unused, from other sources; the next one is not below it.
 
         Returns:
             What the next segment's header has to say.
@@ -112,7 +109,7 @@ class SlotSpool:
         """
         lock = self._lock()
         try:
-            return _position(self._recover(floor))
+            return _position(self._recover())
         finally:
             lock.release()
 
@@ -122,7 +119,6 @@ class SlotSpool:
         sync: str = "interval",
         interval_ms: int = 200,
         quota: Quota | None = None,
-        floor: int = FIRST_NUMBER,
     ) -> SpoolWriter:
         """Become the writer of this slot, after recovery.
 
@@ -130,7 +126,6 @@ class SlotSpool:
             sync: ``every`` record, every ``interval_ms``, or at ``seal`` (when a segment is closed).
             interval_ms: Longest time between an append and its sync, for ``interval``.
             quota: Bytes that may be used.
-            floor: As in recover.
 
         Raises:
             StoreBusy: Another writer is alive.
@@ -139,7 +134,7 @@ class SlotSpool:
         """
         lock = self._lock()
         try:
-            head = self._recover(floor)
+            head = self._recover()
         except BaseException:
             lock.release()
             raise
@@ -175,7 +170,7 @@ class SlotSpool:
         except StoreBusy as error:
             raise StoreBusy(f"slot {self.folder.name} has a writer in another process or object") from error
 
-    def _recover(self, floor: int) -> SpoolHead:
+    def _recover(self) -> SpoolHead:
         sweep(self.folder)
         head = self._load_head() or SpoolHead()
         known = head
@@ -218,8 +213,6 @@ class SlotSpool:
         if newest is None or head.next == known.next:
             # A reservation without a segment was never used: the segment comes right after it.
             head = SpoolHead(reserved=head.next, next=head.next, ended=head.ended, prev=head.prev)
-        if head.next < floor:
-            head = SpoolHead(reserved=floor, next=floor, ended=head.ended, prev=head.prev)
         if head != known:
             self._save_head(head.reserved, head.next, head.ended, head.prev)
         for path in empty:  # after their numbers are known as used

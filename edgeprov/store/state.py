@@ -27,7 +27,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, NotStored, StateNewer, StoreCorrupt, StoreError, UsageError
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, parse_json_object
@@ -48,30 +47,13 @@ from edgeprov.store.state_documents import (
 if TYPE_CHECKING:  # imported when used: the boot check has no business with the spool
     from edgeprov.store.spool import LabelLog, SlotSpool
 
-__all__ = ["Active", "OutboxEntry", "State", "Usage"]
+__all__ = ["Active", "OutboxEntry", "State"]
 
 VERSION: Final = 1
 _FOLDERS: Final = ("active", "spool", "outbox", "documents", "tpm", "quarantine", "lock")
 _NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Bytes on disk.
-
-    Attributes:
-        spool_bytes: Records and labels that wait to be sealed.
-        layout_bytes: Models and kits.
-        quarantine_bytes: What could not be read.
-        free_bytes: Left on the file system for this process.
-    """
-
-    spool_bytes: int
-    layout_bytes: int
-    quarantine_bytes: int
-    free_bytes: int
 
 
 class State:
@@ -277,17 +259,6 @@ class State:
     def spool_bytes(self) -> int:
         """Bytes of all spools; cheap enough to be asked each time that space is set aside."""
         return _tree_bytes(self.root / "spool")
-
-    def usage(self) -> Usage:
-        """Bytes on disk, by what they are for."""
-        with translated(self.root):
-            disk = os.statvfs(self.root)
-            return Usage(
-                spool_bytes=_tree_bytes(self.root / "spool"),
-                layout_bytes=_tree_bytes(self.root / "layout"),
-                quarantine_bytes=_tree_bytes(self.root / "quarantine"),
-                free_bytes=disk.f_bavail * disk.f_frsize,
-            )
 
     def _load(self, path: Path, parse: Callable[[bytes], T]) -> T | None:
         try:

@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -92,14 +91,6 @@ class VerityHasher:
             self._add(level + 1, hashlib.sha256(b"".join(hashes).ljust(BLOCK_BYTES, b"\0")).digest())
             level += 1
         return self._levels[level][0]
-
-
-def verity_digest(chunks: Iterable[bytes]) -> Digest:
-    """The fs-verity digest of a file given in chunks."""
-    hasher = VerityHasher()
-    for chunk in chunks:
-        hasher.update(chunk)
-    return hasher.digest()
 
 
 def enable(path: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
 from edgeprov.formats.devicerecord import FactoryKey
-from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
+from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.tpm import endorsement, quote, simulator
 from edgeprov.tpm.counter import Floor, KitCounter
 from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
@@ -176,15 +176,6 @@ class Tpm:
             IdentityError: None was created.
         """
         return self._keys.identity.sk.spki
-
-    @property
-    def ak_area(self) -> PublicArea:
-        """Public area of the AK.
-
-        Raises:
-            IdentityError: None was created.
-        """
-        return self._keys.identity.ak
 
     # -- one activation, one kit ----------------------------------------------------------------
     def pcr_event(self, data: bytes) -> None:

@@ -50,9 +50,7 @@ def qualified_name(name: bytes) -> bytes:
     return tpmt.name_of(struct.pack(">I", _RH_ENDORSEMENT) + name)
 
 
-def verify_attestation(
-    ak: PublicArea, attestation: Attestation, attest: Attest, kind: int, what: str, *, step: int = 4
-) -> None:
+def verify_attestation(ak: PublicArea, attestation: Attestation, attest: Attest, kind: int, what: str) -> None:
     """Verify that this AK signed an attestation of this type.
 
     Args:
@@ -61,24 +59,23 @@ def verify_attestation(
         attest: The structure, parsed.
         kind: Expected type, one of tpmt.ST_ATTEST_*.
         what: Named in errors.
-        step: Step that a refusal belongs to.
 
     Raises:
         EvidenceInvalid: Another type, another key, or a signature that does not fit.
     """
     if attest.type != kind:
-        raise EvidenceInvalid(f"{what} is an attestation of type 0x{attest.type:04x}, not 0x{kind:04x}", step=step)
+        raise EvidenceInvalid(f"{what} is an attestation of type 0x{attest.type:04x}, not 0x{kind:04x}", step=4)
     if attest.qualified_signer != qualified_name(ak.name):
-        raise EvidenceInvalid(f"{what} names another signer than the enrolled attestation key", step=step)
+        raise EvidenceInvalid(f"{what} names another signer than the enrolled attestation key", step=4)
     try:
         r, s = tpmt.parse_signature(attestation.signature)
         digest = hashlib.sha256(attestation.attest).digest()
         verify_ecdsa(ak.x + ak.y, encode_ecdsa_der(r, s), digest, f"{what}'s signature")
     except EdgeprovError as error:
-        raise EvidenceInvalid(error.message, step=step) from error
+        raise EvidenceInvalid(error.message, step=4) from error
 
 
-def verify_extra_data(attest: Attest, expected: bytes, what: str, *, step: int = 3) -> None:
+def verify_extra_data(attest: Attest, expected: bytes, what: str) -> None:
     """The attestation was made for exactly this.
 
     Raises:
@@ -86,11 +83,11 @@ def verify_extra_data(attest: Attest, expected: bytes, what: str, *, step: int =
     """
     if attest.extra_data != expected:
         raise EvidenceInvalid(
-            f"{what} was made for {attest.extra_data.hex() or 'nothing'}, not for {expected.hex()}", step=step
+            f"{what} was made for {attest.extra_data.hex() or 'nothing'}, not for {expected.hex()}", step=3
         )
 
 
-def verify_pcrs(attest: Attest, log: bytes, policy: TrustPolicy, what: str, *, step: int = 6) -> tuple[Event, ...]:
+def verify_pcrs(attest: Attest, log: bytes, policy: TrustPolicy, what: str) -> tuple[Event, ...]:
     """The quote is over exactly the PCRs of the policy, and their values follow from the log.
 
     Returns:
@@ -101,25 +98,25 @@ def verify_pcrs(attest: Attest, log: bytes, policy: TrustPolicy, what: str, *, s
     """
     quote = attest.info
     if not isinstance(quote, Quote):
-        raise EvidenceInvalid(f"{what} is not a quote", step=step)
+        raise EvidenceInvalid(f"{what} is not a quote", step=6)
     values = dict(policy.boot_pcrs)
     wanted = tuple(sorted((*values, policy.pcr)))
     if quote.selection != ((tpmt.ALG_SHA256, wanted),):
         raise EvidenceInvalid(
-            f"{what} is over {_selection(quote.selection)}, not over sha256:{','.join(map(str, wanted))}", step=step
+            f"{what} is over {_selection(quote.selection)}, not over sha256:{','.join(map(str, wanted))}", step=6
         )
     try:
         events, value = _replay(log, policy.pcr)
     except EdgeprovError as error:
-        raise EvidenceInvalid(f"{what}: {error.message}", step=step) from error
+        raise EvidenceInvalid(f"{what}: {error.message}", step=6) from error
     values[policy.pcr] = value
     digest = hashlib.sha256(b"".join(values[pcr] for pcr in wanted)).digest()
     if quote.pcr_digest != digest:
-        raise EvidenceInvalid(f"{what}: the PCR does not have the value that the event log leads to", step=step)
+        raise EvidenceInvalid(f"{what}: the PCR does not have the value that the event log leads to", step=6)
     return events
 
 
-def verify_counter(attest: Attest, index: int, value: int, *, step: int = 8) -> None:
+def verify_counter(attest: Attest, index: int, value: int) -> None:
     """NV_Certify of the kit counter shows this value.
 
     Raises:
@@ -127,14 +124,14 @@ def verify_counter(attest: Attest, index: int, value: int, *, step: int = 8) -> 
     """
     nv = attest.info
     if not isinstance(nv, NvCertify):
-        raise EvidenceInvalid("the counter's attestation is not of an NV index", step=step)
+        raise EvidenceInvalid("the counter's attestation is not of an NV index", step=8)
     if nv.index_name != tpmt.nv_name(index):
-        raise EvidenceInvalid(f"the certified NV index is not the written counter 0x{index:08x}", step=step)
+        raise EvidenceInvalid(f"the certified NV index is not the written counter 0x{index:08x}", step=8)
     if nv.offset != 0 or len(nv.contents) != tpmt.COUNTER_BYTES:
-        raise EvidenceInvalid("the counter was not certified as a whole", step=step)
+        raise EvidenceInvalid("the counter was not certified as a whole", step=8)
     actual = int.from_bytes(nv.contents, "big")
     if actual != value:
-        raise EvidenceInvalid(f"the counter stood at {actual}, but the kit claims number {value}", step=step)
+        raise EvidenceInvalid(f"the counter stood at {actual}, but the kit claims number {value}", step=8)
 
 
 @lru_cache(maxsize=1_024)

@@ -158,7 +158,7 @@ def verify_message(key: bytes, signature: bytes, message: bytes, what: str = "si
     raise SignatureInvalid(f"{what} does not fit the signed bytes")
 
 
-def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, what: str = "notation signature") -> None:
+def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes) -> None:
     """Verify a JWS signature (r || s).
 
     Args:
@@ -166,7 +166,6 @@ def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, wha
         algorithm: ES256 or ES384; the key must be of that curve.
         signature: 64 or 96 bytes.
         message: The JWS signing input.
-        what: Named in the error.
 
     Raises:
         SignatureInvalid: It does not fit, or algorithm and key do not belong together.
@@ -174,9 +173,9 @@ def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, wha
     public = load_key(key)
     size = {"ES256": 32, "ES384": 48}.get(algorithm, 0)
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.key_size != 8 * size:
-        raise SignatureInvalid(f"{what}: {algorithm[:20]} does not belong to the key in the certificate")
+        raise SignatureInvalid(f"notation signature: {algorithm[:20]} does not belong to the key in the certificate")
     if len(signature) != 2 * size:
-        raise SignatureInvalid(f"{what} has {len(signature)} bytes, not {2 * size}")
+        raise SignatureInvalid(f"notation signature has {len(signature)} bytes, not {2 * size}")
     r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
     if size == 32:
         digest, scheme = hashlib.sha256(message).digest(), _SHA256
@@ -185,7 +184,7 @@ def verify_jws(key: bytes, algorithm: str, signature: bytes, message: bytes, wha
     try:
         public.verify(encode_ecdsa_der(r, s), digest, scheme)
     except (InvalidSignature, ValueError) as error:
-        raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
+        raise SignatureInvalid("notation signature does not fit the signed bytes") from error
 
 
 def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, what: str) -> None:

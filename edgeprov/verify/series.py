@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from typing import Literal
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import SeriesBroken
 from edgeprov.formats.digest import Digest
 
 
@@ -114,29 +113,6 @@ def check_series(
         closed_until=max(min(doubts, default=expected) - 1, counter_base),
         head=head,
     )
-
-
-def verify_series(
-    items: Iterable[SeriesItem], counter_base: int, *, head: int | None = None, newest: Digest | None = None
-) -> SeriesReport:
-    """As check_series, but a series that is not whole is refused.
-
-    Raises:
-        SeriesBroken: Gap, fork, broken link or wrong order.
-    """
-    report = check_series(items, counter_base, head=head, newest=newest)
-    faults = []
-    if report.gaps:
-        faults.append("missing " + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in report.gaps))
-    if report.forks:
-        faults.append("two artifacts with one number: " + ", ".join(map(str, report.forks)))
-    if report.broken_links:
-        faults.append("wrong predecessor: " + ", ".join(map(str, report.broken_links)))
-    if report.reordered:
-        faults.append("TPM time runs backwards: " + ", ".join(map(str, report.reordered)))
-    if faults:
-        raise SeriesBroken("the series is not whole: " + "; ".join(faults))
-    return report
 
 
 def _link_broken(item: SeriesItem, counter_base: int, before: SeriesItem | None) -> bool:

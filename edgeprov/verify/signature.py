@@ -133,28 +133,6 @@ def verify_kit_signature(
     return _any(bundles, one, f"{purpose} artifact {manifest.digest}")
 
 
-def verify_notation_signature(
-    manifest: Manifest,
-    signatures: Sequence[SignatureArtifact],
-    policy: TrustPolicy,
-    at: dt.datetime,
-    purpose: Purpose,
-) -> SignerIdentity:
-    """A notation signature by a certificate of the given purpose is on this artifact.
-
-    Raises:
-        SignatureInvalid: None, or none that fits.
-        SubjectMismatch: A signature of another artifact.
-        SignerUntrusted: The certificate leads to no anchor.
-    """
-
-    def one(artifact: SignatureArtifact) -> SignerIdentity:
-        return _verify_jws_artifact(manifest, artifact, policy, at, purpose)
-
-    found = [item for item in signatures if signature_kind(item.manifest) == "notation"]
-    return _any(found, one, f"artifact {manifest.digest}")
-
-
 def signature_kind(manifest: Manifest) -> str | None:
     """``bundle``, ``notation``, ``simple`` (cosign v2), or None for a referrer that is no signature."""
     if manifest.artifact_type == SIGSTORE_BUNDLE:
@@ -189,7 +167,7 @@ def _verify_model_artifact(
 ) -> SignerIdentity:
     kind = signature_kind(artifact.manifest)
     if kind == "notation":
-        return _verify_jws_artifact(manifest, artifact, policy, at, "publisher")
+        return _verify_notation(manifest, artifact, policy, at)
     if kind == "simple":
         return _verify_simple(manifest, artifact, policy, at)
     if kind != "bundle":
@@ -262,27 +240,21 @@ def _verify_statement(manifest: Manifest, bundle: Bundle, predicate_types: froze
     return statement
 
 
-def _verify_jws_artifact(
-    manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime, purpose: Purpose
+def _verify_notation(
+    manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime
 ) -> SignerIdentity:
     from edgeprov.formats.jws import parse_jws
-    from edgeprov.verify.timestamp_check import required_time
 
     _verify_layer(artifact, JOSE)
     jws = parse_jws(artifact.blob)
-    publisher = purpose == "publisher"
-    anchors = policy.publisher_anchors if publisher else policy.device_anchors
-    stamps = () if jws.timestamp is None else (jws.timestamp,)
-    signed_before = (_proved_time if publisher else required_time)(jws.signature, stamps, policy)
-    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, signed_before or at, purpose)
+    moment = _proved_time(jws.signature, () if jws.timestamp is None else (jws.timestamp,), policy) or at
+    anchors = policy.publisher_anchors
+    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, moment, "publisher")
     verify_jws(identity.spki, jws.algorithm, jws.signature, jws.signing_input)
     _verify_target(manifest, jws)
     if jws.expiry is not None and at > _moment(jws.expiry):
         raise SignerUntrusted(f"the notation signature expired on {jws.expiry}")
-    if publisher:
-        policy.verify_publisher(identity)
-    else:
-        policy.verify_not_denied(identity)
+    policy.verify_publisher(identity)
     return identity
 
 

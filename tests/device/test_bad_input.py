@@ -19,7 +19,7 @@ import pytest
 from edgeprov.cli.device_main import main
 from edgeprov.errors import TpmUnavailable
 from edgeprov.formats.manifest import build_manifest
-from edgeprov.formats.tarball import encode_tar
+from tests.support.kits import encode_tar
 from tests.support.site import DIGITS, WDBC, Site
 
 

@@ -19,7 +19,7 @@ from edgeprov.fleet.trust.folder import load_trust
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.store.layout_registry import LayoutRegistry
-from edgeprov.store.verity import verity_digest
+from edgeprov.store.verity import VerityHasher
 from edgeprov.verify.signature import verify_model_signature
 from tests.support.fleet import fleet
 from tests.support.kits import golden_kit
@@ -74,7 +74,7 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
     assert identity.san == "urn:edgeprov:publisher:acme-medical"
     for layer in manifest.layers:
         data = reader.blob(item["repo"], layer, max_bytes=10**6)
-        assert layer.annotations[A_VERITY] == str(verity_digest([data]))
+        assert layer.annotations[A_VERITY] == str(VerityHasher().update(data).digest())
 
 
 def test_same_folder_same_digest_and_nothing_is_sent_twice(ca: Path, tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprov.errors import EdgeprovError, FormatError
-from edgeprov.formats.columns import decode_block, encode_block
+from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import encode_evidence, encode_part_header, parse_datakit, parse_evidence, parse_part
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.kitfile import parse_kitfile
@@ -34,9 +34,9 @@ from edgeprov.formats.record import (
     parse_record,
 )
 from edgeprov.formats.segment import parse_segment_header
-from edgeprov.formats.tarball import encode_tar, iter_tar
+from edgeprov.formats.tarball import iter_tar
 from edgeprov.formats.tombstone import build_tombstone, parse_tombstone
-from tests.support.kits import MODEL, data_kit, golden_kit, record_rows, segment_header
+from tests.support.kits import MODEL, data_kit, decode_block, encode_tar, golden_kit, record_rows, segment_header
 
 HEADER = segment_header(params={"threshold": 0.5})
 KIT = data_kit(records=30)

@@ -16,9 +16,16 @@ import pytest
 
 from edgeprov.errors import DigestMismatch, NotStored, StoreError
 from edgeprov.formats.digest import Digest, digest_of
-from edgeprov.store.verity import VerityHasher, enable, measure, verify_measured, verity_digest
+from edgeprov.store.verity import VerityHasher, enable, measure, verify_measured
 
 SIZES = [0, 1, 4095, 4096, 4097, 128 * 4096 - 1, 128 * 4096, 128 * 4096 + 1, 128 * 128 * 4096 + 1]
+
+
+def verity_digest(*chunks: bytes) -> Digest:
+    hasher = VerityHasher()
+    for chunk in chunks:
+        hasher.update(chunk)
+    return hasher.digest()
 
 
 def whole_tree_digest(data: bytes) -> Digest:
@@ -34,15 +41,15 @@ def whole_tree_digest(data: bytes) -> Digest:
 
 def test_the_empty_file_has_the_digest_that_fsverity_prints() -> None:
     known = "sha256:3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95"
-    assert str(verity_digest([])) == known
+    assert str(verity_digest()) == known
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_streamed_digest_is_that_of_the_whole_tree(size: int) -> None:
     data = hashlib.shake_128(str(size).encode()).digest(size)
     expected = whole_tree_digest(data)
-    assert verity_digest([data]) == expected
-    assert verity_digest(data[i : i + 60_001] for i in range(0, size, 60_001)) == expected
+    assert verity_digest(data) == expected
+    assert verity_digest(*(data[i : i + 60_001] for i in range(0, size, 60_001))) == expected
     if size < 10_000:
         hasher = VerityHasher()
         for position in range(size):
@@ -54,7 +61,7 @@ def test_the_streamed_digest_is_that_of_the_whole_tree(size: int) -> None:
 def test_another_content_has_another_digest(change: str) -> None:
     data = bytes(10_000)
     other = {"bit": b"\1" + data[1:], "cut": data[:-1], "longer": data + b"\0"}[change]
-    assert verity_digest([other]) != verity_digest([data])
+    assert verity_digest(other) != verity_digest(data)
 
 
 def test_a_file_system_without_verity_is_told_apart_from_an_error(tmp_path: Path) -> None:
@@ -99,7 +106,7 @@ def test_the_kernel_computes_the_same_digest(verity_mount: Path, size: int) -> N
     data = hashlib.shake_128(b"kernel").digest(size)
     path = verity_mount / f"file-{size}"
     path.write_bytes(data)
-    expected = verity_digest([data])
+    expected = verity_digest(data)
     assert measure(path) is None
     assert enable(path)
     assert enable(path)  # a second time is no error

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprov.errors import FormatError
 from edgeprov.formats import merkle
-from edgeprov.formats.columns import encode_block
+from edgeprov.formats.columns import Block, encode_block, read_blocks
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
@@ -28,9 +30,10 @@ from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.mediatypes import OCI_MANIFEST
+from edgeprov.formats.packing import Cursor
 from edgeprov.formats.record import Label, encode_label, encode_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header, device_urn
-from edgeprov.formats.tarball import tar_prefix, tar_suffix
+from edgeprov.formats.tarball import END, tar_header, tar_padding, tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import Attestation
 
 KITS = Path(__file__).parents[1] / "data" / "kits"
@@ -92,6 +95,36 @@ class WholeKit:
     layers: tuple[bytes, ...]
     plain: tuple[bytes, ...]
     rows: list[bytes]
+
+
+def decode_block(data: bytes, headers: Sequence[SegmentHeader]) -> Block:
+    """The only column block in ``data``."""
+    blocks = list(read_blocks(Cursor(data, "column block"), headers))
+    if len(blocks) != 1:
+        raise FormatError(f"{len(blocks)} column blocks, not one")
+    return blocks[0]
+
+
+def encode_tar(
+    files: Mapping[str, bytes], *, folders: Iterable[str] = (), modes: Mapping[str, int] | None = None
+) -> bytes:
+    """A layer in the order of kit's lexical walk; parent folders are added.
+
+    Args:
+        files: Content by path.
+        folders: Folders that hold no file.
+        modes: Permission bits by path, where they are not the usual ones.
+    """
+    bodies: dict[tuple[str, ...], bytes | None] = {tuple(path.split("/")): None for path in folders}
+    for path, content in files.items():
+        parts = tuple(path.split("/"))
+        bodies |= {parts[:depth]: None for depth in range(1, len(parts))} | {parts: content}
+    layer = bytearray()
+    for parts, body in sorted(bodies.items(), key=lambda item: item[0]):
+        path = "/".join(parts)
+        layer += tar_header(path, len(body or b""), directory=body is None, mode=(modes or {}).get(path))
+        layer += (body or b"") + tar_padding(len(body or b""))
+    return bytes(layer) + END
 
 
 def part_layer(path: str, data: bytes) -> bytes:

@@ -27,12 +27,13 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.kitfile import kitfile_entries
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type
-from edgeprov.formats.tarball import encode_tar, iter_tar
+from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout import Layout
 from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
+from tests.support.kits import encode_tar
 from tests.support.softtpm import SoftTpm
 from tests.support.world import World
 

@@ -25,7 +25,7 @@ DIGEST = hashlib.sha256(b"a kit").digest()
 
 def verify(tpm: Tpm, attestation: tpmt.Attestation) -> tpmt.Attest:
     der = encode_ecdsa_der(*parse_signature(attestation.signature))
-    verify_ecdsa(tpm.ak_area.spki, der, hashlib.sha256(attestation.attest).digest())
+    verify_ecdsa(parse_public(tpm.identity().ak_public).spki, der, hashlib.sha256(attestation.attest).digest())
     return parse_attest(attestation.attest)
 
 
@@ -129,7 +129,7 @@ def test_tpm2_checkquote_accepts_our_quote_and_no_changed_one(device: SimulatedD
         tpm.create_identity()
         tpm.pcr_event(b"model")
         quote = tpm.quote(DIGEST)
-        (tmp_path / "ak.pem").write_bytes(pem(tpm.ak_area.spki))
+        (tmp_path / "ak.pem").write_bytes(pem(parse_public(tpm.identity().ak_public).spki))
     (tmp_path / "sig").write_bytes(quote.signature)
 
     def check(attest: bytes, nonce: bytes) -> int:

@@ -237,14 +237,10 @@ class Index:
 
     # -- artifacts --------------------------------------------------------------------------------
 
-    def find(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Artifact]:
-        """Artifacts that fit, by device and number."""
-        return list(self.iterate(query, limit=limit, offset=offset))
-
     def iterate(
-        self, query: Query, *, limit: int | None = None, offset: int = 0, after: tuple[str, int, str] | None = None
+        self, query: Query, *, limit: int | None = None, after: tuple[str, int, str] | None = None
     ) -> Iterator[Artifact]:
-        """As find, one by one: for work on a whole fleet. ``after`` is device, number and digest of the row before."""
+        """Artifacts that fit, by device and number. ``after`` is device, number and digest of the row before."""
         where, parameters = _where(query)
         if after is not None:
             where = (where + " AND " if where else "WHERE ") + "(a.device, a.seq, a.digest) > (?, ?, ?)"
@@ -253,10 +249,10 @@ class Index:
         verdict = ", ".join(f"v.{name}" for name in _VERDICT)
         sql = (
             f"SELECT {own}, {verdict} FROM artifacts a {_JOIN} "  # noqa: S608 - names of columns, and marks
-            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ? OFFSET ?"
+            f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ?"
         )
         with translated(self.folder / FILE):
-            cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit, offset))
+            cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit))
             for row in cursor:
                 values = dict(zip(_COLUMNS, row, strict=True))
                 for name in ("verified", "safe"):

@@ -14,7 +14,7 @@ with Index.open(Path(sys.argv[1]), write=False) as index:
     for _ in range(10):
         start = time.process_time()
         models = index.resolve_model(sys.argv[2])
-        found = index.find(Query(model=models), limit=50)
+        found = list(index.iterate(Query(model=models), limit=50))
         count, _records, _labels = index.count(Query(model=models))
         seconds = time.process_time() - start
         assert len(found) == min(50, count) > 0

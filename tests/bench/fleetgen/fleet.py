@@ -20,10 +20,10 @@ from edgeprov.formats.digest import digest_of
 from edgeprov.formats.kitfile import kitfile_entries
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type
-from edgeprov.formats.tarball import encode_tar
 from tests.bench.fleetgen.device import Artifact, FleetDevice
 from tests.bench.fleetgen.plan import UNPUSHABLE, DevicePlan, Settings, plan_fleet
 from tests.bench.fleetgen.sink import LayoutSink, RegistrySink, write_index
+from tests.support.kits import encode_tar
 from tests.support.world import World
 
 MODEL_NAME = "wdbc"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from edgeprov.errors import EdgeprovError, FormatError
-from edgeprov.formats.columns import Block, decode_block, encode_block, read_blocks
+from edgeprov.formats.columns import Block, encode_block, read_blocks
 from edgeprov.formats.packing import Cursor, pack, unpack
 from edgeprov.formats.record import encode_record, parse_record
 from edgeprov.formats.segment import SegmentHeader, Tensor
-from tests.support.kits import record_rows, segment_header
+from tests.support.kits import decode_block, record_rows, segment_header
 
 HEADER = segment_header()
 TWO = segment_header(

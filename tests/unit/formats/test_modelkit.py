@@ -18,8 +18,7 @@ from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.kitfile import kitfile_entries, parse_kitfile
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.modelkit import build_modelkit, layer_compression, layer_media_type, parse_modelkit
-from edgeprov.formats.tarball import encode_tar
-from tests.support.kits import KITS, data_kit, golden_kit
+from tests.support.kits import KITS, data_kit, encode_tar, golden_kit
 
 GOLDEN = ["kit-1.7-tar", "kit-1.7-gzip", "kit-1.11-tar", "kit-1.11-gzip", "kit-1.11-modelpack-gzip"]
 

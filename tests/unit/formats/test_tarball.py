@@ -13,8 +13,8 @@ import pytest
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.names import check_path
-from edgeprov.formats.tarball import encode_tar, iter_tar, plain_member, tar_header, tar_prefix, tar_suffix
-from tests.support.kits import KITS, golden_kit
+from edgeprov.formats.tarball import iter_tar, plain_member, tar_header, tar_prefix, tar_suffix
+from tests.support.kits import KITS, encode_tar, golden_kit
 
 # What `kit pack` (1.11, uncompressed) gave for these folders; made once with the real kit.
 ODD_NAMES = {

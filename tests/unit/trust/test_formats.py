@@ -34,7 +34,7 @@ from edgeprov.formats.statement import (
     parse_seal_evidence,
 )
 from edgeprov.formats.tpmt import Attestation, parse_attest, parse_public, parse_signature
-from tests.support.softtpm import SoftTpm, public_area, soft_key, spki
+from tests.support.softtpm import SoftTpm, encode_signature, public_area, soft_key, spki
 from tests.support.world import sign_notation
 
 A = Digest("a" * 64)
@@ -264,7 +264,7 @@ def test_ecdsa_der_round_trip(r, s):
     der = encode_ecdsa_der(r, s)
     assert parse_ecdsa_der(der) == (r, s)
     assert encode_ecdsa_raw(der) == r.to_bytes(32, "big") + s.to_bytes(32, "big")
-    assert parse_signature(tpmt.encode_signature(r, s)) == (r, s)
+    assert parse_signature(encode_signature(r, s)) == (r, s)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_public_area_of_another_algorithm_is_refused(position):
 
 
 def test_signature_of_another_algorithm_is_refused():
-    good = tpmt.encode_signature(5, 6)
+    good = encode_signature(5, 6)
     for position in (1, 3):
         raw = bytearray(good)
         raw[position] ^= 1

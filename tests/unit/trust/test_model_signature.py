@@ -36,7 +36,7 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
 )
 from edgeprov.verify.policy import TrustPolicy, parse_policy
-from edgeprov.verify.signature import SignatureArtifact, verify_model_signature, verify_notation_signature
+from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from tests.support import pki
 from tests.support.softtpm import soft_key, spki
 from tests.support.world import World, sign_bundle, sign_notation
@@ -376,14 +376,3 @@ def test_notation_algorithm_that_is_not_the_keys(world: World):
             subject=world.model.descriptor,
         )
         refused(SignatureInvalid, algorithm, world, SignatureArtifact(manifest=manifest, blob=blob))
-
-
-def test_device_kit_signature_by_notation_is_verified_for_its_own_purpose(world: World, unit):
-    sealed = unit.seal(notation=True)
-    policy = world.policy
-    identity = verify_notation_signature(sealed.manifest, sealed.signatures, policy, pki.NOW, "device")
-    assert identity.san == unit.urn
-    with pytest.raises(SignerUntrusted, match="does not name an enroller"):
-        verify_notation_signature(sealed.manifest, sealed.signatures, policy, pki.NOW, "enroller")
-    with pytest.raises(SignatureInvalid):
-        verify_notation_signature(sealed.manifest, [], policy, pki.NOW, "device")

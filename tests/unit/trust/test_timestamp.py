@@ -17,11 +17,12 @@ from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, par
 from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE, SLSA_PROVENANCE
 from edgeprov.formats.timestamp import encode_timestamp_request, parse_timestamp, timestamp_token
 from edgeprov.verify.evidence import verify_kit
-from edgeprov.verify.signature import SignatureArtifact, verify_notation_signature
+from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from edgeprov.verify.timestamp_check import verify_timestamp
 from tests.support import pki
 from tests.support.softtpm import SoftTpm
 from tests.support.tsa import Tsa
+from tests.support.world import sign_notation
 
 BYTES = b"any signature"
 LATER = dt.datetime(2090, 1, 1, tzinfo=dt.UTC)
@@ -157,19 +158,19 @@ def test_timestamp_moved_from_another_kit(world, unit, tsa):
         verify_kit(second.evidence(signatures=[moved]), unit.verified(), policy, pki.NOW)
 
 
-def test_notation_signature_with_timestamp(world, short, tsa):
-    sealed = short.seal(notation=True)
-    raw = sealed.signatures[1].blob
-    token = timestamp_token(tsa.stamp(encode_timestamp_request(parse_jws(raw).signature, 9)))
-    blob = add_jws_timestamp(raw, token)
-    manifest = build_notation_manifest(
-        sealed.manifest.descriptor, describe(blob, JOSE), short.tpm.certificate_chain, None
-    )
+def test_notation_signature_of_a_model_outlives_its_certificate_when_it_was_stamped(world, tsa):
+    publisher = pki.publisher_certificate(world.publisher_root, end=dt.datetime(2030, 1, 1, tzinfo=dt.UTC))
+    signature = sign_notation(world.model.descriptor, publisher)
+    token = timestamp_token(tsa.stamp(encode_timestamp_request(parse_jws(signature.blob).signature, 9)))
+    blob = add_jws_timestamp(signature.blob, token)
+    manifest = build_notation_manifest(world.model.descriptor, describe(blob, JOSE), publisher.certificate_chain, None)
     artifact = SignatureArtifact(manifest=manifest, blob=blob)
     policy = with_tsa(world, tsa)
-    assert verify_notation_signature(sealed.manifest, [artifact], policy, LATER, "device").san == short.urn
+    assert verify_model_signature(world.model, [artifact], policy, LATER).san == "https://acme.example/models"
     with pytest.raises(SignerUntrusted, match="has expired"):
-        verify_notation_signature(sealed.manifest, sealed.signatures, policy, LATER, "device")
+        verify_model_signature(world.model, [signature], policy, LATER)
+    with pytest.raises(SignerUntrusted, match="has expired"):  # nobody trusts this authority
+        verify_model_signature(world.model, [artifact], world.policy, LATER)
 
 
 def test_stamping_needs_the_right_kind_of_certificate(tmp_path, world):
