@@ -98,7 +98,6 @@ class TpmConfig:
 
     tcti: str = "auto"
     pcr: int = 14
-    quote_pcrs: tuple[int, ...] = ()  # further boot PCRs to quote
     bus_protection: bool = False
     allow_simulator: bool = True
 
@@ -271,5 +270,3 @@ def _verify_value(name: str, value: object, path: Path) -> None:
         raise ConfigError(f"{path}: {name} is empty; an unsigned kit proves nothing")
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ConfigError(f"{path}: {name} needs a time zone, as in 2026-01-01T00:00:00Z")
-    if name == "tpm.quote_pcrs" and any(not 0 <= pcr <= 23 for pcr in value):  # type: ignore[attr-defined]
-        raise ConfigError(f"{path}: {name} must name PCRs from 0 to 23")

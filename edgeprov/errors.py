@@ -137,14 +137,6 @@ class Rollback(VerificationError):
     default_advice = "Install a model version at or above the floor that `edgeprov status` shows."
 
 
-class SeriesBroken(VerificationError):
-    """A device's series of kits has a gap, a fork or a wrong order."""
-
-    exit_code = 17
-    message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0017"
-    default_advice = "Ask for the missing kits, or treat the named interval as unproved."
-
-
 class EnrollmentRefused(VerificationError):
     """A device could not prove that its keys live in the TPM it names."""
 

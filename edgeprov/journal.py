@@ -32,7 +32,6 @@ EVENTS: Final[Mapping[str, str]] = {
     "model-returned": "4ae5d1b8c3374e6fa1f0c6de0a7f0106",
     "boot-checked": "4ae5d1b8c3374e6fa1f0c6de0a7f0107",
     "segment-opened": "4ae5d1b8c3374e6fa1f0c6de0a7f0108",
-    "spool-recovered": "4ae5d1b8c3374e6fa1f0c6de0a7f0109",
     "records-discarded": "4ae5d1b8c3374e6fa1f0c6de0a7f010a",
     "kit-sealed": "4ae5d1b8c3374e6fa1f0c6de0a7f010b",
     "tombstone-signed": "4ae5d1b8c3374e6fa1f0c6de0a7f010c",

@@ -80,7 +80,6 @@ def test_the_environment_replaces_all_and_paths_are_relative_to_the_file(tmp_pat
         ("[seal]\npart_bytes = 8388608", "seal.part_bytes"),
         ("[tpm]\npcr = 16", "tpm.pcr"),  # anyone may reset 16 and 23
         ("[tpm]\npcr = 23", "tpm.pcr"),
-        ("[tpm]\nquote_pcrs = [24]", "tpm.quote_pcrs"),
         ("[trust]\ntime_floor = 2026-01-01T00:00:00", "trust.time_floor"),
         ("[device\n", "TOML"),
     ],

@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.errors import StoreError, UsageError
+from edgeprov.errors import EvidenceInvalid, StoreError, UsageError
 from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.collect_lists import Lists
 from edgeprov.fleet.dataset.dataset_files import Ledger
@@ -206,7 +206,7 @@ class _CollectRun:
                     _refuse(lists, artifact, artifact.error or "", artifact.detail or "", artifact.step)
                 elif artifact.seq in forked:
                     why = f"{forked[artifact.seq]} artifacts claim number {artifact.seq}: a fork"
-                    _refuse(lists, artifact, "SeriesBroken", why, 9)
+                    _refuse(lists, artifact, EvidenceInvalid.__name__, why, 9)
                 elif artifact.kind == "kit":
                     groups.setdefault(artifact.model, []).append(self._input(artifact))
             for model, kits in sorted(groups.items()):
