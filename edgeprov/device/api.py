@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from edgeprov.config import load_config
+from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.context import Context
 from edgeprov.device.labels import LabelValue, add_labels, parse_record
-from edgeprov.device.measure import verified_model
 from edgeprov.device.model_store import StoredModel, find_model, load_weights
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.series_state import remember_model

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeprov import journal
-from edgeprov.device.measure import current_log
+from edgeprov.device.event_log import current_log
 from edgeprov.device.series_state import SEAL_LOCK, load_head
 from edgeprov.errors import UsageError
 from edgeprov.formats.head import Head, encode_head, head_qualifying

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, replace
+from edgeprov.device.boot_stamp import save_verdict
 from edgeprov.device.context import Context, timestamp
-from edgeprov.device.measure import measure, save_verdict
+from edgeprov.device.event_log import measure
 from edgeprov.device.model_store import StoredModel, find_model, list_models, model_layouts, verify_blobs
-from edgeprov.device.pointer import ON_TRIAL, SWITCH_LOCK
-from edgeprov.device.trust import load_signatures, verify_floor, verify_publisher
+from edgeprov.device.model_trust import verify_floor, verify_publisher
+from edgeprov.device.stored_signatures import load_model_signatures
+from edgeprov.device.trial import ON_TRIAL, RETURNED_FROM, SWITCH_LOCK
 from edgeprov.errors import (
     EdgeprovError,
     FormatError,
@@ -31,7 +33,7 @@ from edgeprov.errors import (
     UsageError,
     VerificationError,
 )
-from edgeprov.formats.digest import Digest
+from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.state import Active, State
 
 if TYPE_CHECKING:
@@ -103,9 +105,15 @@ def _baked_models(context: Context) -> dict[str, Digest]:
         return {}
     refs = layouts[0].refs()
     named = {slot: refs[f"slot.{slot}"].digest for slot in context.config.device.slots if f"slot.{slot}" in refs}
-    if not named and len(models := list_models(context, None)) == 1:
+    if named:
+        return named
+    damaged: list[EdgeprovError] = []
+    models = list_models(context, None, damaged=damaged)
+    if len(models) == 1:
         return {context.config.device.slots[0]: models[0].manifest.digest}
-    return named
+    if damaged:
+        raise damaged[0]  # one of these may be the image's model: "no model" would be a false answer
+    return {}
 
 
 def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
@@ -184,7 +192,7 @@ def verify_model(context: Context, state: State | None, digest: Digest, floor: i
         FormatError: No model kit.
     """
     model = find_model(context, state, digest)
-    verify_publisher(context, model.manifest, load_signatures(model.layout, digest))
+    verify_publisher(context, model.manifest, load_model_signatures(model.layout, digest))
     verify_floor(model.kit, floor)
     return replace(model, vouched=verify_blobs(model))
 
@@ -213,7 +221,7 @@ def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, act
         model_digest=active.model,
         slot=active.slot,
     )
-    return BootVerdict(slot=active.slot, model=active.model, kit=model)
+    return BootVerdict(slot=active.slot, model=active.model, kit=model, returned_from=returned_from(active))
 
 
 def _return_to_previous(
@@ -229,7 +237,7 @@ def _return_to_previous(
     save_verdict(context, active.slot, _stamp(model, "verified"))
     with suppress(StoreError):  # read-only state: the same return happens at the next boot
         context.state().set_active(
-            Active(slot=active.slot, model=active.previous, previous=None, info={"returned_from": str(active.model)})
+            Active(slot=active.slot, model=active.previous, previous=None, info={RETURNED_FROM: str(active.model)})
         )
     journal.event(
         "model-returned",
@@ -240,6 +248,12 @@ def _return_to_previous(
         slot=active.slot,
     )
     return BootVerdict(slot=active.slot, model=active.previous, kit=model, returned_from=active.model)
+
+
+def returned_from(active: Active) -> Digest | None:
+    """The newer model after whose refusal a slot returned to its present one; None once somebody activated one."""
+    refused = active.info.get(RETURNED_FROM)
+    return parse_digest(refused) if isinstance(refused, str) else None
 
 
 def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from edgeprov._dataclass import dataclass
 from edgeprov.config import load_config
-from edgeprov.device.boot import active_models, verify_model
+from edgeprov.device.boot import active_models, returned_from, verify_model
+from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import Context, free_bytes
+from edgeprov.device.event_log import current_log
 from edgeprov.device.identity import load_certificates, load_keys
-from edgeprov.device.measure import current_log, load_stamp
 from edgeprov.device.series_state import load_head
+from edgeprov.device.stored_signatures import load_model_signatures
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
 from edgeprov.formats.b64 import b64
 
@@ -204,8 +206,27 @@ def _models(context: Context) -> Finding:
     active = active_models(context, state)
     if not active:
         raise ModelNotReady("no slot has a model")
+    damaged = 0
     for item in active:
-        verify_model(context, state, item.model, floor)
+        model = verify_model(context, state, item.model, floor)
+        damaged += len(load_model_signatures(model.layout, item.model).damaged)
+    for item in active:
+        if refused := returned_from(item):
+            return Finding(
+                check="models",
+                verdict="fail",
+                found=f"slot {item.slot} runs an older model: {refused} was refused at a boot check",
+                fix=f"Install the newer model again, or accept the older one: `edgeprov model activate {item.model} "
+                f"--slot {item.slot}`.",
+                code=55,
+            )
+    if damaged:
+        return Finding(
+            check="models",
+            verdict="note",
+            found=f"{damaged} signatures of active models cannot be read; others are good",
+            fix="Install the model again to get them back, and check the disk.",
+        )
     return Finding(check="models", verdict="ok", found=f"{len(active)} active, digests and signatures right")
 
 

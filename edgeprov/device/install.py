@@ -10,28 +10,29 @@ model that runs keeps running.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.model_store import StoredModel, enable_verity, list_models, load_model, verify_archives
+from edgeprov.device.model_trust import verify_floor, verify_publisher
 from edgeprov.device.registry_access import open_registry
 from edgeprov.device.selftest import verify_model_runs
 from edgeprov.device.series_state import remember_model
-from edgeprov.device.trust import classic_tag, read_signatures, verify_floor, verify_publisher
+from edgeprov.device.signature_reading import FoundSignatures, RegistrySource, fetch_signatures
+from edgeprov.device.stored_signatures import load_model_signatures, save_model_signatures
 from edgeprov.errors import EdgeprovError, LimitError, NotStored, RegistryError, StoreFull, UsageError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.modelkit import parse_modelkit
+from edgeprov.formats.signature_manifest import classic_tag
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.registry.download import download
 from edgeprov.registry.reference import Reference, parse_reference
 from edgeprov.registry.retry import Pace
-from edgeprov.verify.signature import SignatureArtifact
 
 if TYPE_CHECKING:
     from edgeprov.registry.base import Registry
@@ -96,23 +97,25 @@ def install_model(
     registry = open_registry(reference.registry_name, context.config.registry)
     pace = Pace(bytes_per_s=context.config.upload.bandwidth_bytes_per_s, waiting=waiting)
     manifest = pace.attempt(lambda: registry.fetch_manifest(reference.repo, digest))
-    signatures = pace.attempt(lambda: _fetch_signatures(registry, reference.repo, manifest))
-    identity = verify_publisher(context, manifest, signatures)
-    config = pace.attempt(lambda: b"".join(_bounded(registry, reference.repo, manifest.config, LIMITS.config_bytes)))
+    found = pace.attempt(lambda: fetch_signatures(registry, reference.repo, digest))
+    identity = verify_publisher(context, manifest, found)
+    source = RegistrySource(registry, reference.repo)
+    config = pace.attempt(lambda: source.load_blob(manifest.config, max_bytes=LIMITS.config_bytes))
     manifest.config.verify(config, "kit config")
     kit = parse_modelkit(manifest, config)
     with context.tpm() as tpm:
         verify_floor(kit, tpm.floor())
     state = context.state()
     with state.lock(INSTALL_LOCK):
-        fetched = _store(state, registry, reference.repo, manifest, config, signatures, pace, progress)
+        fetched = _store(state, registry, reference.repo, manifest, config, found, pace, progress)
         try:
             model = load_model(state.layout, digest, "state")
+            verify_publisher(context, manifest, load_model_signatures(state.layout, digest))  # as the next boot will
             verify_archives(model)
             trial = verify_model_runs(model, context.config.runtime)
             trial["verity"] = enable_verity(model) > 0
         except EdgeprovError as error:
-            _forget(state, manifest, signatures)
+            _forget(state, manifest)
             journal.event(
                 "model-refused",
                 f"model {digest} refused: {error.message}",
@@ -145,9 +148,7 @@ def remove_model(context: Context, digest: Digest) -> int:
                 f"model {digest} is active or the one to return to", advice="Activate another model first."
             )
         remember_model(state, state.layout.load_manifest(digest))
-        state.layout.remove_manifest(digest, with_referrers=True)
-        if classic_tag(digest) in state.layout.refs():
-            state.layout.remove_ref(classic_tag(digest))
+        _remove(state, digest)
         freed = state.layout.collect_garbage(state.pinned())
     journal.event("model-removed", f"model {digest} removed", model_digest=digest)
     return freed
@@ -168,28 +169,13 @@ def unused_models(context: Context) -> list[Digest]:
     ]
 
 
-def _fetch_signatures(registry: Registry, repo: str, manifest: Manifest) -> list[SignatureArtifact]:
-    # Data kits refer to their model too: only what can hold a signature is fetched.
-    found = [
-        registry.fetch_manifest(repo, descriptor.digest)
-        for descriptor in registry.list_referrers(repo, manifest.digest)[: LIMITS.signatures_per_artifact]
-        if descriptor.media_type != OCI_INDEX and descriptor.size <= LIMITS.signature_blob_bytes
-    ]
-    classic = registry.head_manifest(repo, classic_tag(manifest.digest))
-    if classic is not None:
-        found.append(registry.fetch_manifest(repo, classic.digest))
-    return list(
-        read_signatures(found, lambda blob: b"".join(_bounded(registry, repo, blob, LIMITS.signature_blob_bytes)))
-    )
-
-
 def _store(
     state: State,
     registry: Registry,
     repo: str,
     manifest: Manifest,
     config: bytes,
-    signatures: list[SignatureArtifact],
+    found: FoundSignatures,
     pace: Pace,
     progress: Callable[[int, int], None],
 ) -> int:
@@ -216,18 +202,8 @@ def _store(
                     fetched += download(registry, repo, layer, partial, pace, progress=arrived)
         layout.save_blob(config, manifest.config.media_type)
         layout.save_manifest(manifest)
-        for signature in signatures:
-            _save_signature(state, registry, repo, signature, manifest)
+        save_model_signatures(layout, manifest.digest, found, RegistrySource(registry, repo))
     return fetched
-
-
-def _save_signature(state: State, registry: Registry, repo: str, signature: SignatureArtifact, model: Manifest) -> None:
-    for blob in signature.manifest.blobs:
-        if not state.layout.has_blob(blob.digest):
-            data = b"".join(_bounded(registry, repo, blob, LIMITS.signature_blob_bytes))
-            state.layout.save_blob(data, blob.media_type)
-    classic = signature.manifest.subject is None
-    state.layout.save_manifest(signature.manifest, ref=classic_tag(model.digest) if classic else None)
 
 
 def _verify_space(state: State, layers: tuple[Descriptor, ...], missing: list[Descriptor]) -> None:
@@ -241,18 +217,16 @@ def _verify_space(state: State, layers: tuple[Descriptor, ...], missing: list[De
         )
 
 
-def _forget(state: State, manifest: Manifest, signatures: list[SignatureArtifact]) -> None:
+def _forget(state: State, manifest: Manifest) -> None:
     # A model that was stored before (a repeated install) may be active: then it stays.
     if manifest.digest in state.pinned():
         return
-    with state.layout.batch():
-        for signature in signatures:
-            state.layout.remove_manifest(signature.manifest.digest)
-        state.layout.remove_manifest(manifest.digest)
+    _remove(state, manifest.digest)
     state.layout.collect_garbage(state.pinned())
 
 
-def _bounded(registry: Registry, repo: str, blob: Descriptor, maximum: int) -> Iterator[bytes]:
-    if blob.size > maximum:
-        raise LimitError(f"blob {blob.digest} has {blob.size} bytes, more than {maximum}")
-    yield from registry.fetch_blob(repo, blob)
+def _remove(state: State, model: Digest) -> None:
+    with state.layout.batch():
+        state.layout.remove_manifest(model, with_signatures=True)
+        if classic_tag(model) in state.layout.refs():
+            state.layout.remove_ref(classic_tag(model))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import FormatError, LimitError, NotStored
+from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, LimitError, NotStored, StoreError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
@@ -77,8 +77,16 @@ def load_model(layout: Layout, digest: Digest, source: Literal["state", "image"]
     return StoredModel(layout=layout, manifest=manifest, kit=parse_modelkit(manifest, config), source=source)
 
 
-def list_models(context: Context, state: State | None) -> list[StoredModel]:
-    """All model kits on the device, each once; what is no model kit is left out."""
+def list_models(
+    context: Context, state: State | None, *, damaged: list[EdgeprovError] | None = None
+) -> list[StoredModel]:
+    """All model kits on the device, each once; what is no model kit is left out.
+
+    Args:
+        context: The device.
+        state: Its state folder, None where there is none.
+        damaged: Gets the error of each manifest or Kitfile that cannot be read: it may be a model, or not.
+    """
     result: dict[Digest, StoredModel] = {}
     for source, layout in model_layouts(context, state):
         for descriptor in layout.manifests():
@@ -88,6 +96,10 @@ def list_models(context: Context, state: State | None) -> list[StoredModel]:
                 model = load_model(layout, descriptor.digest, source)
             except (FormatError, NotStored):
                 continue  # data kits, signatures and tombstones share the layout
+            except (DigestMismatch, StoreError) as error:
+                if damaged is not None:
+                    damaged.append(error)
+                continue
             if any(entry.kind == "model" for entry in model.kit.entries):
                 result[descriptor.digest] = model
     return list(result.values())

@@ -72,7 +72,7 @@ def _entry(context: Context, state: State, manifest: Manifest, tag: str, seq: in
             "slot": notes[A_SLOT],
             "model": str(model),
             "created": created,
-            "signatures": [str(entry.digest) for entry in state.layout.referrers(manifest.digest)],
+            "signatures": [str(entry.digest) for entry in state.layout.referrers(manifest.digest, damaged=[])],
         }
     except (KeyError, ValueError) as error:
         raise FormatError(f"kit {tag} lacks an annotation: {error}") from error

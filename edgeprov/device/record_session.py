@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.labels import add_labels
-from edgeprov.device.measure import verified_model
 from edgeprov.device.model_store import StoredModel, find_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.series_state import remember_model

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from edgeprov import journal
 from edgeprov.device.discard import discard_oldest
-from edgeprov.device.measure import verify_measured
+from edgeprov.device.event_log import verify_measured
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.trial import confirm
 from edgeprov.errors import EdgeprovError, StoreFull

@@ -91,7 +91,7 @@ def drop_uncommitted(state: State, known: int) -> None:
     for ref, entry in state.layout.refs().items():
         tag = parse_kit_tag(ref)
         if tag is not None and tag.seq > known and entry.digest not in waiting_digests:
-            state.layout.remove_manifest(entry.digest, with_referrers=True)
+            state.layout.remove_manifest(entry.digest, with_signatures=True)
 
 
 def entry_of(head: SeriesHead) -> OutboxEntry:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from edgeprov import __version__
 from edgeprov._dataclass import dataclass
 from edgeprov.device.context import timestamp
+from edgeprov.device.event_log import current_log
 from edgeprov.device.identity import load_certificates
-from edgeprov.device.measure import current_log
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest

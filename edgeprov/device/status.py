@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov._dataclass import dataclass, field
-from edgeprov.device.boot import active_models
+from edgeprov.device.boot import active_models, returned_from
+from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import free_bytes
 from edgeprov.device.identity import load_certificates, load_keys
-from edgeprov.device.measure import load_stamp
 from edgeprov.device.model_store import find_model
 from edgeprov.device.series_state import load_head
 from edgeprov.errors import EdgeprovError, NotStored
@@ -30,7 +30,10 @@ LOW_SPACE_BYTES: Final = 64 * MIB
 
 @dataclass(slots=True, kw_only=True)
 class SlotStatus:
-    """One slot. ``verdict`` is that of this boot: verified, refused or unchecked."""
+    """One slot. ``verdict`` is that of this boot: verified, refused or unchecked.
+
+    ``returned_from`` is the newer model after whose refusal the slot runs an older one.
+    """
 
     slot: str
     model: str | None = None
@@ -38,6 +41,7 @@ class SlotStatus:
     version: str = ""
     verdict: str = "unchecked"
     error: str | None = None
+    returned_from: str | None = None
     records: int = 0
     spool_bytes: int = 0
 
@@ -105,6 +109,8 @@ def _read_models(context: Context, state: State | None, status: Status) -> None:
         entry = SlotStatus(slot=slot)
         if slot in active:
             entry.model = str(active[slot].model)
+            refused = returned_from(active[slot])
+            entry.returned_from = str(refused) if refused else None
             try:
                 model = find_model(context, state, active[slot].model)
                 entry.name, entry.version = model.kit.name, model.kit.version
@@ -158,7 +164,7 @@ def _read_tpm(context: Context, state: State, status: Status) -> None:
 
 def _advice(status: Status, state: State | None) -> str:
     unchecked = [slot for slot in status.slots if slot.model and slot.verdict == "unchecked"]
-    refused = [slot for slot in status.slots if slot.verdict == "refused"]
+    refused = [slot for slot in status.slots if slot.verdict == "refused" or slot.returned_from]
     if state is None or status.assurance is None:
         return "edgeprov identity create"
     full = status.free is not None and status.free < LOW_SPACE_BYTES

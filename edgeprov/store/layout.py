@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeprov.errors import DigestMismatch, FormatError, NotStored
+from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreError
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest
 from edgeprov.formats.jsonx import encode_json, parse_json_object
 from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
+from edgeprov.formats.signature_manifest import may_hold_signature
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import (
     load_bytes,
@@ -38,6 +39,7 @@ from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
 from edgeprov.store.lock import lock
 
 _MARKER = {"imageLayoutVersion": "1.0.0"}
+_UNREADABLE = (DigestMismatch, FormatError, StoreError)
 _FILE_MODE = 0o644  # a layout is read by other tools, and holds nothing secret
 
 
@@ -197,49 +199,71 @@ class Layout(LayoutBlobs):
             return entries[0] if entries else None
         return self._index().by_ref().get(ref)
 
-    def remove_manifest(self, digest: Digest, *, with_referrers: bool = False) -> None:
+    def remove_manifest(self, digest: Digest, *, with_signatures: bool = False) -> None:
         """Take an artifact out of the index; collect_garbage() frees its blobs.
 
         Args:
             digest: Of the manifest.
-            with_referrers: Also what has it as its subject (signatures).
+            with_signatures: Also its signatures, as far as they can be read. Other referrers stay.
         """
         gone = {digest}
-        if with_referrers:
-            gone.update(item.digest for item in self.referrers(digest))
+        if with_signatures:
+            found = self.referrers(digest, damaged=[])
+            gone.update(item.digest for item in found if may_hold_signature(item))
         self._change(lambda index: index.drop(digests=gone))
 
     def remove_ref(self, ref: str) -> None:
         """Take one reference name away."""
         self._change(lambda index: index.drop(ref=ref))
 
-    def referrers(self, digest: Digest, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+    def referrers(
+        self, digest: Digest, artifact_type: str | None = None, *, damaged: list[EdgeprovError] | None = None
+    ) -> tuple[Descriptor, ...]:
         """What has ``digest`` as its subject, with its own annotations and artifactType.
 
         Entries written by other tools do not tell their subject: their manifests are read, once.
+
+        Args:
+            digest: The subject.
+            artifact_type: Only referrers of this type.
+            damaged: Gets the errors of manifests whose subject cannot be known. Without it the first is raised.
+
+        Raises:
+            DigestMismatch, FormatError, StoreError: Such a manifest is damaged.
         """
         index = self._index()
         found: dict[Digest, Descriptor] = {}
         for subject, shown in (
             *((digest, plain(entry)) for entry in index.by_subject(digest)),
-            *map(self._subject_of, index.by_subject(None)),
-            *map(self._subject_of, self._nested(index)),
+            *(self._subject_of(entry, damaged) for entry in index.by_subject(None)),
+            *(self._subject_of(entry, damaged) for entry in self._nested(index, damaged)),
         ):
             if subject == digest and artifact_type in (None, shown.artifact_type):
                 found.setdefault(shown.digest, shown)
         return tuple(found.values())
 
-    def _nested(self, index: LayoutIndex) -> Iterator[Descriptor]:
+    def _nested(self, index: LayoutIndex, damaged: list[EdgeprovError] | None) -> Iterator[Descriptor]:
         for entry in index.indexes():
             if self.has_blob(entry.digest):
-                yield from self.load_index(entry.digest).manifests  # e.g. a fallback tag sha256-<hex>
+                try:
+                    yield from self.load_index(entry.digest).manifests  # e.g. a fallback tag sha256-<hex>
+                except _UNREADABLE as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(error)
 
-    def _subject_of(self, entry: Descriptor) -> tuple[Digest | None, Descriptor]:
+    def _subject_of(self, entry: Descriptor, damaged: list[EdgeprovError] | None) -> tuple[Digest | None, Descriptor]:
         known = self._subjects.get(entry.digest)
         if known is None:
             known = (None, entry)
             if entry.media_type == OCI_MANIFEST and self.has_blob(entry.digest):
-                manifest = self.load_manifest(entry.digest)
+                try:
+                    manifest = self.load_manifest(entry.digest)
+                except _UNREADABLE as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(error)
+                    return known
                 shown = plain(manifest.descriptor.with_annotations(manifest.annotations))
                 known = (manifest.subject.digest if manifest.subject else None, shown)
             self._subjects[entry.digest] = known

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, SignerUntrusted, SubjectMismatch
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.bundle import Bundle, parse_bundle
-from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import Statement, parse_statement
 from edgeprov.formats.jsonx import get_object, get_str, parse_json_object
@@ -152,14 +152,17 @@ def _any(artifacts: Sequence[SignatureArtifact], one: Callable[[SignatureArtifac
         try:
             return one(artifact)
         except EdgeprovError as error:
-            # Tell what is most useful: an untrusted signer over another subject over damaged bytes.
-            if worst is None or error.exit_code > worst.exit_code:
-                worst = error
+            worst = error if worst is None else _more_useful(worst, error)
     if worst is None:
         raise SignatureInvalid(f"{what} has no signature")
     if isinstance(worst, FormatError):
         raise SignatureInvalid(f"{what} has no usable signature: {worst.message}") from worst
     raise worst
+
+
+def _more_useful(first: EdgeprovError, second: EdgeprovError) -> EdgeprovError:
+    """The error to tell: an untrusted signer over another subject over damaged bytes; of equals the first."""
+    return second if second.exit_code > first.exit_code else first
 
 
 def _verify_model_artifact(
@@ -225,7 +228,7 @@ def _verify_device_bundle(
 
 
 def _bundle_of(manifest: Manifest, artifact: SignatureArtifact) -> Bundle:
-    _verify_layer(artifact, SIGSTORE_BUNDLE)
+    _layers_of(artifact, SIGSTORE_BUNDLE)
     if artifact.manifest.subject is None or artifact.manifest.subject.digest != manifest.digest:
         raise SubjectMismatch(f"the signature hangs on another artifact, not on {manifest.digest}")
     return parse_bundle(artifact.blob)
@@ -245,7 +248,7 @@ def _verify_notation(
 ) -> SignerIdentity:
     from edgeprov.formats.jws import parse_jws
 
-    _verify_layer(artifact, JOSE)
+    _layers_of(artifact, JOSE)
     jws = parse_jws(artifact.blob)
     moment = _proved_time(jws.signature, () if jws.timestamp is None else (jws.timestamp,), policy) or at
     anchors = policy.publisher_anchors
@@ -269,19 +272,32 @@ def _verify_target(manifest: Manifest, jws: Jws) -> None:
 def _verify_simple(
     manifest: Manifest, artifact: SignatureArtifact, policy: TrustPolicy, at: dt.datetime
 ) -> SignerIdentity:
-    annotations = _verify_layer(artifact, COSIGN_SIMPLE_SIGNING)
-    signature = parse_b64(annotations.get(COSIGN_SIGNATURE, ""), "cosign signature")
-    leaf = annotations.get(COSIGN_CERTIFICATE)
+    # Two signers of one manifest sign the same payload: two layers with one digest, told apart by annotations only.
+    worst: EdgeprovError | None = None
+    for notes in _layers_of(artifact, COSIGN_SIMPLE_SIGNING):
+        try:
+            return _verify_simple_layer(manifest, artifact.blob, notes, policy, at)
+        except EdgeprovError as error:
+            worst = error if worst is None else _more_useful(worst, error)
+    assert worst is not None  # noqa: S101 - there is a layer
+    raise worst
+
+
+def _verify_simple_layer(
+    manifest: Manifest, blob: bytes, notes: Mapping[str, str], policy: TrustPolicy, at: dt.datetime
+) -> SignerIdentity:
+    signature = parse_b64(notes.get(COSIGN_SIGNATURE, ""), "cosign signature")
+    leaf = notes.get(COSIGN_CERTIFICATE)
     if leaf:
         certificates = parse_pem_certificates(leaf.encode(), "cosign certificate")
-        chain = annotations.get(COSIGN_CHAIN)
+        chain = notes.get(COSIGN_CHAIN)
         above = parse_pem_certificates(chain.encode(), "cosign chain") if chain else ()
         identity = verify_chain(certificates[0], (*certificates[1:], *above), policy.publisher_anchors, at, "publisher")
-        verify_message(identity.spki, signature, artifact.blob, "cosign signature")
+        verify_message(identity.spki, signature, blob, "cosign signature")
         policy.verify_publisher(identity)
     else:
-        identity = _verify_with_keys(policy, signature, artifact.blob)
-    payload = parse_json_object(artifact.blob, "cosign payload", max_bytes=LIMITS.signature_blob_bytes)
+        identity = _verify_with_keys(policy, signature, blob)
+    payload = parse_json_object(blob, "cosign payload", max_bytes=LIMITS.signature_blob_bytes)
     critical = get_object(payload, "critical", "cosign payload")
     if get_str(critical, "type", "cosign payload") != _SIMPLE_SIGNING_TYPE:
         raise SubjectMismatch("the signed payload is not a cosign container image signature")
@@ -310,15 +326,17 @@ def _verify_with_keys(policy: TrustPolicy, signature: bytes, message: bytes) -> 
     raise SignerUntrusted("a key signature that fits no publisher key of the trust policy")
 
 
-def _verify_layer(artifact: SignatureArtifact, media_type: str) -> dict[str, str]:
-    for layer in artifact.manifest.layers:
-        if layer.media_type == media_type and layer.size == len(artifact.blob):
-            try:
-                layer.verify(artifact.blob, "signature blob")
-            except EdgeprovError:
-                continue
-            return dict(layer.annotations)
-    raise SignatureInvalid("the signature's bytes are not a layer of its manifest")
+def _layers_of(artifact: SignatureArtifact, media_type: str) -> list[Mapping[str, str]]:
+    """Annotations of each layer of this type that the bytes are; at least one."""
+    digest = digest_of(artifact.blob)
+    found = [
+        layer.annotations
+        for layer in artifact.manifest.layers
+        if (layer.media_type, layer.size, layer.digest) == (media_type, len(artifact.blob), digest)
+    ]
+    if not found:
+        raise SignatureInvalid("the signature's bytes are not a layer of its manifest")
+    return found[: LIMITS.signatures_per_artifact]
 
 
 def _moment(text: str) -> dt.datetime:

@@ -14,8 +14,9 @@ import pytest
 
 import edgeprov
 from edgeprov.device.boot import activate, boot_check
+from edgeprov.device.boot_stamp import load_stamp
+from edgeprov.device.event_log import load_event_log
 from edgeprov.device.install import install_model, remove_model
-from edgeprov.device.measure import load_event_log, load_stamp
 from edgeprov.device.trial import MAX_LOADS
 from edgeprov.errors import DigestMismatch, ModelNotReady, Rollback, SignerUntrusted, TpmError, UsageError
 from edgeprov.formats.digest import Digest

@@ -25,7 +25,7 @@ from edgeprov.formats.descriptor import Descriptor, describe, encode_descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest, encode_index, parse_manifest
-from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_EMPTY
+from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_EMPTY, SIGSTORE_BUNDLE
 from edgeprov.store.layout import Layout
 
 BLOB = "application/octet-stream"
@@ -43,7 +43,7 @@ def put(layout: Layout, name: str, *, subject: Manifest | None = None, ref: str 
     manifest = build_manifest(
         config=EMPTY_CONFIG,
         layers=[layer],
-        artifact_type=f"type/{name.split('-', maxsplit=1)[0]}",
+        artifact_type=SIGSTORE_BUNDLE if name.startswith("signature") else f"type/{name.split('-', maxsplit=1)[0]}",
         subject=subject.descriptor if subject else None,
         annotations={"name": name},
     )
@@ -292,7 +292,7 @@ def test_referrers_by_annotation_by_reading_and_through_a_fallback_index(layout:
     found = Layout.open(layout.root, read_only=True).referrers(model.digest)
     assert {item.digest for item in found} == {ours.digest, foreign.digest, nested.digest}
     assert all(item.annotations["name"] for item in found)
-    signatures = Layout.open(layout.root).referrers(model.digest, "type/signature")
+    signatures = Layout.open(layout.root).referrers(model.digest, SIGSTORE_BUNDLE)
     assert {item.digest for item in signatures} == {foreign.digest, nested.digest}
     assert layout.referrers(ours.digest) == ()
 
@@ -303,7 +303,7 @@ def test_a_removed_artifact_takes_its_signatures_along_when_asked(layout: Layout
     layout.remove_manifest(kit.digest)
     assert layout.has_manifest(signature.digest)
     put(layout, "kit")
-    layout.remove_manifest(kit.digest, with_referrers=True)
+    layout.remove_manifest(kit.digest, with_signatures=True)
     assert layout.manifests() == ()
 
 
@@ -356,7 +356,7 @@ def test_only_what_nobody_needs_is_collected(layout: Layout) -> None:
     before = blobs(layout)
     assert layout.collect_garbage() == len(b"stray")
     assert blobs(layout) == before - {stray.digest.hex}
-    layout.remove_manifest(kit.digest, with_referrers=True)
+    layout.remove_manifest(kit.digest, with_signatures=True)
     layout.remove_manifest(model.digest)
     layout.collect_garbage([kit.digest, signature.digest])
     assert kit.digest.hex in blobs(layout)

@@ -148,7 +148,7 @@ def confirm(root: Path, acknowledge: Acknowledge) -> None:
     for entry in state.outbox():
         acknowledge(f"confirmed {entry.digest}")
         state.remove_outbox(entry.digest)
-        state.layout.remove_manifest(entry.digest, with_referrers=True)
+        state.layout.remove_manifest(entry.digest, with_signatures=True)
     state.layout.collect_garbage(state.pinned())
     acknowledge("collected")
 

@@ -115,13 +115,14 @@ def _list(_args: argparse.Namespace, out: Output) -> None:
 
 
 def _show(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.model_trust import verify_publisher
     from edgeprov.device.selftest import verify_model_runs
-    from edgeprov.device.trust import load_signatures, verify_publisher
+    from edgeprov.device.stored_signatures import load_model_signatures
 
     context = load_context()
     state = context.state(write=False)
     model = _find(context, args.model, args.slot)
-    signer = verify_publisher(context, model.manifest, load_signatures(model.layout, model.manifest.digest))
+    signer = verify_publisher(context, model.manifest, load_model_signatures(model.layout, model.manifest.digest))
     trial = verify_model_runs(model, context.config.runtime)
     kit = model.kit
     lines = [

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
     for slot in status.slots:
         model = f"{one_line(slot.name)} {one_line(slot.version)} {short(slot.model)}" if slot.model else "no model"
         lines.append(f"slot       {slot.slot}: {model}  {slot.verdict if slot.model else ''}".rstrip())
+        if slot.returned_from:
+            lines.append(f"           runs an older model: {short(slot.returned_from)} was refused")
         if slot.error:
             lines.append(f"           {one_line(slot.error)}")
         lines.append(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov._dataclass import dataclass, field_names
 from edgeprov.errors import FormatError, LimitError, UsageError
-from edgeprov.formats.mediatypes import COSIGN_SIMPLE_SIGNING, JOSE, OCI_INDEX, SIGSTORE_BUNDLE
+from edgeprov.formats.mediatypes import OCI_INDEX
+from edgeprov.formats.signature_manifest import SIGNATURE_LAYERS
 from edgeprov.limits import LIMITS
 from edgeprov.registry.reference import LAYOUT_PREFIX
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from edgeprov.verify.signature import SignatureArtifact
 
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
-_SIGNATURE_LAYERS: Final = frozenset((SIGSTORE_BUNDLE, JOSE, COSIGN_SIMPLE_SIGNING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,7 @@ class ArtifactReader:
     def _artifacts(self, repo: str, digest: Digest) -> Iterator[SignatureArtifact]:
         manifest = self.manifest(repo, digest)
         for layer in manifest.layers:
-            if layer.media_type in _SIGNATURE_LAYERS:
+            if layer.media_type in SIGNATURE_LAYERS:
                 yield self._signature(
                     manifest=manifest, blob=self.blob(repo, layer, max_bytes=LIMITS.signature_blob_bytes)
                 )

@@ -28,8 +28,8 @@ try:
 except ImportError:
     sys.modules["zstandard"] = types.ModuleType("zstandard")
 
-from edgeprov.device.trust import classic_tag, load_signatures
 from edgeprov.device.model_store import READ_BYTES, load_model, verify_archives, verify_blobs
+from edgeprov.device.stored_signatures import load_model_signatures, save_model_signatures
 from edgeprov.errors import ConfigError, EdgeprovError, NotStored, PolicyDenied, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest
@@ -37,7 +37,7 @@ from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.store.layout import Layout
 from edgeprov.store.verity import VerityHasher
 from edgeprov.verify.policy import parse_policy
-from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
+from edgeprov.verify.signature import verify_model_signature
 
 
 class BakeError(Exception):
@@ -120,16 +120,14 @@ def _bake_one(target, slot, folder, text, policy, at, flag):
         if not model.kit.model_path:
             raise BakeError(f"PROVENANCE_MODEL_DIGEST{flag}: {digest} is a kit without a model")
         verity = _verity(source, model.manifest, flag)
-        signatures = load_signatures(source, digest)
+        found = load_model_signatures(source, digest)
     except NotStored as error:
         raise BakeError(f"PROVENANCE_MODEL_LAYOUT{flag}: {error.message}; copy the kit whole (oras copy -r)") from error
     except EdgeprovError as error:
         raise BakeError(f"PROVENANCE_MODEL_LAYOUT{flag}: {error.message}") from error
-    signer = _signer(model.manifest, signatures, policy, at, flag)
+    signer = _signer(model.manifest, found.artifacts, policy, at, flag)
     _copy(source, target, model.manifest, f"slot.{slot}")
-    for artifact in signatures:
-        classic = artifact.manifest.subject is None
-        _copy(source, target, artifact.manifest, classic_tag(digest) if classic else None)
+    save_model_signatures(target, digest, found, source)
     return {
         "digest": str(digest),
         "name": model.kit.name,
@@ -149,7 +147,7 @@ def _bake_one(target, slot, folder, text, policy, at, flag):
     }
 
 
-def _signer(manifest: Manifest, signatures: "list[SignatureArtifact]", policy, at, flag):
+def _signer(manifest: Manifest, signatures, policy, at, flag):
     try:
         return verify_model_signature(manifest, signatures, policy, at).san
     except SignatureInvalid as error:

@@ -151,7 +151,7 @@ def digests(args: argparse.Namespace) -> list[Figure]:
 
 
 def make_recorder(site: Site, size: int = 30) -> Recorder:
-    from edgeprov.device.measure import verified_model
+    from edgeprov.device.boot_stamp import verified_model
 
     context = site.context
     return Recorder(

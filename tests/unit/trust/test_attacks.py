@@ -75,7 +75,7 @@ def test_rollback_to_a_signed_but_revoked_model():
     """The old model's signature is good for ever; the floor in the TPM is what refuses it."""
     from types import SimpleNamespace
 
-    from edgeprov.device.trust import verify_floor
+    from edgeprov.device.model_trust import verify_floor
 
     with pytest.raises(Rollback, match="below this device's floor 7"):
         verify_floor(SimpleNamespace(security_version=6), 7)

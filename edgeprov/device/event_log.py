@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""What happened in this boot: the event log behind the model PCR, and the stamp of the boot check.
+"""The event log of this boot, which explains the value of the model PCR.
 
-Both live in the run folder, which ends with the boot as the PCR does. An event is written and synced
-before the PCR is extended: after a crash in between, the log's last entry may be unmatched, never
+It is kept in the run folder, which ends with the boot as the PCR's value does. An event is written and
+synced before the PCR is extended: after a crash in between, the log's last entry may be unmatched, never
 more than one, and it is dropped here. A log that cannot be reconciled is never "repaired" into one
 that fits: the device says that it needs a reboot.
 
@@ -13,13 +13,12 @@ Spec: FORMAT.md sections "Event log" and "PCR".
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
 from edgeprov.errors import FormatError, ModelNotReady, NotStored, StoreError, TpmError
-from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import (
     PCR_START,
     Event,
@@ -29,7 +28,6 @@ from edgeprov.formats.eventlog import (
     parse_event_log,
     replay,
 )
-from edgeprov.formats.jsonx import encode_json, parse_json_object
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, save_bytes, translate
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
 
 _LOG: Final = "events.log"
-_STAMP: Final = "boot.json"
-_STAMP_VERSION: Final = 1
 
 
 def load_event_log(context: Context) -> bytes:
@@ -106,48 +102,6 @@ def verify_measured(context: Context, tpm: Tpm, slot: str, model: Digest) -> byt
             advice="Run `edgeprov boot-check`, then load the model again.",
         )
     return b"".join(encode_event(event) for event in events)
-
-
-def load_stamp(context: Context) -> dict[str, Any]:
-    """Verdicts of this boot by slot; empty when there was no boot check since the boot.
-
-    Raises:
-        StoreError: The stamp cannot be read.
-    """
-    try:
-        raw = load_bytes(context.run_dir / _STAMP, max_bytes=LIMITS.config_bytes, what="boot stamp")
-        stamp = parse_json_object(raw, "boot stamp")
-    except (NotStored, FormatError):
-        return {}  # a damaged stamp is worth as much as none: the check runs again
-    slots = stamp.get("slots")
-    if stamp.get("v") != _STAMP_VERSION or stamp.get("boot_id") != context.boot_id() or not isinstance(slots, dict):
-        return {}
-    return slots
-
-
-def save_verdict(context: Context, slot: str, verdict: Mapping[str, Any]) -> None:
-    """Replace one slot's verdict in the stamp of this boot.
-
-    Raises:
-        StoreError: The stamp cannot be written.
-    """
-    slots = {**load_stamp(context), slot: dict(verdict)}
-    stamp = {"v": _STAMP_VERSION, "boot_id": context.boot_id(), "slots": slots}
-    save_bytes(context.make_run_dir() / _STAMP, encode_json(stamp), mode=0o644)
-
-
-def verified_model(context: Context, slot: str) -> Digest:
-    """The model that passed this boot's check in ``slot``.
-
-    Raises:
-        ModelNotReady: None did; the message tells why.
-    """
-    verdict = load_stamp(context).get(slot)
-    if not isinstance(verdict, dict):
-        raise ModelNotReady(f"slot {slot}: no model has passed the boot check since this boot")
-    if verdict.get("verdict") != "verified":
-        raise ModelNotReady(f"slot {slot}: the boot check refused the model: {verdict.get('error', 'unknown reason')}")
-    return parse_digest(str(verdict.get("model")))
 
 
 def _reconcile(context: Context, tpm: Tpm) -> tuple[Event, ...]:
