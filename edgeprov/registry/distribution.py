@@ -12,89 +12,43 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Final, Protocol
+from collections.abc import Iterator
+from typing import BinaryIO, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from edgeprov._dataclass import replace
 from edgeprov.errors import (
     DigestMismatch,
     FormatError,
-    RegistryDenied,
     RegistryError,
     RegistryNotFound,
     RegistryProtocolError,
 )
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_digest
-from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
+from edgeprov.registry.api_requests import CHUNK_BYTES, ApiRequests, SizedStream, Transport, refuse_encoding
 from edgeprov.registry.base import NextBlob, fallback_tag
 from edgeprov.registry.responses import (
     Response,
-    named_status,
     read_header,
     read_length,
     read_media_type,
-    read_retry_after,
     read_strings,
 )
 from edgeprov.registry.upload_prefetch import Prefetcher, UploadSession
 
-CHUNK_BYTES: Final = 64 * 1024
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"
 _NO_REFERRERS_API: Final = frozenset((400, 404, 405, 501))
-_RETRY: Final = frozenset((408, 425, 429))
 _SESSION_LOST: Final = frozenset((404, 416))
 _SESSION_LOST_CODES: Final = frozenset(("BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN"))
 _WORTH_GOING_ON: Final = 64 * 1024
-_LONG_HEX = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
-_LATER: Final = "The registry is busy or limits its clients: the next run comes back; nothing is lost."
-_ITS_OWN_FAULT: Final = "The fault is the registry's own, a full disk for instance: tell its operator; nothing is lost."
-_TOO_LARGE: Final = (
-    "A proxy in front of the registry limits the size of a request: its limit must be above seal.part_bytes."
-)
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
-_LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
-_CODE = re.compile(r"[A-Z_]{1,64}")
 
 
-class SizedStream:
-    """A stream with a length, which keeps the transport from chunked encoding: not every registry takes that."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, size: int = -1) -> bytes:
-        """As the stream's own."""
-        return self._stream.read(size)
-
-    def rewind(self) -> None:
-        """Back to the first byte, for a repeat with a fresh token."""
-        self._stream.seek(0)
-
-
-class Transport(Protocol):
-    """Sends one request; authentication, time-outs and allowed hosts are its business."""
-
-    def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
-    ) -> Response:
-        """One request.
-
-        Raises:
-            RegistryError: No answer.
-            RegistryDenied: The address leads to a host that is not allowed.
-        """
-
-
-class DistributionClient:
+class DistributionClient(ApiRequests):
     """The registry Protocol over a Transport.
 
     Attributes:
@@ -103,9 +57,7 @@ class DistributionClient:
 
     def __init__(self, name: str, base_url: str, transport: Transport) -> None:
         """Nothing is contacted yet."""
-        self.name = name
-        self._base = base_url
-        self._transport = transport
+        super().__init__(name, base_url, transport)
         self._ahead = Prefetcher(self._prepare)
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
@@ -125,7 +77,7 @@ class DistributionClient:
         answer = self._ask("GET", self._url(f"{repo}/blobs/{descriptor.digest}"), headers=headers, expected=(200, 206))
         try:
             skip = offset if offset and answer.status == 200 else 0
-            _refuse_encoding(answer)
+            refuse_encoding(answer)
             self._refuse_page(answer)
             yield from _verified(answer.chunks(CHUNK_BYTES), descriptor, offset - skip, skip)
         finally:
@@ -296,101 +248,6 @@ class DistributionClient:
             names.update(dict.fromkeys(read_strings(page, "repositories")))
         return tuple(names)
 
-    # -- one request ------------------------------------------------------------------------------
-
-    def _url(self, path: str) -> str:
-        return f"{self._base}/v2/{path}"
-
-    def _ask(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        data: bytes | SizedStream | None = None,
-        expected: tuple[int, ...],
-    ) -> Response:
-        answer = self._send(method, url, headers=headers, data=data, expected=expected)
-        assert answer is not None  # noqa: S101 - missing=False raises instead
-        return answer
-
-    def _drain(self, answer: Response) -> None:
-        """Read what is left, so that the connection serves the next request too."""
-        self._body(answer, LIMITS.error_body_bytes)
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        data: bytes | SizedStream | None = None,
-        expected: tuple[int, ...] = (200, 206),
-        missing: bool = False,
-    ) -> Response | None:
-        url = path if "://" in path else self._url(path)
-        sent = {"Accept-Encoding": "identity", **(headers or {})}
-        answer = self._transport.send(method, url, headers=sent, data=data)
-        if answer.status in expected:
-            return answer
-        if missing and answer.status == 404:
-            self._body(answer, LIMITS.error_body_bytes)
-            return None
-        raise self._failure(answer, method, url)
-
-    def _failure(self, answer: Response, method: str, url: str) -> RegistryError | DigestMismatch:
-        code = self._error_code(answer)
-        status = answer.status
-        path = _LONG_HEX.sub(r"\1...", urlsplit(url).path)  # without the query: upload addresses carry signed state
-        what = f"{self.name}: {method} {path} answered {named_status(status)}{f' ({code})' if code else ''}"
-        if status == 401 and not {"Www-Authenticate", "Content-Length", "Transfer-Encoding"} & _titles(answer):
-            return RegistryError(f"{what}, and was cut among its headers", status=status)
-        if status in (401, 403):
-            return RegistryDenied(what, status=status, code=code)
-        if status == 404:
-            return RegistryNotFound(what, status=status, code=code)
-        if code == "DIGEST_INVALID":
-            return DigestMismatch(what, advice="The blob changed on its way or on disk; check the local copy.")
-        if status in _RETRY or status >= 500:
-            wait_s = read_retry_after(answer)
-            asked = f", and asks to wait {wait_s:.0f} s" if wait_s else ""
-            advice = _LATER if status in _RETRY else _ITS_OWN_FAULT
-            return RegistryError(what + asked, advice=advice, status=status, code=code, retry_after_s=wait_s)
-        return RegistryProtocolError(what, advice=_TOO_LARGE if status == 413 else None, status=status, code=code)
-
-    def _error_code(self, answer: Response) -> str:
-        try:
-            body = parse_json_object(self._body(answer, LIMITS.error_body_bytes), "error body")
-            code = str(body["errors"][0]["code"])
-        except (FormatError, RegistryError, LookupError, TypeError):
-            return ""
-        return code if _CODE.fullmatch(code) else ""
-
-    def _body(self, answer: Response, max_bytes: int) -> bytes:
-        """The whole body, at most ``max_bytes``; the connection is given back."""
-        try:
-            body = bytearray()
-            _refuse_encoding(answer)
-            for chunk in answer.chunks(CHUNK_BYTES):
-                body += chunk
-                if len(body) > max_bytes:
-                    raise RegistryProtocolError(f"{self.name}: an answer is longer than {max_bytes} bytes")
-            return bytes(body)
-        finally:
-            answer.close()
-
-    def _refuse_page(self, answer: Response) -> None:
-        """A captive portal answers everything with its page: that is no damage, and nobody's forgery."""
-        if read_media_type(answer) == "text/html":
-            answer.close()
-            raise RegistryProtocolError(f"{self.name}: a web page came instead of what was asked for")
-
-    def _document(self, answer: Response, max_bytes: int) -> bytes:
-        raw = self._body(answer, max_bytes)
-        if not raw and "Content-Length" not in answer.headers:
-            raise RegistryError(f"{self.name}: the answer was cut among its headers")
-        return raw
-
     def _manifest_bytes(self, repo: str, reference: str) -> bytes:
         url = self._url(f"{repo}/manifests/{reference}")
         answer = self._ask("GET", url, headers={"Accept": _ACCEPT}, expected=(200,))
@@ -416,32 +273,6 @@ class DistributionClient:
             return parse_digest(text)
         except FormatError as error:
             raise RegistryProtocolError(f"{self.name}: Docker-Content-Digest is {text[:80]!r}") from error
-
-    def _pages(self, path: str, *, missing: bool = False) -> Iterator[Mapping[str, Any]]:
-        for raw in self._raw_pages(path, missing=missing):
-            try:
-                yield parse_json_object(raw, "list", max_bytes=LIMITS.index_bytes)
-            except FormatError as error:
-                raise RegistryProtocolError(f"{self.name}: {path} is not a list: {error.message}") from error
-
-    def _raw_pages(self, path: str, *, missing: bool = False) -> Iterator[bytes]:
-        url = self._url(path)
-        seen: set[str] = set()
-        total = 0
-        while True:
-            answer = self._send("GET", url, missing=missing)
-            if answer is None:
-                return
-            raw = self._document(answer, LIMITS.index_bytes)
-            total += len(raw)
-            yield raw
-            link = _LINK.search(answer.headers.get("Link", ""))
-            if link is None:
-                return
-            seen.add(url)
-            url = urljoin(url, link.group(1))
-            if url in seen or len(seen) >= LIMITS.list_pages or total > 4 * LIMITS.index_bytes:
-                raise RegistryProtocolError(f"{self.name}: the list {path} does not end")
 
 
 def _verified(chunks: Iterator[bytes], descriptor: Descriptor, start: int, skip: int) -> Iterator[bytes]:
@@ -472,15 +303,6 @@ def _verified(chunks: Iterator[bytes], descriptor: Descriptor, start: int, skip:
 def _without_guess(item: Descriptor) -> Descriptor:
     # Some servers list the config's media type as artifactType, which for an empty config says nothing.
     return replace(item, artifact_type=None) if item.artifact_type == OCI_EMPTY else item
-
-
-def _titles(answer: Response) -> set[str]:
-    return {name.title() for name in answer.headers}
-
-
-def _refuse_encoding(answer: Response) -> None:
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise RegistryProtocolError("the answer is encoded although that was not asked for")
 
 
 def _read_all(stream: BinaryIO, descriptor: Descriptor) -> bytes:

@@ -28,7 +28,8 @@ from edgeprov._lazyimport import later
 from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryError, RegistryProtocolError
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
-from edgeprov.registry.distribution import DistributionClient, SizedStream
+from edgeprov.registry.api_requests import SizedStream
+from edgeprov.registry.distribution import DistributionClient
 
 with later("jsonschema"):  # for push and pull, which are not used here: a third of the time that oras takes
     import oras.provider

@@ -15,6 +15,7 @@ import errno
 import os
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,15 @@ MAX_BYTES: Final = (
 def encode_frame(kind: int, payload: bytes) -> bytes:
     """One frame."""
     return FRAME.pack(len(payload), zlib.crc32(payload, CHECKSUM_OF_KIND[kind]), kind) + payload
+
+
+def frame_records(rows: deque[bytes], buffer: bytearray) -> None:
+    """Move the records that are in a queue now to a buffer, each in its frame; another thread may append meanwhile."""
+    take, head, seed = rows.popleft, FRAME.pack, CHECKSUM_OF_KIND[RECORD]
+    for _ in range(len(rows)):
+        row = take()
+        buffer += head(len(row), zlib.crc32(row, seed), RECORD)
+        buffer += row
 
 
 def encode_end(records: int, next_n: int) -> bytes:

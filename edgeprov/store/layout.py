@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreError
 from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.digest import Digest, digest_of, parse_digest
+from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import encode_json, parse_json_object
 from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
@@ -27,7 +27,6 @@ from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import (
     load_bytes,
     make_dirs,
-    remove,
     rename,
     save_bytes,
     sweep,
@@ -35,6 +34,7 @@ from edgeprov.store.atomic import (
     translated,
 )
 from edgeprov.store.blobs import LayoutBlobs
+from edgeprov.store.layout_garbage import remove_unreached
 from edgeprov.store.layout_index import LayoutIndex, index_entry, plain
 from edgeprov.store.lock import lock
 
@@ -346,8 +346,6 @@ class Layout(LayoutBlobs):
             status = self._index_path.stat()
         return (status.st_ino, status.st_mtime_ns, status.st_size)
 
-    # -- garbage ----------------------------------------------------------------------------------
-
     def collect_garbage(self, pinned: Iterable[Digest] = ()) -> int:
         """Remove blobs that neither an entry of the index nor a pinned digest reaches.
 
@@ -363,53 +361,8 @@ class Layout(LayoutBlobs):
             StoreError: The folder cannot be read or changed.
         """
         self._writable()
-        freed = 0
         with lock(self.root, wait=True), lock(self._blobs):
-            kept = self._reached([*pinned, *(entry.digest for entry in self._index().entries)])
-            with translated(self._blobs):
-                paths = sorted(self._blobs.iterdir())
-            for path in paths:
-                if path.name in kept or len(path.name) != 64:
-                    continue
-                with translated(path):
-                    size = path.stat().st_size
-                remove(path)
-                freed += size
-            if freed:
-                sync_dir(self._blobs)
-        return freed
-
-    def _reached(self, roots: list[Digest]) -> set[str]:
-        kept: set[str] = set()
-        while roots:
-            digest = roots.pop()
-            if digest.hex in kept:
-                continue
-            kept.add(digest.hex)
-            for blob in self._needed_by(digest):
-                if blob.media_type in (OCI_MANIFEST, OCI_INDEX):
-                    roots.append(blob.digest)
-                else:
-                    kept.add(blob.digest.hex)
-        return kept
-
-    def _needed_by(self, digest: Digest) -> tuple[Descriptor, ...]:
-        size = self.blob_size(digest)
-        if size is None or size > LIMITS.manifest_bytes:
-            return ()
-        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
-        if digest_of(raw) != digest:
-            raise DigestMismatch(f"{digest} is damaged; nothing was removed")
-        if raw.lstrip()[:1] != b"{":
-            return ()
-        try:
-            return parse_manifest(raw).blobs
-        except FormatError:
-            pass
-        try:
-            return parse_index(raw).manifests
-        except FormatError:
-            return ()  # a pinned blob that is not a manifest
+            return remove_unreached(self._blobs, [*pinned, *(entry.digest for entry in self._index().entries)])
 
 
 class _Batch:

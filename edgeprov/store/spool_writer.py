@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-import zlib
 from collections import deque
 from contextlib import suppress
 from hashlib import sha256
@@ -28,28 +27,17 @@ from typing import Final, Self
 
 from edgeprov.errors import StoreError, StoreFull, UsageError
 from edgeprov.limits import KIB
-from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, sync_dir
-from edgeprov.store.frames import (
-    CHECKSUM_OF_KIND,
-    EVIDENCE,
-    FRAME,
-    FRAME_BYTES,
-    HEADER,
-    INPUT,
-    RECORD,
-    encode_end,
-    encode_frame,
-    verify_length,
-)
+from edgeprov.store.atomic import DurableFile, remove, sync_dir
+from edgeprov.store.frames import FRAME_BYTES, INPUT, RECORD, encode_frame, frame_records, verify_length
 from edgeprov.store.lock import Lock
 from edgeprov.store.position import Position, Quota, SaveHead
+from edgeprov.store.segment_file import END_BYTES, SegmentSpace, create_segment, end_segment, first_frames
+from edgeprov.store.sync_thread import SyncThread
 
 SYNC_MODES: Final = ("every", "interval", "seal")
 RESERVED_NUMBERS: Final = 32_768  # at most so many are skipped after an unclean stop
 GROUP_BYTES: Final = 32 * KIB
-ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
 _EXIT_S: Final = 5.0
-_END_BYTES: Final = len(encode_end(0, 0))
 _GROUP_RECORDS: Final = GROUP_BYTES // (FRAME_BYTES + 1)  # as many as a group can hold at the most
 
 
@@ -85,9 +73,9 @@ class SpoolWriter:
         self._ended = position.next - position.skipped
         self._save_head = save_head
         self._file_lock = lock
-        self._quota = quota
+        self._space = SegmentSpace(quota)
         self._every = sync == "every"
-        self._interval_s = interval_ms / 1000 if sync == "interval" else 0.0
+        self._sync_thread = SyncThread(self.sync, interval_ms / 1000)
         self._file: DurableFile | None = None
         self._rows: deque[bytes] = deque()  # taken in, not framed yet; only the appending thread adds
         self._buffer = bytearray()  # frames that the disk has not got yet
@@ -95,19 +83,15 @@ class SpoolWriter:
         self._limit = 0  # up to where it may grow without a look at group, disk, quota and reservation
         self._reserved = position.next
         self._unsynced = False  # written, but not synced
-        self._allocated = 0
         self._failed: StoreError | None = None
         self.lock = threading.RLock()
         self._mutex = threading.RLock()  # buffer and file; taken after ``lock``, never before it
         self._syncing = threading.Lock()
-        self._dirty = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._first = position.next
         self._before = (position.next, self._ended, position.prev)  # head.json while a segment is open
         self.next_n = position.next
         self.synced_n = position.next
-        self._idle = sync != "seal"  # something has to follow the next append
+        self._idle = self._synced_by_itself = sync != "seal"  # idle: something has to follow the next append
         self._closed = False
         atexit.register(self._close_at_exit)
 
@@ -143,32 +127,18 @@ class SpoolWriter:
             self._verify_usable()
             if self._file is not None:
                 raise UsageError("the segment before is still open")
-            verify_length(header, HEADER)
-            frames = encode_frame(HEADER, header) + (encode_frame(EVIDENCE, evidence) if evidence else b"")
-            self._verify_quota(len(frames))
+            frames = first_frames(header, evidence)
+            self._space.verify_quota(len(frames))
             # Numbers first: should the power fail behind this line, they are skipped, never used again.
             before = (self.next_n, self._ended, self._prev)
             reserved = self.next_n + RESERVED_NUMBERS
             self._save_head(reserved, *before)
             self._reserved = reserved
             path = self._folder / f"{self.next_n:020d}.seg"
-            if path.exists():
-                raise StoreError(f"segment {path.name} is there already")
-            file = open_temporary(self._folder)
-            try:
-                file.write(frames)
-                file.allocate(file.size + _END_BYTES)
-                file.sync()
-                rename(file.path, path)
-            except BaseException:
-                with suppress(StoreError):
-                    remove(file.path)
-                file.close()
-                raise
-            file.path = path
+            file = create_segment(path, frames)
             self._file = file
             self._taken, self._limit = file.size, 0
-            self._allocated = file.size + _END_BYTES
+            self._space.allocated = file.size + END_BYTES
             self._first = self.next_n
             self._before = before
             self._prev = sha256(header).digest()
@@ -200,11 +170,7 @@ class SpoolWriter:
             self._flush()
             records = self.next_n - self._first
             try:
-                if self._unsynced:
-                    file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
-                file.write(encode_end(records, self.next_n))
-                file.truncate(file.size)
-                file.sync()
+                end_segment(file, records, self.next_n, unsynced=self._unsynced)
                 # The END frame says the same; on a full disk the next start reads it there.
                 with suppress(StoreFull):
                     self._save_head(self.next_n, self.next_n, self.next_n, self._prev)
@@ -260,9 +226,9 @@ class SpoolWriter:
         with self._syncing:
             with self._mutex:
                 self._verify_usable()
-                self._dirty.clear()
+                self._sync_thread.synced()
                 # Before the rows are taken out: whoever appends behind them sees that something has to follow.
-                self._idle = self._every or bool(self._interval_s)
+                self._idle = self._synced_by_itself
                 reached = self.next_n
                 self._flush()
                 file, unsynced = self._file, self._unsynced
@@ -289,10 +255,7 @@ class SpoolWriter:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
-        self._stop.set()
-        self._dirty.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._sync_thread.stop()
         try:
             if self._failed is None:
                 self.close_segment()
@@ -337,16 +300,6 @@ class SpoolWriter:
         if self._failed is not None:
             raise StoreError(f"this writer failed before: {self._failed.message}", advice=self._failed.advice)
 
-    def _verify_quota(self, more_bytes: int) -> int:
-        """Raise unless ``more_bytes`` still fit; returns how many would."""
-        if self._quota is None:
-            return ALLOCATED_BYTES + more_bytes
-        used = self._quota.usage()
-        left = self._quota.limit_bytes - used
-        if more_bytes > left:
-            raise StoreFull(f"{used} of {self._quota.limit_bytes} bytes of the quota are in use")
-        return left
-
     def _append_pair(self, row: bytes, captured: bytes) -> int:
         """A record and its captured input, which stands right behind it: framed at once, for it is long."""
         frames = encode_frame(RECORD, row) + encode_frame(INPUT, captured)
@@ -355,7 +308,7 @@ class SpoolWriter:
                 verify_length(row, RECORD)
                 verify_length(captured, INPUT)
                 self._make_room(len(frames))
-            self._frame_rows()
+            frame_records(self._rows, self._buffer)
             self._buffer += frames
             self._taken += len(frames)
             n = self.next_n
@@ -377,44 +330,24 @@ class SpoolWriter:
                 reserved = self.next_n + RESERVED_NUMBERS
                 self._save_head(reserved, *self._before)
                 self._reserved = reserved
-            needed = self._taken + size + _END_BYTES
-            if needed > self._allocated:
-                self._allocate(file, needed)
-            waiting = self._taken - file.size
-            room = min(self._allocated - self._taken - _END_BYTES, GROUP_BYTES - waiting)
-            self._limit = self._taken + max(size, room)
-
-    def _allocate(self, file: DurableFile, needed: int) -> None:
-        left = self._verify_quota(needed - self._allocated)
-        # All that quota and disk still give, so that the next look at them is far away.
-        for more in (ALLOCATED_BYTES, ALLOCATED_BYTES // 16, 0):
-            size = min(needed + more, self._allocated + left)
-            try:
-                file.allocate(size)
-            except StoreFull:
-                if not more:
+            needed = self._taken + size + END_BYTES
+            if needed > self._space.allocated:
+                try:
+                    self._space.allocate(file, needed)
+                except StoreFull:
                     raise
-            except StoreError as error:
-                self._fail(error)
-                raise
-            else:
-                self._allocated = size
-                return
-
-    def _frame_rows(self) -> None:
-        """Move what is in the queue now to the buffer. The caller holds the mutex; appends go on meanwhile."""
-        take, buffer = self._rows.popleft, self._buffer
-        head, crc32, kind, seed = FRAME.pack, zlib.crc32, RECORD, CHECKSUM_OF_KIND[RECORD]
-        for _ in range(len(self._rows)):
-            row = take()
-            buffer += head(len(row), crc32(row, seed), kind)
-            buffer += row
+                except StoreError as error:
+                    self._fail(error)
+                    raise
+            waiting = self._taken - file.size
+            room = min(self._space.allocated - self._taken - END_BYTES, GROUP_BYTES - waiting)
+            self._limit = self._taken + max(size, room)
 
     def _flush(self) -> None:
         file = self._file
         if file is None:
             return
-        self._frame_rows()
+        frame_records(self._rows, self._buffer)
         if not self._buffer:
             return
         try:
@@ -459,19 +392,4 @@ class SpoolWriter:
             self._commit(size)
             return
         self._idle = False  # until the next sync
-        self._dirty.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._sync_in_time, name="edgeprov-sync", daemon=True)
-            self._thread.start()
-
-    def _sync_in_time(self) -> None:
-        while not self._stop.is_set():
-            self._dirty.wait()
-            if self._stop.wait(self._interval_s):  # meanwhile the group grows
-                return
-            try:
-                self.sync()
-            except StoreFull:
-                self._dirty.set()  # the rows are still in memory: try again
-            except StoreError:
-                return  # the next append, sync or close reports it
+        self._sync_thread.appended()

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import ConfigError, IdentityError, TpmUnavailable
+from edgeprov.errors import IdentityError
 from edgeprov.formats.devicerecord import FactoryKey
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.tpm import endorsement, quote, simulator
@@ -23,7 +22,8 @@ from edgeprov.tpm.counter import Floor, KitCounter
 from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
 from edgeprov.tpm.esys import Connection, tss
 from edgeprov.tpm.quote import TpmClock
-from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceTransport, SocketTransport, Transport
+from edgeprov.tpm.tcti import TpmSettings, open_transport, simulator_folder
+from edgeprov.tpm.transport import Transport
 
 __all__ = ["Tpm", "TpmClock", "TpmIdentity", "TpmSettings", "open_tpm"]
 
@@ -32,29 +32,6 @@ _PT_VENDOR_STRINGS: Final = range(0x106, 0x10A)
 # TCG Vendor ID Registry. Chips of their own; everything unknown counts as firmware at best.
 _CHIP_MAKERS: Final = frozenset(("ATML", "GOOG", "IFX", "NSM", "NTC", "NTZ", "STM", "WEC"))
 _SOFTWARE: Final = frozenset(("IBM", "VMW"))  # libtpms (swtpm, every QEMU guest), VMware
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TpmSettings:
-    """Which TPM, and what this device keeps about it.
-
-    Attributes:
-        tcti: ``auto`` (the kernel's resource manager, else a simulator), ``device:PATH``,
-            ``swtpm:path=SOCKET``, ``simulator:DIR`` (background swtpm of a simulated device), or
-            ``private:DIR`` (a swtpm of this process alone).
-        state_dir: Folder of the identity; also the simulator's with ``auto``.
-        pcr: The model PCR.
-        lock_path: Lock file that all edgeprov processes of this device share.
-        allow_simulator: False makes ``auto`` fail on a machine without a TPM.
-        bus_protection: Encrypt enrollment secrets between the TPM and the processor.
-    """
-
-    tcti: str = "auto"
-    state_dir: Path
-    pcr: int = 14
-    lock_path: Path
-    allow_simulator: bool = True
-    bus_protection: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +113,7 @@ class Tpm:
 
     def boot_id(self) -> str | None:
         """The id of this simulated boot; None with a real TPM, where the kernel's holds."""
-        folder = _simulator_folder(self._settings)
+        folder = simulator_folder(self._settings)
         return simulator.boot_id(folder) if self._simulated and folder is not None else None
 
     # -- identity -------------------------------------------------------------------------------
@@ -349,7 +326,7 @@ def open_tpm(settings: TpmSettings) -> Tpm:
         TpmUnavailable: There is none, or it does not answer.
         ConfigError: ``tcti`` is not one of the known forms.
     """
-    link, shared, simulated = _open_link(settings)
+    link, shared, simulated = open_transport(settings)
     try:
         tpm = Tpm(link, settings, shared=shared, simulated=simulated)
     except BaseException:
@@ -362,46 +339,6 @@ def open_tpm(settings: TpmSettings) -> Tpm:
         tpm.close()
         raise
     return tpm
-
-
-def _open_link(settings: TpmSettings) -> tuple[Transport, bool, bool]:
-    """The link, whether it is behind a resource manager, and whether it is a simulator of ours."""
-    form, _, rest = settings.tcti.partition(":")
-    if settings.tcti == "auto":
-        return _open_auto(settings)
-    if form == "device" and rest:
-        return DeviceTransport(Path(rest)), Path(rest).name.startswith("tpmrm"), False
-    if form == "swtpm" and rest.startswith("path="):
-        return SocketTransport(Path(rest.removeprefix("path="))), False, True
-    if form == "simulator" and rest:
-        return simulator.start(Path(rest)), False, True
-    if form == "private" and rest:
-        return simulator.PrivateSimulator(Path(rest)), False, True
-    raise ConfigError(
-        f"tpm.tcti: {settings.tcti!r} is not known",
-        advice="Use auto, device:/dev/tpmrm0, swtpm:path=SOCKET or simulator:DIR.",
-    )
-
-
-def _open_auto(settings: TpmSettings) -> tuple[Transport, bool, bool]:
-    if RESOURCE_MANAGER.exists():
-        return DeviceTransport(), True, False
-    stored = load_identity(settings.state_dir)
-    if stored is not None and not stored.simulated:
-        raise TpmUnavailable(
-            f"{RESOURCE_MANAGER} is gone, and this device was enrolled with it",
-            advice="Check the firmware set-up and the kernel log; a simulator never replaces an enrolled TPM.",
-        )
-    if not settings.allow_simulator:
-        raise TpmUnavailable(f"this machine has no TPM at {RESOURCE_MANAGER}, and the simulator is not allowed")
-    return simulator.start(settings.state_dir), False, True
-
-
-def _simulator_folder(settings: TpmSettings) -> Path | None:
-    form, _, rest = settings.tcti.partition(":")
-    if form == "auto":
-        return settings.state_dir
-    return Path(rest) if form == "simulator" else None
 
 
 def _identity(stored: StoredIdentity) -> TpmIdentity:

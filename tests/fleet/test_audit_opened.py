@@ -107,7 +107,8 @@ def test_an_index_that_cannot_be_written_is_asked_all_the_same(labelled: Hub) ->
     from datetime import UTC, datetime
 
     from edgeprov.fleet.audit.fleet_audit import audit
-    from edgeprov.fleet.index.database import Index, Query
+    from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.query import Query
     from edgeprov.fleet.trust.folder import load_trust
 
     trust = load_trust(labelled.trust)

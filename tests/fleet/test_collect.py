@@ -245,7 +245,8 @@ def test_kits_without_verdict_are_never_taken(full, tmp_path):
     from edgeprov.fleet.dataset.collect import collect
     from edgeprov.fleet.dataset.destination import open_destination
     from edgeprov.fleet.engines.local import LocalEngine
-    from edgeprov.fleet.index.database import Index, Query
+    from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.query import Query
     from edgeprov.fleet.trust.folder import load_trust
 
     trust = load_trust(full.trust)

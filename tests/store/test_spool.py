@@ -45,10 +45,7 @@ def spool(tmp_path: Path, quarantine) -> SlotSpool:
 
 def die(writer) -> None:
     """What the kernel does when the process is killed: descriptors close, memory is gone."""
-    writer._stop.set()
-    writer._dirty.set()
-    if writer._thread:
-        writer._thread.join()
+    writer._sync_thread.stop()
     writer._rows.clear()
     writer._buffer.clear()
     writer._failed = StoreError("dead")

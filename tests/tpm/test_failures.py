@@ -52,14 +52,14 @@ def impatient(be_impatient: Callable[[], None]) -> None:
 
 # -- absent -------------------------------------------------------------------------------------
 def test_no_tpm_and_no_simulator_allowed(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
+    monkeypatch.setattr("edgeprov.tpm.tcti.RESOURCE_MANAGER", device.state / "tpmrm0")
     with pytest.raises(TpmUnavailable, match="no TPM"):
         device.open(tcti="auto", allow_simulator=False)
     assert not list(device.state.iterdir()), "nothing was started"
 
 
 def test_no_tpm_and_no_swtpm_installed(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
+    monkeypatch.setattr("edgeprov.tpm.tcti.RESOURCE_MANAGER", device.state / "tpmrm0")
     monkeypatch.setenv("PATH", str(device.state))
     with pytest.raises(TpmUnavailable, match="not installed") as caught:
         device.open(tcti="auto")
@@ -71,7 +71,7 @@ def test_no_tpm_and_no_swtpm_installed(device: SimulatedDevice, monkeypatch: pyt
 def test_a_simulator_never_replaces_a_tpm_that_was_enrolled(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
+    monkeypatch.setattr("edgeprov.tpm.tcti.RESOURCE_MANAGER", device.state / "tpmrm0")
     with device.open(tcti="auto") as tpm:
         tpm.create_identity()
     path = device.state / "identity.json"

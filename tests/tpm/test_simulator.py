@@ -117,7 +117,7 @@ def test_two_devices_are_two_tpms(make_device: object) -> None:
 def test_auto_simulates_where_there_is_no_tpm_and_says_dev(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprov.tpm.device.RESOURCE_MANAGER", device.state / "tpmrm0")
+    monkeypatch.setattr("edgeprov.tpm.tcti.RESOURCE_MANAGER", device.state / "tpmrm0")
     with device.open(tcti="auto") as tpm:
         tpm.create_identity()
         assert tpm.assurance == "dev"

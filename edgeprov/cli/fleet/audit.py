@@ -21,7 +21,8 @@ from edgeprov.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.audit.render.commands import Commands
-    from edgeprov.fleet.index.database import Index, Query
+    from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.query import Query
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

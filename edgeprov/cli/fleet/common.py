@@ -16,7 +16,8 @@ from edgeprov.formats.names import is_number
 
 if TYPE_CHECKING:
     from edgeprov.fleet.engines import Engine
-    from edgeprov.fleet.index.database import Index, Query
+    from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.query import Query
     from edgeprov.fleet.registries.sources import Source
     from edgeprov.fleet.trust.folder import Trust
     from edgeprov.formats.envelope import Signer
@@ -115,7 +116,7 @@ def filter_options(parser: argparse.ArgumentParser, *, verdicts: bool = True, la
 
 def make_query(args: argparse.Namespace, index: Index, trust: Trust | None = None) -> Query:
     """The query of the options."""
-    from edgeprov.fleet.index.database import Query
+    from edgeprov.fleet.index.query import Query
     from edgeprov.fleet.index.query_terms import device_name, parse_moment
 
     models = tuple(dict.fromkeys(digest for name in args.model or () for digest in index.resolve_model(name)))

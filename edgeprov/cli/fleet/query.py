@@ -19,7 +19,8 @@ from edgeprov.cli.parsing import positive
 from edgeprov.errors import NotStored, UsageError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.index.database import Artifact, Index, Query
+    from edgeprov.fleet.index.database import Index
+    from edgeprov.fleet.index.query import Artifact, Query
 
 _SHOWN = 50
 _CSV = (

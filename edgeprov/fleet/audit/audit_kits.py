@@ -18,7 +18,8 @@ from itertools import islice, pairwise
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.index.database import Artifact, Index, json_of_text
+from edgeprov.fleet.index.database import Index, json_of_text
+from edgeprov.fleet.index.query import Artifact
 from edgeprov.fleet.registries.kits import load_part, open_kit
 from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.datakit import Part, format_time, parse_part

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
-from edgeprov.fleet.index.database import Artifact
+from edgeprov.fleet.index.query import Artifact
 from edgeprov.formats.devicerecord import DeviceRecord
 from edgeprov.formats.tpmt import parse_attest
 

@@ -16,7 +16,7 @@ from edgeprov.fleet.audit.audit_kits import Inside, KitReader
 from edgeprov.fleet.audit.audit_report import Audit
 from edgeprov.fleet.audit.clock import ClockReport, judge_clock
 from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_item, series_json
-from edgeprov.fleet.index.database import Artifact, Query
+from edgeprov.fleet.index.query import Artifact, Query
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.head_check import VerifiedHead

@@ -21,7 +21,8 @@ from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.audit.audit_kits import KitReader
 from edgeprov.fleet.audit.audit_report import Audit
 from edgeprov.fleet.audit.device_audit import DeviceAudit, unlabelled
-from edgeprov.fleet.index.database import Index, Query
+from edgeprov.fleet.index.database import Index
+from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.formats.segment import device_serial

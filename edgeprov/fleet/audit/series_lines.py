@@ -10,7 +10,8 @@ from itertools import groupby
 from sqlite3 import Row
 from typing import Any
 
-from edgeprov.fleet.index.database import Artifact, digest_of_text, json_of_text
+from edgeprov.fleet.index.database import digest_of_text, json_of_text
+from edgeprov.fleet.index.query import Artifact
 from edgeprov.verify.head_check import VerifiedHead
 from edgeprov.verify.series import SeriesItem, SeriesReport
 

@@ -33,7 +33,8 @@ from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHE
 from edgeprov.fleet.dataset.label_types import LabelType, join_kinds
 from edgeprov.fleet.dataset.parquet_file import KitInput, Partition, Written, guess_label_type, write_partitions
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index.database import Artifact, Index, Query
+from edgeprov.fleet.index.database import Index
+from edgeprov.fleet.index.query import Artifact, Query
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer

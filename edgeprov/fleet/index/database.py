@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgeprov._dataclass import dataclass, field_names, replace
+from edgeprov._dataclass import replace
 from edgeprov.errors import (
     FormatError,
     NotStored,
@@ -28,6 +28,7 @@ from edgeprov.errors import (
     StoreFull,
     UsageError,
 )
+from edgeprov.fleet.index.query import COLUMNS, JOIN, OWN, VERDICT_COLUMNS, Artifact, Query, where_clause
 from edgeprov.fleet.registries.sources import Source
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.atomic import make_dirs
@@ -36,76 +37,9 @@ VERSION: Final = 3
 FILE: Final = "index.sqlite"
 _BUSY_S: Final = 30.0
 _HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")
-VERDICTS: Final = ("ok", "refused", "unchecked")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """A kit or tombstone as the index knows it; see schema.sql. The last members are the verdict, None if unchecked."""
-
-    digest: str
-    kind: str
-    source: int
-    repo: str
-    tag: str | None
-    model: str
-    device: str
-    slot: str
-    seq: int
-    prev: str | None
-    records: int
-    labels: int
-    first: int | None
-    last: int | None
-    recorded_first: str | None
-    recorded_last: str | None
-    created: str
-    bytes: int
-    found_at: str
-    verified: bool | None = None
-    depth: int | None = None
-    step: int | None = None
-    error: str | None = None
-    detail: str | None = None
-    record: str | None = None
-    assurance: str | None = None
-    reset_count: int | None = None
-    clock_ms: int | None = None
-    safe: bool | None = None
-    signed_before: str | None = None
-    opened_clock_ms: int | None = None
-
-    @property
-    def verdict(self) -> str:
-        """``ok``, ``refused`` or ``unchecked``."""
-        return "unchecked" if self.verified is None else ("ok" if self.verified else "refused")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """Which artifacts; None means any. Times are RFC 3339 in UTC, ``to`` is not included."""
-
-    model: tuple[str, ...] | None = None
-    device: tuple[str, ...] | None = None
-    slot: str | None = None
-    since: str | None = None
-    to: str | None = None
-    verdict: str | None = None
-    labelled: bool | None = None
-    kind: str | None = None
-    digest: tuple[str, ...] | None = None
-    collection: tuple[str, ...] | None = None
-    """Only what went into these training sets (digests of their statements)."""
-    unjudged: int | None = None
-    """Only what has no verdict of at least this depth."""
-    policy: str = ""
 
 
 _MOVE_AWAY: Final = "Move it away and run `edgeprov-fleet sync REGISTRY` again."
-_JOIN: Final = "LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ?"
-_COLUMNS: Final = field_names(Artifact)
-_OWN: Final = _COLUMNS[: _COLUMNS.index("verified")]
-_VERDICT: Final = _COLUMNS[len(_OWN) :]
 
 
 class Index:
@@ -241,42 +175,42 @@ class Index:
         self, query: Query, *, limit: int | None = None, after: tuple[str, int, str] | None = None
     ) -> Iterator[Artifact]:
         """Artifacts that fit, by device and number. ``after`` is device, number and digest of the row before."""
-        where, parameters = _where(query)
+        where, parameters = where_clause(query)
         if after is not None:
             where = (where + " AND " if where else "WHERE ") + "(a.device, a.seq, a.digest) > (?, ?, ?)"
             parameters += after
-        own = ", ".join(f"a.{name}" for name in _OWN)
-        verdict = ", ".join(f"v.{name}" for name in _VERDICT)
+        own = ", ".join(f"a.{name}" for name in OWN)
+        verdict = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
         sql = (
-            f"SELECT {own}, {verdict} FROM artifacts a {_JOIN} "  # noqa: S608 - names of columns, and marks
+            f"SELECT {own}, {verdict} FROM artifacts a {JOIN} "  # noqa: S608 - names of columns, and marks
             f"{where} ORDER BY a.device, a.seq, a.digest LIMIT ?"
         )
         with translated(self.folder / FILE):
             cursor = self._db.execute(sql, (query.policy, *parameters, -1 if limit is None else limit))
             for row in cursor:
-                values = dict(zip(_COLUMNS, row, strict=True))
+                values = dict(zip(COLUMNS, row, strict=True))
                 for name in ("verified", "safe"):
                     values[name] = None if values[name] is None else bool(values[name])
                 yield Artifact(**values)
 
     def count(self, query: Query) -> tuple[int, int, int]:
         """Number of artifacts, records and labels that fit."""
-        where, parameters = _where(query)
+        where, parameters = where_clause(query)
         # SQLite does not leave an unused join out of an aggregate, and it is nine tenths of the work.
         judged = query.verdict is not None or query.unjudged is not None
         row = self.rows(
             "SELECT count(*), coalesce(sum(a.records), 0), coalesce(sum(a.labels), 0) "  # noqa: S608
-            f"FROM artifacts a {_JOIN if judged else ''} {where}",
+            f"FROM artifacts a {JOIN if judged else ''} {where}",
             (*((query.policy,) if judged else ()), *parameters),
         )[0]
         return int(row[0]), int(row[1]), int(row[2])
 
     def digests(self, query: Query) -> dict[int, list[str]]:
         """Digests of what fits, by source; within one by device and number."""
-        where, parameters = _where(query)
+        where, parameters = where_clause(query)
         found: dict[int, list[str]] = {}
         for source, digest in self.rows(
-            f"SELECT a.source, a.digest FROM artifacts a {_JOIN} {where} ORDER BY a.device, a.seq, a.digest",  # noqa: S608
+            f"SELECT a.source, a.digest FROM artifacts a {JOIN} {where} ORDER BY a.device, a.seq, a.digest",  # noqa: S608
             (query.policy, *parameters),
         ):
             found.setdefault(source, []).append(digest)
@@ -284,9 +218,9 @@ class Index:
 
     def verdicts(self, query: Query) -> list[tuple[bool, int | None, str | None, int]]:
         """How often each verdict (verified, step, error) was given to what fits, ``unjudged`` turned round: judged."""
-        where, parameters = _where(replace(query, unjudged=None))
+        where, parameters = where_clause(replace(query, unjudged=None))
         rows = self.rows(
-            f"SELECT v.verified, v.step, v.error, count(*) FROM artifacts a {_JOIN} {where} "  # noqa: S608
+            f"SELECT v.verified, v.step, v.error, count(*) FROM artifacts a {JOIN} {where} "  # noqa: S608
             f"{'AND' if where else 'WHERE'} v.depth >= ? GROUP BY 1, 2, 3",
             (query.policy, *parameters, query.unjudged or 0),
         )
@@ -432,39 +366,6 @@ def _create(connection: sqlite3.Connection) -> None:
     # Version 3 learns from tombstones while it judges them: what an older one judged is judged again.
     older = "DELETE FROM verdicts WHERE digest IN (SELECT digest FROM artifacts WHERE kind = 'tombstone');"
     connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{older}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
-
-
-def _where(query: Query) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    parameters: list[Any] = []
-
-    def one(sql: str, *values: Any) -> None:
-        parts.append(sql)
-        parameters.extend(values)
-
-    for column, names in (("model", query.model), ("device", query.device), ("digest", query.digest)):
-        if names is not None:
-            one(f"a.{column} IN ({', '.join('?' * len(names))})", *names)
-    if query.collection is not None:
-        marks = ", ".join("?" * len(query.collection))
-        one(f"a.digest IN (SELECT kit FROM collection_kits WHERE statement IN ({marks}))", *query.collection)  # noqa: S608 - marks only
-    if query.slot is not None:
-        one("a.slot = ?", query.slot)
-    # An interval touches when it begins before the end and ends after the start. What has no time
-    # of its own (labels only, tombstones) is placed by its creation.
-    if query.since is not None:
-        one("coalesce(a.recorded_last, a.created) >= ?", query.since)
-    if query.to is not None:
-        one("coalesce(a.recorded_first, a.created) < ?", query.to)
-    if query.labelled is not None:
-        one("a.labels > 0" if query.labelled else "a.labels = 0")
-    if query.kind is not None:
-        one("a.kind = ?", query.kind)
-    if query.verdict is not None:
-        one({"ok": "v.verified = 1", "refused": "v.verified = 0", "unchecked": "v.verified IS NULL"}[query.verdict])
-    if query.unjudged is not None:
-        one("(v.depth IS NULL OR v.depth < ?)", query.unjudged)
-    return ("WHERE " + " AND ".join(parts) if parts else ""), parameters
 
 
 def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from sqlite3 import Row
 from typing import Any, Final
 
-from edgeprov.fleet.index.database import Index, Query, json_of_text
+from edgeprov.fleet.index.database import Index, json_of_text
+from edgeprov.fleet.index.query import Query
 
 DEPTH: Final = 20
 """Generations that are followed; a longer chain is cut, and says so."""

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from edgeprov import __version__
 from edgeprov.errors import NotStored, StoreError, UsageError
-from edgeprov.fleet.index.database import VERDICTS, Artifact, Index, Query
+from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.index.lineage import lineage
+from edgeprov.fleet.index.query import VERDICTS, Artifact, Query
 from edgeprov.fleet.index.query_terms import device_name, parse_moment
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.digest import parse_digest

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from edgeprov import __version__
-from edgeprov.fleet.index.database import VERDICTS
+from edgeprov.fleet.index.query import VERDICTS
 from edgeprov.fleet.service.answers import PAGE, PAGE_MAX, PARAMETERS
 
 _TEXT: Final = {"type": "string"}

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
-from edgeprov.fleet.index.database import Artifact, Index, Query, json_of_text
+from edgeprov.fleet.index.database import Index, json_of_text
+from edgeprov.fleet.index.query import Artifact, Query
 from edgeprov.fleet.registries.kits import open_kit, part_of_layer
 from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part

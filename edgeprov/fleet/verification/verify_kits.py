@@ -16,7 +16,8 @@ from typing import Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.fleet.engines import Engine
-from edgeprov.fleet.index.database import Index, Query, chunked
+from edgeprov.fleet.index.database import Index, chunked
+from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
 from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader, Source

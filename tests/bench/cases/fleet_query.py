@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from edgeprov.fleet.index.database import Index, Query
+from edgeprov.fleet.index.database import Index
+from edgeprov.fleet.index.query import Query
 
 with Index.open(Path(sys.argv[1]), write=False) as index:
     for _ in range(10):
