@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, replace
 from edgeprov.device.boot_stamp import save_verdict
-from edgeprov.device.context import Context, timestamp
+from edgeprov.device.context import Context
 from edgeprov.device.event_log import measure
 from edgeprov.device.model_store import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.device.model_trust import verify_floor, verify_publisher
@@ -34,6 +34,7 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.store.state import Active, State
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
                 slot=slot,
                 model=digest,
                 previous=previous,
-                info={"activated_at": timestamp(time.time_ns()), **ON_TRIAL},
+                info={"activated_at": rfc3339_of_ns(time.time_ns()), **ON_TRIAL},
             )
         )
         measure(context, tpm, "activate", slot, digest)
@@ -265,7 +266,7 @@ def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:
         "security_version": model.kit.security_version,
         "source": model.source,
         "verity": model.vouched,
-        "checked_at": timestamp(time.time_ns()),
+        "checked_at": rfc3339_of_ns(time.time_ns()),
     }
 
 

@@ -185,12 +185,6 @@ def load_context() -> Context:
     return Context(load_config())
 
 
-def timestamp(moment_ns: int) -> str:
-    """RFC 3339 in UTC with seconds, from nanoseconds since 1970; what lies outside the calendar is clamped."""
-    seconds = min(max(moment_ns // 1_000_000_000, 0), 253_402_300_799)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def free_bytes(path: Path) -> int:
     """Bytes that this process may still write on the file system of ``path``.
 

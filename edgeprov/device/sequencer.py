@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
-from edgeprov.device.context import Context, timestamp
+from edgeprov.device.context import Context
 from edgeprov.device.identity import counter_base
 from edgeprov.device.model_store import find_model
 from edgeprov.device.outbox import data_repo, rebuild_outbox
@@ -30,6 +30,7 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.store.state import OutboxEntry, State
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Sequencer:
                 recorded_last_ns=contents.recorded_last_ns,
                 merkle=contents.merkle,
                 parts=contents.parts,
-                created=timestamp(now_ns),
+                created=rfc3339_of_ns(now_ns),
             )
             signatures = self._signer.sign_kit(
                 manifest, model=work.model, slot=work.slot, seq=seq, started_ns=contents.recorded_first_ns
@@ -225,7 +226,7 @@ class Sequencer:
                     prev=self._head_digest(),
                     reason=reason,
                     discarded=lost,
-                    at=timestamp(now_ns),
+                    at=rfc3339_of_ns(now_ns),
                 )
                 signatures = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
             self._state.layout.save_blob(layer, manifest.layers[0].media_type)
@@ -273,12 +274,12 @@ class Sequencer:
         tag = kit_tag(self._context.serial, seq, manifest.digest)
         self._state.layout.save_manifest(manifest, ref=tag)
         save_signatures(self._state.layout, signatures)
-        repo = data_repo(self._context, model, timestamp(now_ns))
+        repo = data_repo(self._context, model, rfc3339_of_ns(now_ns))
         info = {
             **details,
             "slot": slot,
             "model": str(model),
-            "created": timestamp(now_ns),
+            "created": rfc3339_of_ns(now_ns),
             "signatures": [str(signature.manifest.digest) for signature in signatures],
         }
         return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from edgeprov import __version__
 from edgeprov._dataclass import dataclass
-from edgeprov.device.context import timestamp
 from edgeprov.device.event_log import current_log
 from edgeprov.device.identity import load_certificates
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
@@ -40,6 +39,7 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
     TOMBSTONE_PREDICATE,
 )
+from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
 from edgeprov.formats.tpmt import parse_attest
 
@@ -91,8 +91,8 @@ class DeviceSigner:
             device=self._context.urn,
             assurance=self._tpm.assurance,
             version=__version__,
-            started_on=timestamp(now_ns if started_ns is None else started_ns),
-            finished_on=timestamp(now_ns),
+            started_on=rfc3339_of_ns(now_ns if started_ns is None else started_ns),
+            finished_on=rfc3339_of_ns(now_ns),
         )
         return self._signatures(manifest, statement, SLSA_PROVENANCE, now_ns)
 
@@ -106,7 +106,7 @@ class DeviceSigner:
             device=self._context.urn,
             assurance=self._tpm.assurance,
             version=__version__,
-            created=timestamp(now_ns),
+            created=rfc3339_of_ns(now_ns),
         )
         return self._signatures(manifest, statement, TOMBSTONE_PREDICATE, now_ns)
 
@@ -122,7 +122,7 @@ class DeviceSigner:
         )
 
     def _signatures(self, manifest: Manifest, statement: bytes, predicate_type: str, now_ns: int) -> list[Signature]:
-        created = timestamp(now_ns)
+        created = rfc3339_of_ns(now_ns)
         # The bundle is always made: it carries the TPM's evidence. notation is a second view.
         bundle = build_bundle(
             statement=statement,

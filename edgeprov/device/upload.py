@@ -16,12 +16,13 @@ from typing import Any, Final
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
-from edgeprov.device.context import UPLOAD_LOCK, Context, timestamp
+from edgeprov.device.context import UPLOAD_LOCK, Context
 from edgeprov.device.registry_access import open_registry, split_name
 from edgeprov.device.series_state import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
 from edgeprov.device.upload_conditions import why_not_now
 from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
+from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.registry.base import Registry
 from edgeprov.registry.retry import OutOfTime, Pace, WaitClock
 from edgeprov.store.state import OutboxEntry, State
@@ -249,7 +250,7 @@ def _save_receipt(state: State, registry: Registry, repo: str, entry: OutboxEntr
         "registry": registry.name,
         "repo": repo,
         "tag": entry.tag,
-        "at": timestamp(time.time_ns()),
+        "at": rfc3339_of_ns(time.time_ns()),
     }
     known = (state.load_document(LAST_UPLOAD) or {}).get("receipts", [])
     receipts = [*(known if isinstance(known, list) else []), receipt][-_RECEIPTS:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from edgeprov._dataclass import dataclass, field_names
@@ -57,6 +57,7 @@ from edgeprov.formats.part import (
     part_path,
 )
 from edgeprov.formats.record import INT_MAX
+from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.segment import check_slot, device_serial, device_urn
 from edgeprov.formats.tombstone import NO_PREV, Tombstone, build_tombstone, parse_tombstone
 from edgeprov.limits import LIMITS
@@ -64,7 +65,7 @@ from edgeprov.limits import LIMITS
 __all__ = [
     "EVIDENCE_NAME", "EVIDENCE_PATH", "DataKit", "KitSummary", "KitTag", "Part", "PartContents", "PartKind",
     "SegmentEvidence", "Tombstone", "build_datakit", "build_tombstone", "encode_evidence", "encode_part_header",
-    "format_time", "kit_tag", "parse_datakit", "parse_datakit_annotations", "parse_evidence", "parse_kit_tag",
+    "kit_tag", "parse_datakit", "parse_datakit_annotations", "parse_evidence", "parse_kit_tag",
     "parse_part", "parse_tombstone", "part_name", "part_path",
 ]  # fmt: skip
 
@@ -181,8 +182,8 @@ def build_datakit(
         annotations |= {A_FIRST: str(first), A_LAST: str(last)}
     if recorded_first_ns is not None and recorded_last_ns is not None:
         annotations |= {
-            A_RECORDED_FIRST: format_time(recorded_first_ns),
-            A_RECORDED_LAST: format_time(recorded_last_ns),
+            A_RECORDED_FIRST: rfc3339_ms_of_ns(recorded_first_ns),
+            A_RECORDED_LAST: rfc3339_ms_of_ns(recorded_last_ns),
         }
     if (size := sum(len(key) + len(value) for key, value in annotations.items())) > LIMITS.kit_annotation_bytes:
         raise LimitError(f"annotations of a data kit have {size} bytes, more than {LIMITS.kit_annotation_bytes}")
@@ -297,12 +298,6 @@ def parse_kit_tag(tag: str) -> KitTag | None:
     """Take a tag apart; None for a tag that is no kit's (``latest``, fallback tags)."""
     match = _TAG.fullmatch(tag)
     return KitTag(device=match[1], seq=int(match[2]), prefix=match[3]) if match else None
-
-
-def format_time(ns: int) -> str:
-    """RFC 3339 in UTC, milliseconds, from nanoseconds since 1970 (a clock past 9999 is shown as its end)."""
-    seconds, rest = divmod(min(ns, 253402300799_999_999_999), 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 10**6:03d}Z"
 
 
 def _kitfile(parts: Sequence[Part], annotations: Mapping[str, str]) -> JsonObject:

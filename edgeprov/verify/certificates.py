@@ -27,6 +27,7 @@ from edgeprov.errors import FormatError, SignatureInvalid, SignerUntrusted
 from edgeprov.formats.certificate import Certificate, parse_certificate
 from edgeprov.formats.ecdsa import P256_PREFIX
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.public_keys import load_key, verify_certificate_signature
 from edgeprov.verify.signer_identity import Purpose, SignerIdentity
@@ -232,4 +233,4 @@ def _plain_pem(pem: bytes) -> bytes | None:
 
 
 def _day(moment: dt.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(moment)

@@ -25,6 +25,7 @@ from edgeprov.formats.devicerecord import (
 )
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE
+from edgeprov.formats.rfc3339 import parse_rfc3339
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
 from edgeprov.verify.attestation import (
     attestation_key_fault,
@@ -217,9 +218,9 @@ def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> Sign
 
 def _moment(text: str) -> dt.datetime:
     try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise EvidenceInvalid(f"the time of enrollment is not RFC 3339: {text[:40]!r}", step=1) from error
-    if not text.endswith("Z") or moment.tzinfo is None:
+        moment = parse_rfc3339(text)
+    except FormatError as error:
+        raise EvidenceInvalid(f"the time of enrollment: {error.message}", step=1) from error
+    if not text.endswith("Z"):
         raise EvidenceInvalid(f"the time of enrollment is not in UTC: {text[:40]!r}", step=1)
     return moment

@@ -36,6 +36,7 @@ from edgeprov.formats.mediatypes import (
     NOTATION_SIGNATURE,
     SIGSTORE_BUNDLE,
 )
+from edgeprov.formats.rfc3339 import parse_rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
 from edgeprov.verify.policy import TrustPolicy
@@ -255,7 +256,7 @@ def _verify_notation(
     identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, moment, "publisher")
     verify_jws(identity.spki, jws.algorithm, jws.signature, jws.signing_input)
     _verify_target(manifest, jws)
-    if jws.expiry is not None and at > _moment(jws.expiry):
+    if jws.expiry is not None and at > parse_rfc3339(jws.expiry):
         raise SignerUntrusted(f"the notation signature expired on {jws.expiry}")
     policy.verify_publisher(identity)
     return identity
@@ -337,13 +338,3 @@ def _layers_of(artifact: SignatureArtifact, media_type: str) -> list[Mapping[str
     if not found:
         raise SignatureInvalid("the signature's bytes are not a layer of its manifest")
     return found[: LIMITS.signatures_per_artifact]
-
-
-def _moment(text: str) -> dt.datetime:
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise FormatError(f"not an RFC 3339 time: {text[:40]!r}") from error
-    if moment.tzinfo is None:
-        raise FormatError(f"a time without time zone: {text[:40]!r}")
-    return moment

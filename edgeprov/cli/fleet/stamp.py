@@ -8,6 +8,7 @@ import argparse
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
+from edgeprov.formats.rfc3339 import rfc3339
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
 
     trust = common.load_trust(args)
     authority = parse_authority(args.tsa_command, trust.policy.timestamp_anchors)
-    created = common.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = rfc3339(common.now())
     stamped = kits = 0
     with common.open_index(args) as index:
         query = common.make_query(args, index, trust)

@@ -9,7 +9,6 @@ is kept in the index by the kit's digest: the next audit opens nothing that this
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,9 @@ from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.query import Artifact
 from edgeprov.fleet.registries.kits import load_part, open_kit
 from edgeprov.fleet.registries.sources import ArtifactReader
-from edgeprov.formats.datakit import Part, format_time, parse_part
+from edgeprov.formats.datakit import Part, parse_part
 from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.rfc3339 import ns_of_rfc3339, rfc3339_ms_of_ns
 
 Span = tuple[int, int]
 _KEPT_AT_ONCE: Final = 500
@@ -113,7 +113,7 @@ class KitReader:
         return _overlap(_merged(labelled), wanted), True
 
     def _opened(self, item: Artifact) -> dict[str, Any]:
-        since, to = _ns(self._since), _ns(self._to)
+        since, to = ns_of_rfc3339(self._since), ns_of_rfc3339(self._to)
         found: list[tuple[int, int]] = []
         for reader, repo, part in self._parts(item, "records"):
             for block in parse_part(load_part(reader, repo, part)).blocks:
@@ -126,8 +126,8 @@ class KitReader:
         return {
             "results": len(found),
             "spans": list(_spans(sorted(number for _, number in found))),
-            "first": format_time(min(times)),
-            "last": format_time(max(times)),
+            "first": rfc3339_ms_of_ns(min(times)),
+            "last": rfc3339_ms_of_ns(max(times)),
         }
 
     def _label_spans(self, item: Artifact) -> list[Span]:
@@ -180,8 +180,3 @@ def _overlap(spans: list[Span], wanted: list[Span]) -> int:
                 break
             count += min(end, last) - max(start, first) + 1
     return count
-
-
-def _ns(text: str) -> int:
-    moment = dt.datetime.fromisoformat(text) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return (moment.days * 86_400 + moment.seconds) * 10**9 + moment.microseconds * 1_000

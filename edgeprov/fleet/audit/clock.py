@@ -13,7 +13,6 @@ Spec: FLEET.md section "Time".
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +20,7 @@ from typing import Any, Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.query import Artifact
 from edgeprov.formats.devicerecord import DeviceRecord
+from edgeprov.formats.rfc3339 import parse_rfc3339, rfc3339_of_s
 from edgeprov.formats.tpmt import parse_attest
 
 TPM_CLOCK_ERROR: Final = 0.15
@@ -45,7 +45,7 @@ class ClockReport:
         if item.digest not in self.before:
             return None
         after = self.after.get(item.digest)
-        return None if after is None else format_moment(after), format_moment(self.before[item.digest])
+        return None if after is None else rfc3339_of_s(after), rfc3339_of_s(self.before[item.digest])
 
     def why(self, item: Artifact) -> str:
         """Why a kit's own time is in doubt; empty when it is not."""
@@ -94,11 +94,6 @@ def judge_clock(kits: Iterable[Artifact], record: DeviceRecord | None) -> ClockR
     return report
 
 
-def format_moment(seconds: float) -> str:
-    """RFC 3339, whole seconds."""
-    return dt.datetime.fromtimestamp(max(0.0, min(seconds, 253402300799.0)), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
     counts = {"early": 0, "future": 0, "back": 0, "unsafe": 0}
     previous: Artifact | None = None
@@ -109,12 +104,12 @@ def _find_doubts(ordered: list[Artifact], report: ClockReport) -> None:
         if after is not None and first < after - TOLERANCE_S:
             counts["early"] += 1
             report.reasons[item.digest] = (
-                f"its clock says {format_moment(first)}, the TPM proves a time after {format_moment(after)}"
+                f"its clock says {rfc3339_of_s(first)}, the TPM proves a time after {rfc3339_of_s(after)}"
             )
         elif last > before + TOLERANCE_S:
             counts["future"] += 1
             report.reasons[item.digest] = (
-                f"its clock says {format_moment(last)}, it was there before {format_moment(before)}"
+                f"its clock says {rfc3339_of_s(last)}, it was there before {rfc3339_of_s(before)}"
             )
         if previous is not None and _seconds(item.created) < _seconds(previous.created) - TOLERANCE_S:
             counts["back"] += 1
@@ -146,4 +141,4 @@ def _anchor(record: DeviceRecord | None) -> tuple[float | None, int]:
 
 
 def _seconds(text: str) -> float:
-    return dt.datetime.fromisoformat(text).timestamp()
+    return parse_rfc3339(text).timestamp()

@@ -25,6 +25,7 @@ from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.head_check import VerifiedHead
@@ -59,7 +60,7 @@ def audit(
     result = Audit(
         since=since,
         to=to,
-        generated_at=now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        generated_at=rfc3339(now),
         policy=trust.digest,
         sources=[
             {"name": row["name"], "synced_at": row["synced_at"], "unusable": row["faults"]}

@@ -40,6 +40,7 @@ from edgeprov.formats.digest import digest_of, parse_digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE, STATEMENT_TYPE
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.store.atomic import TEMPORARY
 
 _PART: Final = re.compile(r"model=[0-9a-f]+/device=[^/]+/part-0\.parquet")
@@ -339,7 +340,7 @@ def _finish(
     now: dt.datetime,
     signer: Signer | None,
 ) -> CollectReport:
-    created = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = rfc3339(now)
     statement = encode_json(
         {
             "_type": STATEMENT_TYPE,

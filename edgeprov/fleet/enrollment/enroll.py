@@ -48,6 +48,7 @@ from edgeprov.formats.envelope import Signer
 from edgeprov.formats.jsonx import JsonObject, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE, EMPTY_BLOB, Assurance
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
@@ -257,7 +258,7 @@ def enroll(
     if issuer is not None:
         leaf = issue_device_certificate(issuer, request.sk.spki, request.device, request.serial, now)
         certificates = (leaf, *issuer.certificate_chain)
-    enrolled_at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    enrolled_at = rfc3339(now)
     record = DeviceRecord(
         device=request.device,
         ak=request.ak,

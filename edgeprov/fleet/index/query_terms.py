@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgeprov.errors import UsageError
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
+from edgeprov.formats.rfc3339 import rfc3339_ms
 
 
 def device_name(text: str) -> str:
@@ -40,4 +41,4 @@ def parse_moment(text: str, *, end: bool = False) -> str:
         raise UsageError(
             f"{text[:60]!r} is not a time", advice="Write 2026-01, 2026-01-31 or 2026-01-31T12:00:00Z."
         ) from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return rfc3339_ms(moment)

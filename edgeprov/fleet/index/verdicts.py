@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.trust.folder import Trust
+from edgeprov.formats.rfc3339 import rfc3339
 
 _SAVED: Final = (
     "digest", "verified", "step", "error", "detail", "code", "record", "assurance", "reset_count", "restart_count",
@@ -48,7 +49,7 @@ class Judged:
 
 def save_verdicts(index: Index, judged: Sequence[Judged], trust: Trust, depth: int, at: dt.datetime) -> None:
     """Remember verdicts; the caller holds the transaction."""
-    moment = at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = rfc3339(at)
     names = ("policy", "depth", "judged_at", *_SAVED)
     index.put_all("verdicts", names, [(trust.digest, depth, moment, *_saved(item)) for item in judged])
     buried = [(item.digest, item.reason, json.dumps(item.lost or ())) for item in judged if item.reason is not None]

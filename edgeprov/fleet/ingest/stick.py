@@ -27,6 +27,7 @@ from edgeprov.formats.envelope import Signer
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_DEVICE, A_SUBJECT, ANNOTATION_REF_NAME, OCI_MANIFEST
 from edgeprov.formats.receipt import MAX_KITS, Receipt, encode_receipt
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.registry.base import Registry, push_referrer
 from edgeprov.store.layout import Layout
@@ -94,7 +95,7 @@ def make_receipts(report: ImportReport, to: Source, signer: Signer, now: dt.date
         signer: An enroller.
         now: The back end's clock.
     """
-    at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = rfc3339(now)
     result = {}
     for device, digests in sorted(report.arrived.items()):
         for number, start in enumerate(range(0, len(digests), MAX_KITS), 1):

@@ -47,6 +47,7 @@ from edgeprov.formats.mediatypes import (
     TOMBSTONE,
 )
 from edgeprov.formats.modelkit import parse_modelkit
+from edgeprov.formats.rfc3339 import rfc3339_ms
 from edgeprov.formats.segment import device_serial
 from edgeprov.limits import LIMITS
 from edgeprov.verify.signature import SignatureArtifact
@@ -120,7 +121,7 @@ class _Sync:
         self.reader = ArtifactReader(source)
         self.source = source
         self.source_id = index.add_source(source)
-        self.found_at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        self.found_at = rfc3339_ms(now)
         self.report = SyncReport(source=source.name)
         self.progress = progress or (lambda _done, _total: None)
         self.referrers: dict[str, list[str]] = {}

@@ -46,6 +46,7 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
 )
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type, parse_modelkit
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.tarball import END, tar_header, tar_padding
 from edgeprov.limits import LIMITS
 from edgeprov.registry.base import Registry, attach
@@ -225,7 +226,7 @@ def publish(
         sent += layer.descriptor.size * registry.push_blob(repo, layer.descriptor, stream)
     registry.push_blob(repo, kit.manifest.config, kit.config)
     registry.push_manifest(repo, kit.manifest)
-    created = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = rfc3339(now)
     statement = encode_model_statement(kit.manifest.digest)
     signature, blob = signature_artifact(signer, kit.manifest.descriptor, statement, COSIGN_SIGN_PREDICATE, created)
     attach(registry, repo, signature, {signature.layers[0].digest: blob})

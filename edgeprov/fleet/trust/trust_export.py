@@ -18,6 +18,7 @@ from edgeprov.errors import UsageError
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.jsonx import JsonObject, encode_json
 from edgeprov.formats.mediatypes import AUDIT_PREDICATE
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.x509path import anchor_chain, certificate_facts
 
@@ -109,7 +110,7 @@ def _authority(der: bytes, anchors: Sequence[bytes]) -> JsonObject:
         "subject": {"organization": facts.organization, "commonName": facts.common_name},
         "uri": "",
         "certChain": {"certificates": [{"rawBytes": b64(item)} for item in anchor_chain(der, anchors)]},
-        "validFor": {"start": facts.not_before.strftime("%Y-%m-%dT%H:%M:%SZ")},
+        "validFor": {"start": rfc3339(facts.not_before)},
     }
 
 

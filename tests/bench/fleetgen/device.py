@@ -27,7 +27,6 @@ from edgeprov.formats.datakit import (
     build_tombstone,
     encode_evidence,
     encode_part_header,
-    format_time,
     kit_tag,
     part_name,
     part_path,
@@ -40,6 +39,7 @@ from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.record import Label, encode_label, encode_record
+from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.segment import RuntimeInfo, Tensor, build_segment_header
 from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
@@ -104,7 +104,7 @@ class FleetDevice:
         self.models = models
         self.rng = random.Random(f"{settings.seed} {plan.serial}")
         # The vendor's line enrolls an hour before the first day; the TPM's clock runs from there.
-        enrolled_at = format_time(settings.start_ns - ENROLLED_BEFORE_S * NS).replace(".000Z", "Z")
+        enrolled_at = rfc3339_ms_of_ns(settings.start_ns - ENROLLED_BEFORE_S * NS).replace(".000Z", "Z")
         self.unit = world.enroll(plan.serial, boot=False, enrolled_at=enrolled_at)
         self.tpm: SoftTpm = self.unit.tpm
         self.truth = Truth(
@@ -282,7 +282,7 @@ class FleetDevice:
             recorded_last_ns=self._wall_ns(day, 64_800) if rows else None,
             merkle=merkle.root(rows),
             parts=parts,
-            created=format_time(sealed_ns),
+            created=rfc3339_ms_of_ns(sealed_ns),
         )
         blobs[manifest.config.digest] = config
         statement_of = manifest.digest
@@ -294,7 +294,7 @@ class FleetDevice:
             () if fault == "unsigned" else (self._sign(day, manifest, statement_of, source.digest, seq, fault),)
         )
         self._prev = manifest.digest
-        created = format_time(sealed_ns)
+        created = rfc3339_ms_of_ns(sealed_ns)
         return Artifact(
             day=self.plan.arrival(day),
             repo=f"data/{source.digest.hex}/{created[:7].replace('-', '')}",
@@ -321,8 +321,8 @@ class FleetDevice:
             device=self.unit.urn,
             assurance="dev",
             version=VERSION,
-            started_on=format_time(self._wall_ns(day, 28_800)),
-            finished_on=format_time(self._wall_ns(day, 72_000)),
+            started_on=rfc3339_ms_of_ns(self._wall_ns(day, 28_800)),
+            finished_on=rfc3339_ms_of_ns(self._wall_ns(day, 72_000)),
         )
         signer = {"rogue-key": self._rogue, "foreign-key": self._neighbour}.get(fault or "", self.tpm)
         return sign_bundle(manifest.descriptor, statement, signer, SLSA_PROVENANCE)
@@ -335,7 +335,7 @@ class FleetDevice:
         self._tick(day, 3_600)
         seq = self.tpm.increment_counter()
         model = self.models[self._active]
-        at = format_time(self._wall_ns(day, 3_600))
+        at = rfc3339_ms_of_ns(self._wall_ns(day, 3_600))
         manifest, layer = build_tombstone(
             model=model.descriptor,
             device=self.unit.urn,

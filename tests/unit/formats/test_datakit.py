@@ -21,7 +21,6 @@ from edgeprov.formats.datakit import (
     build_tombstone,
     encode_evidence,
     encode_part_header,
-    format_time,
     kit_tag,
     parse_datakit,
     parse_datakit_annotations,
@@ -36,6 +35,7 @@ from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.packing import pack, unpack
 from edgeprov.formats.record import encode_input
+from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
@@ -300,9 +300,9 @@ def test_tags() -> None:
 
 
 def test_times() -> None:
-    assert format_time(0) == "1970-01-01T00:00:00.000Z"
-    assert format_time(1_767_225_600_123_999_999) == "2026-01-01T00:00:00.123Z"
-    assert format_time(2**63 - 1) == "2262-04-11T23:47:16.854Z"
+    assert rfc3339_ms_of_ns(0) == "1970-01-01T00:00:00.000Z"
+    assert rfc3339_ms_of_ns(1_767_225_600_123_999_999) == "2026-01-01T00:00:00.123Z"
+    assert rfc3339_ms_of_ns(2**63 - 1) == "2262-04-11T23:47:16.854Z"
 
 
 def test_a_part_that_is_no_part_of_a_kit() -> None:
