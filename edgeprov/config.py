@@ -76,7 +76,7 @@ class SealConfig:
     max_age_s: int = 24 * 3600
     max_records: int = 1_000_000
     max_bytes: int = 64 * MIB
-    min_kit_interval_s: int = 3600  # spares the TPM's flash: facts on NV endurance
+    min_kit_interval_s: int = 3600  # spares the TPM's flash: chips promise about 100,000 writes
     signatures: tuple[str, ...] = ("cosign", "notation")
 
 
@@ -157,7 +157,10 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "upload.bandwidth_bytes_per_s": (0, 2**40),
     "upload.budget_s": (0, 2**31),
     "upload.min_battery_percent": (0, 100),
-    "tpm.pcr": (8, 15),  # locality 0 can extend these and not reset them (facts on PCRs)
+    "tpm.pcr": (
+        8,
+        15,
+    ),  # locality 0 can extend these and not reset them (TCG PC Client Platform TPM Profile)
     "runtime.threads": (1, 256),
 }
 

@@ -23,7 +23,7 @@ class Limits:
     index_bytes: Final = 64 * MIB  # index.json of a layout that holds a whole fleet month
     manifest_layers: Final = 10_000
     annotation_bytes: Final = 64 * KIB  # all annotations of one manifest together, as read
-    kit_annotation_bytes: Final = 1 * KIB  # as written by us (design section 3)
+    kit_annotation_bytes: Final = 1 * KIB  # as written by us: a registry shows them in each list
 
     # -- blobs and archives ---------------------------------------------------------------------
     layer_bytes: Final = 8 * GIB  # a model layer
@@ -34,7 +34,7 @@ class Limits:
     model_bytes: Final = 2 * GIB  # a flatbuffer cannot be larger (32-bit offsets)
 
     # -- data kits ------------------------------------------------------------------------------
-    part_bytes: Final = 1 * MIB  # default size of a part, compressed (facts: unit of resume)
+    part_bytes: Final = 1 * MIB  # default size of a part, compressed: what a cut link sends again at most
     part_max_bytes: Final = 4 * MIB
     part_plain_bytes: Final = 64 * MIB  # a part after decompression
     block_rows: Final = 1_024

@@ -42,7 +42,7 @@ SIGN: Final = 1 << 18
 AK_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | RESTRICTED | SIGN
 SK_ATTRIBUTES: Final = AK_ATTRIBUTES & ~RESTRICTED
 
-# The kit counter: NV index, and its attributes once written (facts/tpm: AUTHREAD, AUTHWRITE,
+# The kit counter: NV index, and its attributes once written (TPM 2.0 Library Part 2, 13.4: AUTHREAD, AUTHWRITE,
 # OWNERREAD, NO_DA, WRITTEN, type COUNTER).
 COUNTER_INDEX: Final = 0x01800100
 COUNTER_ATTRIBUTES: Final = 0x22060014

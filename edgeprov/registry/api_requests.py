@@ -57,7 +57,7 @@ class SizedStream:
         self._stream.seek(0)
 
 
-class Transport(Protocol):
+class HttpTransport(Protocol):
     """Sends one request; authentication, time-outs and allowed hosts are its business."""
 
     def send(
@@ -78,7 +78,7 @@ class ApiRequests:
         name: ``host[:port]``.
     """
 
-    def __init__(self, name: str, base_url: str, transport: Transport) -> None:
+    def __init__(self, name: str, base_url: str, transport: HttpTransport) -> None:
         """Contact nothing yet."""
         self.name = name
         self._base = base_url

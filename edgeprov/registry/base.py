@@ -115,7 +115,7 @@ def push_referrer(registry: Registry, repo: str, manifest: Manifest) -> None:
 
     Where the registry does not index it, the fallback tag of the subject is rewritten. That is a
     read-modify-write without a lock: only the one writer of a subject may do it, and for the
-    signatures of its own kit a device is that (design section 4).
+    signatures of its own kit a device is that.
 
     Raises:
         FormatError: The manifest has no subject.

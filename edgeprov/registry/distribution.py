@@ -29,7 +29,7 @@ from edgeprov.formats.digest import Digest, digest_of, parse_digest, verify_dige
 from edgeprov.formats.manifest import ImageIndex, Manifest, parse_index, parse_manifest
 from edgeprov.formats.mediatypes import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
-from edgeprov.registry.api_requests import CHUNK_BYTES, ApiRequests, SizedStream, Transport, refuse_encoding
+from edgeprov.registry.api_requests import CHUNK_BYTES, ApiRequests, HttpTransport, SizedStream, refuse_encoding
 from edgeprov.registry.base import NextBlob, fallback_tag
 from edgeprov.registry.responses import (
     Response,
@@ -49,13 +49,13 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 
 class DistributionClient(ApiRequests):
-    """The registry Protocol over a Transport.
+    """The registry Protocol over a HttpTransport.
 
     Attributes:
         name: ``host[:port]``.
     """
 
-    def __init__(self, name: str, base_url: str, transport: Transport) -> None:
+    def __init__(self, name: str, base_url: str, transport: HttpTransport) -> None:
         """Nothing is contacted yet."""
         super().__init__(name, base_url, transport)
         self._ahead = Prefetcher(self._prepare)

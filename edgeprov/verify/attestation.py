@@ -27,7 +27,7 @@ SK_REQUIRED: Final = tpmt.FIXED_TPM | tpmt.FIXED_PARENT | tpmt.SENSITIVE_DATA_OR
 
 
 def attestation_key_fault(ak: PublicArea) -> str | None:
-    """Why a key cannot vouch for a TPM's words, or None. An unrestricted key signs a forged TPMS_ATTEST as gladly."""
+    """Why a key cannot attest, or None. An unrestricted key would also sign a TPMS_ATTEST that somebody forged."""
     if ak.attributes & AK_REQUIRED != AK_REQUIRED:
         return f"the attestation key's attributes 0x{ak.attributes:x} lack restricted, sign or TPM origin"
     if ak.attributes & tpmt.DECRYPT:
@@ -36,7 +36,7 @@ def attestation_key_fault(ak: PublicArea) -> str | None:
 
 
 def signing_key_fault(sk: PublicArea) -> str | None:
-    """Why a key cannot vouch for a TPM, or None. An unrestricted key signs a forged TPMS_ATTEST as gladly."""
+    """Why a key cannot sign kits, or None. A restricted key signs no digest from outside of the TPM."""
     if sk.attributes & SK_REQUIRED != SK_REQUIRED:
         return f"the signing key's attributes 0x{sk.attributes:x} do not show that the TPM made it"
     if sk.attributes & (tpmt.RESTRICTED | tpmt.DECRYPT):

@@ -7,7 +7,7 @@ this model, and did an enrolled *device* sign this kit. The subject is always th
 caller computed over the manifest's bytes. Any one good signature is enough; bad ones beside it are
 ignored, so that nobody can block an artifact by adding rubbish to it.
 
-Spec: FORMAT.md "Signatures"; facts on the tools' real output are in tests/interop.
+Spec: FORMAT.md "Signatures"; tests/interop holds it against the real tools.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def tracked() -> list[str]:
     return listing.stdout.splitlines()
 
 
-def test_the_top_level_holds_what_the_design_names() -> None:
+def test_the_top_level_holds_only_its_few_names() -> None:
     assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
 
 
@@ -46,3 +47,30 @@ def test_no_path_of_a_workplace_and_no_private_host_is_in_the_tree() -> None:
         text = path.read_text(errors="replace")
         bad += [name for word in ("/work/" + "main", "/work/" + "shared", "/root/" + ".cache") if word in text]
     assert bad == []
+
+
+def test_no_comment_cites_a_document_that_is_not_in_the_tree() -> None:
+    """ "design section 3" or "facts on PCRs" tell a reader of this repository nothing."""
+    citation = re.compile(r"design section|\bfacts[ /](on|tpm)|\(facts( on|:|/)")
+    bad = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in ("edgeprov", "hil", "meta-provenance")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if citation.search(line)
+    ]
+    assert bad == []
+
+
+def test_a_file_name_stands_in_one_room_and_a_class_name_once() -> None:
+    """The command line repeats its verbs; everything else has a name of its own."""
+    files: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        place = str(path.relative_to(ROOT))
+        if path.name != "__init__.py" and "cli" not in path.parts:
+            files.setdefault(path.name, []).append(place)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(place)
+    assert [places for places in (*files.values(), *classes.values()) if len(places) > 1] == []
