@@ -49,7 +49,7 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 
 class DistributionClient(ApiRequests):
-    """The registry Protocol over a HttpTransport.
+    """The registry Protocol over an HttpTransport.
 
     Attributes:
         name: ``host[:port]``.

@@ -105,7 +105,7 @@ class _GuardedAdapter(HTTPAdapter):  # type: ignore[misc]
 
 
 class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
-    """oras' session and authentication behind the Transport Protocol."""
+    """oras' session and authentication behind the HttpTransport Protocol."""
 
     def __init__(self, host: str, settings: RegistrySettings) -> None:
         verify: bool | str = True
@@ -146,7 +146,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
     def send(
         self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
     ) -> _Answer:
-        """See Transport.send."""
+        """See HttpTransport.send."""
         try:
             return _Answer(self.do_request(url, method, data=data, headers=dict(headers), stream=True))
         except requests.exceptions.SSLError as error:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.query import Artifact
-from edgeprov.fleet.registries.kits import load_part, open_kit
+from edgeprov.fleet.registries.kits import load_part, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.datakit import Part, parse_part
 from edgeprov.formats.digest import parse_digest
@@ -41,14 +41,13 @@ class Inside:
 
 
 class KitReader:
-    """Opens kits with one reader for each registry; with ``exact`` off nothing is opened and answers are bounds."""
+    """Answers that only a kit itself can give; with ``exact`` off no kit is opened and answers are bounds."""
 
     def __init__(self, index: Index, period: tuple[str, str], *, exact: bool) -> None:
         self.exact = exact
         self._index = index
         self._sources = index.sources()
         self._since, self._to = period
-        self._readers: dict[int, ArtifactReader] = {}
         self._fresh: dict[tuple[str, str], Any] = {}
 
     def flush(self) -> None:
@@ -139,9 +138,7 @@ class KitReader:
         return list(_spans(sorted(numbers)))
 
     def _parts(self, item: Artifact, kind: str) -> Iterator[tuple[ArtifactReader, str, Part]]:
-        reader = self._readers.get(item.source)
-        if reader is None:
-            reader = self._readers[item.source] = ArtifactReader(self._sources[item.source])
+        reader = open_reader(self._sources[item.source])
         kit = open_kit(reader, item.repo, reader.manifest(item.repo, parse_digest(item.digest)))
         for part in kit.parts:
             if part.kind == kind:

@@ -28,7 +28,7 @@ from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.destination import digest_at, open_destination
 from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
 from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
-from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit
+from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
@@ -116,7 +116,7 @@ def write_partitions(partitions: tuple[Partition, ...]) -> list[Written]:
 
 def guess_label_type(kit: KitInput) -> LabelType:
     """A task: the type of one kit's labels, ``null`` where it cannot be read."""
-    reader = _readers(kit.source)
+    reader = open_reader(kit.source)
     try:
         opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
         return join_kinds(column_kind(labels.values) for labels in _load_labels(reader, kit, opened))
@@ -208,7 +208,7 @@ class _PartitionWork:
         if kit.digest in self.left_out:
             return
         try:
-            reader = _readers(kit.source)
+            reader = open_reader(kit.source)
             opened = self._opened.pop(kit.digest, None)
             if opened is None:
                 opened = open_kit(reader, kit.repo, reader.manifest(kit.repo, parse_digest(kit.digest)))
@@ -311,12 +311,3 @@ class _CapturedInputs:
         for part in parts:
             for item in parse_part(load_part(reader, repo, part)).inputs:
                 yield item.n, tuple(bytes(tensor) for tensor in item.inputs)
-
-
-_OPEN: dict[Source, ArtifactReader] = {}
-
-
-def _readers(source: Source) -> ArtifactReader:
-    if source not in _OPEN:
-        _OPEN[source] = ArtifactReader(source)
-    return _OPEN[source]
