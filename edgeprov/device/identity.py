@@ -142,7 +142,8 @@ def install_certificates(context: Context, raw: bytes) -> str:
         IdentityError: Another key or device, or no identity was created.
         FormatError: No certificates.
     """
-    from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
+    from edgeprov.verify.certificates import parse_pem_certificates
+    from edgeprov.verify.x509path import verify_chain
 
     pem = raw.lstrip().startswith(b"-----BEGIN")
     chain = parse_pem_certificates(raw, "identity") if pem else _certificates(_typed(raw, IDENTITY_TYPE, "identity"))

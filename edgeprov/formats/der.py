@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""A reader of DER, just large enough for timestamp tokens and for the certificates of private CAs.
+"""A reader of DER, just large enough for timestamp tokens.
 
 Spec: ITU-T X.690 (DER).
 """
@@ -13,22 +13,16 @@ from edgeprov.errors import FormatError
 class Der:
     """A cursor over DER elements with single-byte tags and definite lengths."""
 
-    __slots__ = ("_data", "_pos", "_strict")
+    __slots__ = ("_data", "_pos")
 
-    def __init__(self, data: bytes, *, strict: bool = False) -> None:
-        """Stand before the first element; ``strict`` refuses lengths that are not written in their one short form."""
+    def __init__(self, data: bytes) -> None:
         self._data = data
         self._pos = 0
-        self._strict = strict
 
     @property
     def tag(self) -> int | None:
         """Tag of the next element, None at the end."""
         return self._data[self._pos] if self._pos < len(self._data) else None
-
-    def more(self) -> bool:
-        """Whether another element follows."""
-        return self._pos < len(self._data)
 
     def element(self, tag: int | None = None) -> bytes:
         """The next element with its header."""
@@ -44,18 +38,9 @@ class Der:
         """
         return self._read(tag)
 
-    def end(self) -> None:
-        """Nothing may follow.
-
-        Raises:
-            FormatError: Something does.
-        """
-        if self._pos != len(self._data):
-            raise FormatError("DER: trailing bytes")
-
     def enter(self, tag: int) -> Der:
         """A cursor over the content of the next element."""
-        return Der(self._read(tag), strict=self._strict)
+        return Der(self._read(tag))
 
     def _read(self, tag: int | None) -> bytes:
         data, pos = self._data, self._pos
@@ -67,8 +52,6 @@ class Der:
             if not 1 <= count <= 3 or len(data) - pos < count:
                 raise FormatError("DER length out of range")
             size, pos = int.from_bytes(data[pos : pos + count], "big"), pos + count
-            if self._strict and (size < 0x80 or size < 1 << 8 * (count - 1)):
-                raise FormatError("DER: a length is not in its shortest form")
         if size > len(data) - pos:
             raise FormatError("DER element is cut short")
         self._pos = pos + size

@@ -11,8 +11,7 @@ from typing import Final
 
 from edgeprov.errors import FormatError
 
-P256_PREFIX: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
-P384_PREFIX: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
+_P256_PREFIX: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 """SubjectPublicKeyInfo up to the coordinates of an uncompressed point."""
 
 _DER_BYTES: Final = 144  # P-521 would need 139; what is longer is no signature
@@ -23,7 +22,7 @@ def encode_p256_spki(x: bytes, y: bytes) -> bytes:
 
     Spec: RFC 5480, section 2.
     """
-    return P256_PREFIX + x + y
+    return _P256_PREFIX + x + y
 
 
 def encode_ecdsa_der(r: int, s: int) -> bytes:

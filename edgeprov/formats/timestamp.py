@@ -132,20 +132,6 @@ def timestamp_token(raw: bytes) -> bytes:
     return outer.element()
 
 
-def name_and_serial(certificate: bytes) -> tuple[bytes, int]:
-    """DER of the issuer's name, and the serial number, of an X.509 certificate.
-
-    Raises:
-        FormatError: Not a certificate.
-    """
-    body = Der(certificate).enter(SEQUENCE).enter(SEQUENCE)
-    if body.tag == _CONTEXT_0:
-        body.take(_CONTEXT_0)
-    serial = int.from_bytes(body.take(_INTEGER), "big", signed=True)
-    body.take(SEQUENCE)
-    return body.element(), serial
-
-
 def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) -> Timestamp:
     signer = Der(raw).enter(SEQUENCE)
     signer.take(_INTEGER)

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import EnrollmentRefused, FormatError, TpmError
 from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
+from edgeprov.verify.certificates import certificate_spki
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)
 _RC_SIZE: Final = 0x095
@@ -259,9 +257,8 @@ def _public(connection: Connection, template: EkTemplate) -> bytes:
 def _same_key(certificate: bytes, public: bytes) -> bool:
     # The point or the modulus stands at the end of both; comparing bytes spares a parser for RSA and P-384.
     try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except ValueError:
+        spki = certificate_spki(certificate)
+    except FormatError:
         return False
     if int.from_bytes(public[:2], "big") == 0x0001:
         return public[-256:] in spki

@@ -18,9 +18,9 @@ from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import Statement, parse_statement
 from edgeprov.formats.mediatypes import COLLECTION_PREDICATE
-from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_message
+from edgeprov.verify.x509path import verify_chain
 
 
 def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, what: str) -> tuple[Statement, str]:

@@ -33,10 +33,11 @@ from edgeprov.verify.attestation import (
     verify_attestation,
     verify_extra_data,
 )
-from edgeprov.verify.certificates import certificate_spki, verify_chain
+from edgeprov.verify.certificates import certificate_spki
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
 from edgeprov.verify.signer_identity import SignerIdentity
+from edgeprov.verify.x509path import verify_chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,10 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
 from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
-from edgeprov.verify.certificates import parse_pem_certificates, verify_anchor
+from edgeprov.verify.certificates import parse_pem_certificates
 from edgeprov.verify.public_keys import load_pem_key
 from edgeprov.verify.signer_identity import SignerIdentity
+from edgeprov.verify.x509path import verify_anchor
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
 _ROLES: Final = ("publisher", "device", "tsa", "ek", "idevid")

@@ -4,48 +4,35 @@
 
 One scheme per kind of key, so that algorithms cannot be mixed up: P-256 signs SHA-256, P-384 signs
 SHA-384 (cosign v2 in key mode: SHA-256), Ed25519 signs the message. Devices have P-256 only.
-This module and verify.x509path are the only ones of verify that import ``cryptography``. It loads what
-the three accepted kinds of keys need; ``serialization`` and RSA only for keys in other clothes, because
-their import costs more than a boot check does.
+Of verify, this module and those of certificates (certificates, certificate_rules, x509path) import ``cryptography``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from edgeprov.errors import FormatError, SignatureInvalid
-from edgeprov.formats.ecdsa import P256_PREFIX, P384_PREFIX, encode_ecdsa_der, encode_p256_spki
+from edgeprov.formats.ecdsa import encode_ecdsa_der, encode_p256_spki
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
 
-    PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
-
-
-class _Ecdsa(ec.ECDSA):
-    """ec.ECDSA for verifying: its own constructor asks what signing can do, which loads the whole OpenSSL backend."""
-
-    def __init__(self, algorithm: Prehashed | HashAlgorithm) -> None:
-        self._verified_by = algorithm
-
-    @property
-    def algorithm(self) -> Prehashed | HashAlgorithm:
-        return self._verified_by
-
-
-_SHA256 = _Ecdsa(Prehashed(SHA256()))
-_SHA384 = _Ecdsa(Prehashed(SHA384()))
+_SHA256 = ec.ECDSA(Prehashed(SHA256()))
+_SHA384 = ec.ECDSA(Prehashed(SHA384()))
 _COORDINATES = 64
-_UNCOMPRESSED = b"\4"
 _HASHES = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
-_SPKI_BYTES = {len(P256_PREFIX) + 64: (P256_PREFIX, ec.SECP256R1), len(P384_PREFIX) + 96: (P384_PREFIX, ec.SECP384R1)}
 
 
 @lru_cache(maxsize=8_192)
@@ -55,13 +42,7 @@ def load_key(spki: bytes) -> PublicKey:
     Raises:
         FormatError: Not a key, a point off the curve, or an algorithm that is not accepted.
     """
-    prefix, curve = _SPKI_BYTES.get(len(spki), (b"", ec.SECP256R1))
     try:
-        if prefix and spki.startswith(prefix):
-            point = _UNCOMPRESSED + spki[len(prefix) :]
-            return ec.EllipticCurvePublicKey.from_encoded_point(curve(), point)
-        from cryptography.hazmat.primitives.serialization import load_der_public_key
-
         return _accepted(load_der_public_key(spki))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise FormatError("not a usable public key") from error
@@ -73,8 +54,6 @@ def load_pem_key(pem: bytes) -> bytes:
     Raises:
         FormatError: As load_key.
     """
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-
     try:
         key = _accepted(load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -103,27 +82,6 @@ def verify_ecdsa(key: bytes, signature_der: bytes, digest: bytes, what: str = "s
         public.verify(signature_der, digest, _SHA256)
     except (InvalidSignature, ValueError) as error:
         raise SignatureInvalid(f"{what} does not fit the signed bytes") from error
-
-
-def verify_certificate_signature(issuer: bytes, signature: bytes, signed: bytes, hash_name: str) -> None:
-    """Verify a certificate's ECDSA signature.
-
-    Args:
-        issuer: SubjectPublicKeyInfo (DER) of the issuer, P-256 or P-384.
-        signature: Ecdsa-Sig-Value.
-        signed: The signed part of the certificate.
-        hash_name: ``sha256``, ``sha384`` or ``sha512``.
-
-    Raises:
-        SignatureInvalid: It does not fit, or the key is of another kind.
-    """
-    public = load_key(issuer)
-    if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise SignatureInvalid("the issuer's key is not of ECDSA")
-    try:
-        public.verify(signature, signed, _Ecdsa(_HASHES[hash_name]))
-    except (InvalidSignature, ValueError) as error:
-        raise SignatureInvalid("the certificate's signature does not fit") from error
 
 
 def verify_message(key: bytes, signature: bytes, message: bytes, what: str = "signature") -> None:
@@ -200,14 +158,11 @@ def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, wha
     Raises:
         SignatureInvalid: It does not fit, or the key is of another kind.
     """
-    from cryptography.hazmat.primitives.asymmetric import padding, rsa
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
     algorithm = _HASHES[hash_name]
     try:
         public = load_der_public_key(key)
         if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, message, _Ecdsa(algorithm))
+            public.verify(signature, message, ec.ECDSA(algorithm))
             return
         if isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048:
             public.verify(signature, message, padding.PKCS1v15(), algorithm)
@@ -220,8 +175,6 @@ def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, wha
 def _accepted(key: object) -> PublicKey:
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
         return key
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     if isinstance(key, Ed25519PublicKey):
         return key
     raise FormatError("public key is not ECDSA P-256, ECDSA P-384 or Ed25519")

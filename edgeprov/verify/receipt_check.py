@@ -14,9 +14,9 @@ from edgeprov.formats.bundle import parse_bundle
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.receipt import Receipt, parse_receipt
-from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_message
+from edgeprov.verify.x509path import verify_chain
 
 
 def verify_receipt(raw: bytes, policy: TrustPolicy, at: dt.datetime) -> Receipt:

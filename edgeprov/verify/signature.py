@@ -38,10 +38,11 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.rfc3339 import parse_rfc3339
 from edgeprov.limits import LIMITS
-from edgeprov.verify.certificates import parse_pem_certificates, verify_chain
+from edgeprov.verify.certificates import parse_pem_certificates
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_jws, verify_message
 from edgeprov.verify.signer_identity import Purpose, SignerIdentity
+from edgeprov.verify.x509path import verify_chain
 
 if TYPE_CHECKING:
     from edgeprov.formats.jws import Jws

@@ -15,10 +15,11 @@ import hashlib
 from collections.abc import Sequence
 
 from edgeprov.errors import EdgeprovError, SignatureInvalid, SignerUntrusted
-from edgeprov.formats.timestamp import Timestamp, name_and_serial, parse_timestamp
-from edgeprov.verify.certificates import verify_chain
+from edgeprov.formats.timestamp import Timestamp, parse_timestamp
+from edgeprov.verify.certificates import issuer_and_serial
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_cms
+from edgeprov.verify.x509path import verify_chain
 
 
 def verify_timestamp(raw: bytes, stamped: bytes, anchors: Sequence[bytes]) -> dt.datetime:
@@ -77,7 +78,7 @@ def required_time(signature: bytes, timestamps: Sequence[bytes], policy: TrustPo
 def _signer_of(stamp: Timestamp) -> bytes:
     wanted = (stamp.signer_issuer, stamp.signer_serial)
     for certificate in stamp.certificates:
-        if name_and_serial(certificate) == wanted:
+        if issuer_and_serial(certificate) == wanted:
             if stamp.certificate_hash not in (None, hashlib.sha256(certificate).digest()):
                 raise SignatureInvalid("the timestamp names another certificate than its signer's")
             return certificate

@@ -13,6 +13,7 @@ import gzip
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,6 @@ from edgeprov.device.flatbuffer import verify_flatbuffer
 from edgeprov.errors import EdgeprovError
 from edgeprov.formats import (
     bundle,
-    certificate,
     datakit,
     devicerecord,
     ecdsa,
@@ -56,7 +56,8 @@ from edgeprov.store.layout import Layout
 from edgeprov.store.layout_index import LayoutIndex
 from edgeprov.store.salvage import salvaged_frames, salvaged_rows
 from edgeprov.store.spool import SlotSpool
-from edgeprov.verify import policy
+from edgeprov.verify import certificates, policy, x509path
+from tests.support import pki
 from tests.support.site import WDBC
 from tests.support.world import World
 
@@ -259,21 +260,25 @@ def _salvage(data: bytes) -> None:
             assert numbers == sorted(set(numbers))
 
 
-def _plain_certificate(data: bytes) -> None:
-    """What the small reader takes, the complete one takes too and reads alike."""
-    from cryptography import x509
-
-    plain = certificate.parse_certificate(data)
-    other = x509.load_der_x509_certificate(data)
-    assert plain.serial == other.serial_number
-    assert plain.subject_text == other.subject.rfc4514_string()
-    assert plain.signed == other.tbs_certificate_bytes
-    assert (plain.not_before, plain.not_after) == (other.not_valid_before_utc, other.not_valid_after_utc)
+def _certificate(data: bytes) -> None:
+    """The signed part of a certificate, signed well, as leaf and as intermediate: only the rules can refuse it."""
+    made = world()[0]
+    leaf, anchors = made.publisher.der, (made.publisher_root.der,)
+    changed = pki.signed_certificate(data, made.publisher_root.key)
+    for purpose in ("publisher", "device", "enroller", "timestamp", "ek", "idevid"):
+        with suppress(EdgeprovError):
+            x509path.verify_chain(changed, (), anchors, pki.NOW, purpose)
+    assert x509path.verify_chain(leaf, (changed,), anchors, pki.NOW, "publisher").san.startswith("https:")
+    with suppress(EdgeprovError):
+        x509path.verify_chain(leaf, (), (changed,), pki.NOW, "publisher")
+    certificates.certificate_facts(changed)
+    certificates.issuer_and_serial(changed)
+    certificates.certificate_spki(changed)
 
 
 def _certificate_seeds() -> list[bytes]:
     made = world()[0]
-    return [*made.publisher.certificate_chain, *made.enroller.certificate_chain]
+    return [item.certificate.tbs_certificate_bytes for item in (made.publisher, made.enroller, made.publisher_root)]
 
 
 def _index_seeds() -> list[bytes]:
@@ -328,7 +333,7 @@ TARGETS = (
     Fuzz("ecdsa-der", ecdsa.parse_ecdsa_der, lambda: [world()[0].enroll("x").tpm.sign_digest(bytes(32))]),
     Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
     Fuzz("certificates", _certificates, _seeds("certificates")),
-    Fuzz("certificate", _plain_certificate, _certificate_seeds),
+    Fuzz("certificate", _certificate, _certificate_seeds),
     Fuzz("salvage", _salvage, _segment_seeds),
     Fuzz("head", head.parse_head, _seeds("head")),
     Fuzz("proof", proof.parse_proof, lambda: [b'{"v":1}']),

@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.support.softtpm import sign_der, soft_key, spki
+from tests.support.softtpm import DETERMINISTIC, sign_der, soft_key, spki
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 FOREVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+_ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _DIGITAL_SIGNATURE = {"digital_signature": True}
 _CA_USAGE = {"key_cert_sign": True, "crl_sign": True}
 
@@ -138,6 +139,21 @@ def publisher_certificate(issuer: Issued, identity: str = "https://acme.example/
     return issuer.issue(name("model publisher"), **options)  # type: ignore[arg-type]
 
 
+def signed_certificate(tbs: bytes, signer: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate (DER) of any bytes in the place of its signed part, for what no library writes."""
+    signature = signer.sign(tbs, ec.ECDSA(SHA256()))
+    return wrap(0x30, tbs + _ECDSA_WITH_SHA256 + wrap(0x03, b"\0" + signature))
+
+
+def wrap(tag: int, body: bytes) -> bytes:
+    """One DER element."""
+    size = len(body)
+    if size < 0x80:
+        return bytes((tag, size)) + body
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + body
+
+
 def _build(
     subject,
     public_key,
@@ -173,4 +189,5 @@ def _build(
         builder = builder.add_extension(x509.ExtendedKeyUsage(list(eku)), critical=eku_critical)
     for extension, critical in extra:
         builder = builder.add_extension(extension, critical=critical)
-    return builder.sign(issuer_key, SHA256(), ecdsa_deterministic=True)
+    options = {"ecdsa_deterministic": True} if DETERMINISTIC else {}
+    return builder.sign(issuer_key, SHA256(), **options)

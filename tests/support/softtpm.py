@@ -22,6 +22,8 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.tpmt import Attestation
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+# cryptography before 43, the oldest that edgeprov takes, cannot: verifiers are tested with it, bytes then differ.
+DETERMINISTIC = hasattr(ec.ECDSA, "deterministic_signing")
 
 
 def soft_key(seed: str) -> ec.EllipticCurvePrivateKey:
@@ -32,7 +34,8 @@ def soft_key(seed: str) -> ec.EllipticCurvePrivateKey:
 
 def sign_der(key: ec.EllipticCurvePrivateKey, digest: bytes) -> bytes:
     """Deterministic ECDSA (RFC 6979) over a SHA-256 digest, DER."""
-    return key.sign(digest, ec.ECDSA(Prehashed(SHA256()), deterministic_signing=True))
+    options = {"deterministic_signing": True} if DETERMINISTIC else {}
+    return key.sign(digest, ec.ECDSA(Prehashed(SHA256()), **options))
 
 
 def spki(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -20,9 +20,9 @@ from edgeprov.tpm import endorsement
 from edgeprov.tpm.device import Tpm
 from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.endorsement import TEMPLATES, EkTemplate, EndorsementKey
+from edgeprov.verify.certificates import certificate_spki
 from edgeprov.verify.enrollment import verify_factory_certificate, verify_factory_key
 from edgeprov.verify.policy import parse_policy
-from edgeprov.verify.x509path import certificate_spki
 from tests.support import pki
 from tests.support.factory import maker_root
 from tests.support.peers import peer

@@ -100,6 +100,13 @@ def accepted() -> Iterator[Case]:
         leaf = pki.publisher_certificate(middle(s))
         return [bundle(s.world.model, chain_of(*leaf.certificate_chain[:2]), leaf.key)]
 
+    def renewed(s: Stage) -> list[SignatureArtifact]:
+        new = middle(s)
+        end = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)
+        old = s.world.publisher_root.issue(new.certificate.subject, new.key, ca=True, path_length=0, end=end)
+        leaf = pki.publisher_certificate(new)
+        return [bundle(s.world.model, chain_of(leaf.der, old.der, new.der), leaf.key)]
+
     def new_style(s: Stage) -> list[SignatureArtifact]:
         legacy = sign_notation(s.world.model.descriptor, s.world.publisher)
         manifest = build_manifest(
@@ -115,6 +122,9 @@ def accepted() -> Iterator[Case]:
         return [simple(s.world.model, s.world.publisher.key, extra=extra)]
 
     yield model_case("model-bundle-chain", "cosign v3: leaf and intermediate in the bundle", chain)
+    yield model_case(
+        "model-bundle-renewed-ca", "the intermediate was renewed, and its expired certificate stands first", renewed
+    )
     for name, key in (("p256", PUBLISHER_KEY), ("p384", P384_KEY), ("ed25519", ED25519_KEY)):
         yield model_case(
             f"model-bundle-key-{name}",
@@ -239,6 +249,16 @@ def step_12() -> Iterator[Case]:
     )
     yield model_case(
         "model-no-anchor", "no publisher anchor in the policy", lambda s: [s.world.sign_model()], trust="no-publisher"
+    )
+    limit = x509.NameConstraints([x509.UniformResourceIdentifier("acme.example")], None)
+
+    def limited(s: Stage) -> list[SignatureArtifact]:
+        above = s.world.publisher_root.issue(pki.name("Limited"), ca=True, extra=[(limit, False)])
+        leaf = pki.publisher_certificate(above)
+        return [bundle(s.world.model, chain_of(*leaf.certificate_chain[:2]), leaf.key)]
+
+    yield model_case(
+        "model-ca-name-constraints", "an intermediate with name constraints that are not critical", limited
     )
     yield shaped("model-certificate-expired", "expired at the judged time", end=dt.datetime(2026, 2, 1, tzinfo=dt.UTC))
     yield shaped("model-certificate-not-yet", "not valid yet", start=dt.datetime(2027, 1, 1, tzinfo=dt.UTC))

@@ -54,7 +54,7 @@ from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.registry.base import attach
-from edgeprov.verify.certificates import verify_chain
+from edgeprov.verify.certificates import certificate_spki
 from edgeprov.verify.enrollment import (
     verify_ek_certificate,
     verify_factory_certificate,
@@ -63,7 +63,7 @@ from edgeprov.verify.enrollment import (
     verify_tpm_keys,
 )
 from edgeprov.verify.policy import TrustPolicy
-from edgeprov.verify.x509path import certificate_spki
+from edgeprov.verify.x509path import verify_chain
 
 REQUEST_TYPE: Final = "edgeprov.enrollment-request"
 SECRET_BYTES: Final = 32

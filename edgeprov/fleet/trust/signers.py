@@ -28,9 +28,8 @@ from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
-from edgeprov.verify.certificates import parse_pem_certificates
+from edgeprov.verify.certificates import certificate_spki, parse_pem_certificates
 from edgeprov.verify.public_keys import verify_ecdsa
-from edgeprov.verify.x509path import certificate_spki
 
 _SIGN_S = 120.0  # a person may have to touch the token
 _RAW_BYTES = 64

@@ -19,8 +19,9 @@ from edgeprov.formats.b64 import b64
 from edgeprov.formats.jsonx import JsonObject, encode_json
 from edgeprov.formats.mediatypes import AUDIT_PREDICATE
 from edgeprov.formats.rfc3339 import rfc3339
+from edgeprov.verify.certificates import certificate_facts
 from edgeprov.verify.policy import TrustPolicy, parse_policy
-from edgeprov.verify.x509path import anchor_chain, certificate_facts
+from edgeprov.verify.x509path import anchor_chain
 
 COMMANDS_FILE: Final = "COMMANDS.txt"
 DENY_FILE: Final = "deny.txt"

@@ -3,7 +3,7 @@
 """The least that a boot check in Python can cost: its libraries, one digest, one signature. No checks, no state, no words.
 
 Policy and configuration are TOML, manifests JSON, the signature is ECDSA: four libraries. The constructor of
-ECDSA is passed by, as edgeprov does it, for it loads the whole backend.
+ECDSA is passed by, for it loads the whole backend.
 """
 
 import gc

@@ -28,10 +28,10 @@ from edgeprov.formats.head import encode_head, parse_head
 from edgeprov.formats.jws import encode_notation_payload, parse_jws, signing_input
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import DEVICE_RECORD, JOSE, NOTATION_SIGNATURE
-from edgeprov.verify.certificates import verify_chain
 from edgeprov.verify.head_check import verify_head
 from edgeprov.verify.public_keys import load_key, load_pem_key, verify_cms, verify_ecdsa, verify_jws, verify_message
 from edgeprov.verify.signature import SignatureArtifact, signature_kind, verify_model_signature
+from edgeprov.verify.x509path import verify_chain
 from tests.support import pki
 from tests.support.softtpm import sign_der, soft_key, spki
 
@@ -120,7 +120,7 @@ def test_device_certificate_with_another_curve_and_anchor_as_leaf(world):
 
 
 def test_weak_ca_is_no_anchor(world):
-    from edgeprov.verify.certificates import verify_anchor
+    from edgeprov.verify.x509path import verify_anchor
 
     small = rsa.generate_private_key(65537, 1024)
     weak = world.device_root.issue(pki.name("weak"), public_key=small.public_key(), ca=True)

@@ -182,7 +182,7 @@ def test_stamping_needs_the_right_kind_of_certificate(tmp_path, world):
         eku=[ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.CODE_SIGNING],
         eku_critical=True,
     )
-    from edgeprov.verify.certificates import verify_chain
+    from edgeprov.verify.x509path import verify_chain
 
     with pytest.raises(SignerUntrusted, match="not for timestamps only"):
         verify_chain(wrong.der, [], [world.device_root.der], pki.NOW, "timestamp")

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
+from collections.abc import Iterator
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -39,49 +41,73 @@ KNOWN = {"2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17", "2.5.29.14", "2.5.2
 CODE_SIGNING = "1.3.6.1.5.5.7.3.3"
 
 
-def path_to(certificate: x509.Certificate, others: list, anchors: list) -> list | None:
-    def issued(issuer: x509.Certificate) -> bool:
-        if certificate.signature_hash_algorithm is None or certificate.signature_hash_algorithm.digest_size < 32:
-            return False
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            return False
-        return True
+def load(der: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        need(0 < certificate.serial_number < 1 << 160, "serial number")
+        list(certificate.extensions)
+    except (ValueError, TypeError, KeyError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+        raise Bad("not a certificate") from error
+    return certificate
 
-    for anchor in anchors:
-        if issued(anchor):
-            return [certificate, anchor]
-    for other in others:
-        if issued(other):
-            rest = path_to(other, [item for item in others if item is not other], anchors)
-            if rest:
-                return [certificate, *rest]
-    return None
+
+def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if certificate.signature_hash_algorithm is None or certificate.signature_hash_algorithm.digest_size < 32:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def paths_to(certificate: x509.Certificate, others: list, anchors: list) -> Iterator[list]:
+    for issuer in (*anchors, *others):
+        if not issued(certificate, issuer):
+            continue
+        if issuer in anchors:
+            yield [certificate, issuer]
+        else:
+            for rest in paths_to(issuer, [item for item in others if item is not issuer], anchors):
+                yield [certificate, *rest]
+
+
+def judge_path(path: list, at: dt.datetime) -> None:
+    for below, ca in enumerate(path[1:]):
+        constraints, usage, key = extension(ca, x509.BasicConstraints), extension(ca, x509.KeyUsage), ca.public_key()
+        need(constraints and constraints.value.ca and usage and usage.value.key_cert_sign, "not a CA")
+        need(constraints.value.path_length is None or below <= constraints.value.path_length, "path length")
+        strong = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
+        need(strong or (isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= 256), "weak key")
+    for item in path:
+        need(all(not ext.critical or ext.oid.dotted_string in KNOWN for ext in item.extensions), "critical extension")
+        need(extension(item, x509.NameConstraints) is None, "name constraints")
+        need(item.not_valid_before_utc <= at <= item.not_valid_after_utc, "not valid at that time")
+
+
+def find_path(certificate: x509.Certificate, others: list, anchors: list, at: dt.datetime) -> list:
+    reason = Bad("no path to an anchor")
+    for path in paths_to(certificate, others, anchors):
+        try:
+            judge_path(path, at)
+        except Bad as error:
+            reason = error
+            continue
+        return path
+    raise reason
 
 
 def judge_certificate(
     policy: Policy, leaf: bytes, above: list[bytes], purpose: str, at: dt.datetime
 ) -> tuple[str, object]:
     """Returns the name and the key of a certificate that serves the purpose at the time."""
-    try:
-        certificate, others = (
-            x509.load_der_x509_certificate(leaf),
-            [x509.load_der_x509_certificate(item) for item in above],
-        )
-    except ValueError as error:
-        raise Bad("not a certificate") from error
+    certificate, others = load(leaf), []
+    for der in above:
+        with contextlib.suppress(Bad):  # what is no part of the path has no effect
+            others.append(load(der))
     anchors = policy.anchors["publisher" if purpose == "publisher" else "device"]
     need(certificate not in anchors, "leaf is an anchor")
-    path = path_to(certificate, others, anchors)
-    need(path, "no path to an anchor")
-    for below, ca in enumerate(path[1:]):
-        constraints, usage = extension(ca, x509.BasicConstraints), extension(ca, x509.KeyUsage)
-        need(constraints and constraints.value.ca and usage and usage.value.key_cert_sign, "not a CA")
-        need(constraints.value.path_length is None or below <= constraints.value.path_length, "path length")
-    for item in path:
-        need(all(not ext.critical or ext.oid.dotted_string in KNOWN for ext in item.extensions), "critical extension")
-        need(item.not_valid_before_utc <= at <= item.not_valid_after_utc, "not valid at that time")
+    path = find_path(certificate, [item for item in others if item not in anchors], anchors, at)
     constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
     need(not (constraints and constraints.value.ca), "leaf is a CA")
     need(usage and usage.critical and usage.value.digital_signature and not usage.value.key_cert_sign, "key usage")
