@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import EdgeprovError, FormatError, SignerUntrusted
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificate_rules import verify_ca, verify_leaf
 from edgeprov.verify.certificates import UNREADABLE, load_certificate, spki_of, subject_of
@@ -68,8 +69,8 @@ def verify_chain(
     last = max(found, key=lambda item: item.not_after)
     state = "is not valid yet" if at < last.not_before else "has expired"
     raise SignerUntrusted(
-        f"certificate of {last.san} {state}: valid {_day(last.not_before)} to {_day(last.not_after)}, "
-        f"judged at {_day(at)}",
+        f"certificate of {last.san} {state}: valid {rfc3339(last.not_before)} to {rfc3339(last.not_after)}, "
+        f"judged at {rfc3339(at)}",
         advice="Judge it at a proved time (a timestamp), or get the artifact signed again.",
     )
 
@@ -204,7 +205,3 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     except (InvalidSignature, *UNREADABLE):
         return False
     return True
-
-
-def _day(moment: dt.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
