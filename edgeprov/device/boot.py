@@ -23,7 +23,6 @@ from edgeprov.device.event_log import measure
 from edgeprov.device.model_store import StoredModel, find_model, list_models, model_layouts, verify_blobs
 from edgeprov.device.model_trust import verify_floor, verify_publisher
 from edgeprov.device.stored_signatures import load_model_signatures
-from edgeprov.device.trial import ON_TRIAL, RETURNED_FROM, SWITCH_LOCK
 from edgeprov.errors import (
     EdgeprovError,
     FormatError,
@@ -36,6 +35,7 @@ from edgeprov.errors import (
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.store.state import Active, State
+from edgeprov.store.state_documents import ON_TRIAL, RETURNED_FROM, SWITCH_LOCK
 
 if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm

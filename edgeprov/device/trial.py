@@ -10,27 +10,18 @@ Only a confirmed model raises the floor: before, the way back must stay open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
 from edgeprov._dataclass import replace
 from edgeprov.errors import EdgeprovError, ModelNotReady
 from edgeprov.formats.digest import Digest
+from edgeprov.store.state_documents import ON_TRIAL, SWITCH_LOCK
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.device.model_store import StoredModel
     from edgeprov.store.state import Active, State
-
-SWITCH_LOCK: Final = "switch"
-"""Lock of the state folder that every switch of a slot's model holds."""
-
-ON_TRIAL: Final[Mapping[str, Any]] = {"trial": True, "loads": 0}
-"""Members that activation adds to a slot: ``loads`` counts loads of the model without a record."""
-
-RETURNED_FROM: Final = "returned_from"
-"""Member that a return to the previous model adds to a slot: the digest that was refused."""
 
 MAX_LOADS: Final = 3
 

@@ -20,6 +20,15 @@ from edgeprov.limits import MIB
 MAX_BYTES: Final = 4 * MIB
 KINDS: Final = ("kit", "tombstone", "device")
 
+SWITCH_LOCK: Final = "switch"
+"""Lock of the state folder that every switch of a slot's model holds."""
+
+ON_TRIAL: Final[Mapping[str, Any]] = {"trial": True, "loads": 0}
+"""Members that activation adds to a slot: ``loads`` counts loads of the model without a record."""
+
+RETURNED_FROM: Final = "returned_from"
+"""Member that a return to the previous model adds to a slot: the digest that was refused."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Active:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,30 @@ def test_a_file_name_stands_in_one_room_and_a_class_name_once() -> None:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, []).append(place)
     assert [places for places in (*files.values(), *classes.values()) if len(places) > 1] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside of functions count too; only those for type checks do not."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+    }
+    needs = {name: imported_by(ast.parse(path.read_text()), modules) - {name} for name, path in modules.items()}
+    needs["edgeprov"].discard("edgeprov.device.api")  # on purpose: the package resolves its API on first use
+    while leaves := {name for name, needed in needs.items() if not needed & needs.keys()}:
+        for name in leaves:
+            del needs[name]
+    assert sorted(needs) == []
+
+
+def imported_by(tree: ast.AST, modules: Container[str]) -> set[str]:
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{item.name}" for item in node.names]
+            found |= {name if name in modules else node.module for name in names}
+        if isinstance(node, ast.Import):
+            found |= {item.name for item in node.names}
+        found |= imported_by(node, modules)
+    return found
