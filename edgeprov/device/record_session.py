@@ -4,7 +4,7 @@
 
 The application runs the interpreter; this process records, with the same guarantees as the Python
 API: only a model that passed this boot's check, evidence before the first record, an answer only
-when the record is in the spool. Pure request and answer; sockets are in feed_server.py.
+when the record is in the spool. Pure request and answer; sockets are in record_server.py.
 
 Spec: FORMAT.md section "Recording protocol".
 """

@@ -71,7 +71,7 @@ def test_a_file_that_somebody_changed_is_made_again(full, tmp_path, name):
         assert files_of(name) == whole == clean(full, tmp_path)
 
 
-def test_a_file_of_the_same_inputs_is_not_believed_without_the_ledger(full, tmp_path):
+def test_a_file_of_the_same_inputs_is_not_believed_without_the_index(full, tmp_path):
     """The index went with what this user knows: a good file costs time then, a bad one nothing more."""
     full.sync()
     collected(full, tmp_path / "set")

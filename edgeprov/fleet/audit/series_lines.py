@@ -17,7 +17,7 @@ from edgeprov.verify.series import SeriesItem, SeriesReport
 
 
 def series_item(item: Artifact) -> SeriesItem:
-    """A verified artifact as verify.chain wants it."""
+    """A verified artifact as verify.series wants it."""
     return SeriesItem(
         seq=item.seq,
         digest=digest_of_text(item.digest),

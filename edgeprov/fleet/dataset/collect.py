@@ -28,7 +28,7 @@ from edgeprov import __version__
 from edgeprov.errors import EvidenceInvalid, StoreError, UsageError
 from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.collect_lists import Lists
-from edgeprov.fleet.dataset.dataset_files import Ledger
+from edgeprov.fleet.dataset.dataset_files import KnownFiles
 from edgeprov.fleet.dataset.destination import BUNDLE, OWN, STATEMENT, UNFINISHED, Destination
 from edgeprov.fleet.dataset.label_types import LabelType, join_kinds
 from edgeprov.fleet.dataset.parquet_file import KitInput, Partition, Written, guess_label_type, write_partitions
@@ -149,14 +149,14 @@ class _CollectRun:
         self._query, self._trust, self._engine, self._output = query, trust, engine, output
         self._dequantise, self._inputs, self._progress = dequantise, inputs, progress
         self._sources = index.sources()
-        self._ledger = Ledger(index, output.name)
+        self._known_files = KnownFiles(index, output.name)
         self._under_way: deque[Partition] = deque()
         self.report = CollectReport(folder=output.name)
         self._paths: set[str] = set()
 
     def guess_label_type(self, snapshot: Index) -> LabelType:
         """What labels most likely are: as in the run before, else as in one kit that has some."""
-        known = self._ledger.label_type()
+        known = self._known_files.label_type()
         if known is not None:
             return known
         labelled = replace(self._query, verdict="ok", labelled=True)
@@ -182,7 +182,7 @@ class _CollectRun:
                     raise _OtherLabelsError(seen)
                 self._take(partition, written, lists)
                 done += len(partition.kits)
-            self._ledger.keep(results)
+            self._known_files.keep(results)
             if self._progress:
                 self._progress(done, total)
         if seen != label_type:
@@ -195,7 +195,7 @@ class _CollectRun:
         for path in before:
             if path.rpartition("/")[2].startswith(TEMPORARY) or path in stale:
                 self._output.remove(path)
-        self._ledger.forget(stale)
+        self._known_files.forget(stale)
         _check_there(self._output, self._paths)
 
     def _partitions(self, snapshot: Index, lists: Lists, label_type: LabelType) -> Iterator[Partition]:
@@ -222,7 +222,7 @@ class _CollectRun:
                         inputs=self._inputs,
                         output=self._output.name,
                     )
-                    partition = replace(partition, known=self._ledger.find(partition.path, partition.key))
+                    partition = replace(partition, known=self._known_files.find(partition.path, partition.key))
                     self._under_way.append(partition)
                     yield partition
 

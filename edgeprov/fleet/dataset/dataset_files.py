@@ -3,7 +3,7 @@
 """What this user's own runs of `collect` wrote, file by file, kept in the index and not beside the data.
 
 A later run takes a file over only when its bytes have the digest that stands here: whoever can write
-where the data lie can change them, footer and all, but not this. A lost ledger costs time, nothing else.
+where the data lie can change them, footer and all, but not this. Losing it costs time, nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeprov.fleet.dataset.parquet_file import Written
 from edgeprov.fleet.index.database import Index
 
 
-class Ledger:
+class KnownFiles:
     """The files of one data set."""
 
     def __init__(self, index: Index, folder: str) -> None:

@@ -86,7 +86,7 @@ class Partition:
     inputs: bool
     output: str
     known: Written | None = None
-    """What the ledger says of the file with this key, so that it need not be made again."""
+    """Digest and size that the last run noted for the file with this key, so that it need not be made again."""
 
     @property
     def path(self) -> str:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the web service answers: plain values from the index, each request with its own connection.
 
-Nothing here writes, and nothing here speaks HTTP: hub_app.py does.
+Nothing here writes, and nothing here speaks HTTP: app.py does.
 """
 
 from __future__ import annotations
