@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from edgeprov._dataclass import replace
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
 from edgeprov.cli.parsing import positive

@@ -14,10 +14,10 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgeprov._dataclass import replace
 from edgeprov.errors import (
     FormatError,
     NotStored,

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, Final
-
-from edgeprov._dataclass import dataclass, field_names
 
 VERDICTS: Final = ("ok", "refused", "unchecked")
 
@@ -74,7 +73,7 @@ class Query:
 
 
 JOIN: Final = "LEFT JOIN verdicts v ON v.digest = a.digest AND v.policy = ?"
-COLUMNS: Final = field_names(Artifact)
+COLUMNS: Final = tuple(item.name for item in fields(Artifact))
 OWN: Final = COLUMNS[: COLUMNS.index("verified")]
 VERDICT_COLUMNS: Final = COLUMNS[len(OWN) :]
 

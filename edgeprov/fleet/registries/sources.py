@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeprov._dataclass import dataclass, field_names
 from edgeprov.errors import FormatError, LimitError, UsageError
 from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.signature_manifest import SIGNATURE_LAYERS
@@ -60,7 +60,7 @@ class Source:
 
     def as_json(self) -> dict[str, Any]:
         """For the index."""
-        return {name: getattr(self, name) for name in field_names(type(self))}
+        return asdict(self)
 
 
 def parse_source(name: str, *, plain_http: bool = False, credentials_file: str = "", ca_file: str = "") -> Source:

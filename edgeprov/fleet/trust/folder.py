@@ -9,11 +9,11 @@ Apart from check.py, because a query needs no more of it than its digest, and mu
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import NotStored
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
