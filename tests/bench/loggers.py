@@ -186,7 +186,8 @@ class Ours(Log):
     def __init__(self, folder: Path, sync: str) -> None:
         from tests.bench.cases.record import make_recorder, make_site
 
-        self._recorder = make_recorder(make_site(folder, sync, f'[record]\nsync = "{sync}"\ncapture = "none"\n'))
+        site = make_site(folder, sync, f'[record]\nsync = "{sync}"\ncapture = "none"\n')
+        self._recorder = make_recorder(site.context)
 
     def append(self, output: bytes) -> None:
         self._recorder.append((output,), duration_ns=DURATION_NS)

@@ -1,8 +1,7 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""`edgeprov boot-check` right after a boot, the TPM answered from memory. Run as a script: every import counts."""
+"""A floor of `edgeprov boot-check`: the TPM answered from memory. Run as a script: PACKAGES EDGEPROV, every import counts."""
 
-import os
 import sys
 from contextlib import contextmanager
 from hashlib import sha256
@@ -34,7 +33,6 @@ def open_tpm(_settings):
 sys.modules["edgeprov.tpm.device"] = stand_in = type(sys)("edgeprov.tpm.device")
 stand_in.open_tpm, stand_in.TpmSettings = open_tpm, dict
 
-os.environ["EDGEPROV_CONFIG"] = sys.argv.pop()
 sys.path += sys.argv[1:]  # behind the standard library, as a .pth file places them
 del sys.argv[1:]
 from edgeprov.cli.device_main import main  # noqa: E402

@@ -122,7 +122,7 @@ def digests(args: argparse.Namespace) -> list[Figure]:
     figures = []
     for size, batch, limit in ((10_000, 500, 1.5), (150_000, 100, 1.15)):
         data = memoryview(os.urandom(size))
-        recorder = make_recorder(site, size)
+        recorder = make_recorder(site.context, size)
         samples = alternate(
             ROUNDS,
             {
@@ -150,10 +150,9 @@ def digests(args: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def make_recorder(site: Site, size: int = 30) -> Recorder:
+def make_recorder(context: Context, size: int = 30) -> Recorder:
     from edgeprov.device.boot_stamp import verified_model
 
-    context = site.context
     return Recorder(
         context,
         context.state(),
@@ -169,7 +168,7 @@ def spool_bytes(args: argparse.Namespace) -> list[Figure]:
     figures = []
     for capture in ("none", "digest"):
         site = make_site(args.work, f"bytes-{capture}", f'[record]\nsync = "interval"\ncapture = "{capture}"\n')
-        recorder = make_recorder(site)
+        recorder = make_recorder(site.context)
         count = 50_000
         x = memoryview(os.urandom(30))
         for _ in range(count):
@@ -198,7 +197,7 @@ def recovery(args: argparse.Namespace) -> list[Figure]:
         site = make_site(args.work, f"recover-{count}", '[record]\nsync = "seal"\ncapture = "none"\n')
         pid = os.fork()
         if pid == 0:
-            recorder = make_recorder(site)
+            recorder = make_recorder(site.context)
             for _ in range(count):
                 recorder.append((b"0123456789",), duration_ns=15_000)
             recorder.sync()

@@ -51,7 +51,7 @@ def make_site(folder: Path, capture: str) -> Site:
 def record_small(site: Site, count: int) -> None:
     from tests.bench.cases.record import make_recorder
 
-    with make_recorder(site) as recorder:
+    with make_recorder(site.context) as recorder:
         for number in range(count):
             recorder.append((number.to_bytes(10, "little"),), duration_ns=15_000 + number % 977)
 
@@ -62,7 +62,7 @@ def record_large(site: Site, total: int, blob: bytes) -> int:
 
     count = total // INPUT_BYTES
     view = memoryview(blob)
-    with make_recorder(site, INPUT_BYTES) as recorder:
+    with make_recorder(site.context, INPUT_BYTES) as recorder:
         for number in range(count):
             start = number * INPUT_BYTES % (len(blob) - INPUT_BYTES)
             recorder.append(
