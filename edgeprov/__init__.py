@@ -8,7 +8,8 @@ path nothing: ``open_device`` and what it returns live in ``edgeprov.device.api`
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing's, whose import costs half of what an interpreter's start does
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from edgeprov.device.api import Device, Model, Result, open_device
 

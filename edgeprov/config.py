@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from edgeprov._dataclass import dataclass, field, field_names, replace
 from edgeprov.errors import ConfigError
@@ -219,14 +219,13 @@ def _apply(config: Config, tree: Mapping[str, Any], path: Path, origins: dict[st
 
 
 def _apply_section(current: Any, section: str, table: Mapping[str, Any], path: Path, origins: dict[str, Path]) -> Any:
-    hints = type(current).__annotations__
+    hints = get_type_hints(type(current))
     values: dict[str, Any] = {}
     for key, value in table.items():
         name = f"{section}.{key}"
         if key not in hints:
             raise ConfigError(f"{path}: unknown key {name}", advice=f"Known in [{section}]: {', '.join(hints)}.")
-        # As typing.get_type_hints does for all of them, of which a file sets few.
-        values[key] = _convert(name, value, eval(hints[key]), path)  # noqa: S307 - written above
+        values[key] = _convert(name, value, hints[key], path)
         origins[name] = path
     return replace(current, **values)
 

@@ -11,6 +11,7 @@ Spec: systemd, "Native Journal Protocol".
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Final
@@ -94,8 +95,6 @@ def encode_entry(entry: Mapping[str, str]) -> bytes:
 def _send(entry: Mapping[str, str], priority: int, *, to_stderr: bool = True) -> None:
     # JOURNAL_STREAM is set by systemd for services: only there is the journal our stderr anyway.
     if os.environ.get("JOURNAL_STREAM"):
-        import socket  # only where there is a journal: its import is a tenth of a boot check
-
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
                 client.setblocking(False)  # noqa: FBT003 - socket's own signature

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+
+from edgeprov.cli.output import run_program
 
 VERBS = {
     "identity": "the device's TPM keys and certificate: create, csr, activate, install, show",
@@ -30,20 +31,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. Without ``argv`` this is the process's whole life.
-
-    A boot check is over after some tens of milliseconds, of which the garbage collector would take a
-    tenth: it walks what was imported, again and again, and once more at the end. Here it sleeps until
-    the verb's module is loaded, and a process that ends leaves its memory to the kernel (_end).
-    """
-    if argv is None:
-        gc.disable()
-    from edgeprov._lazyimport import later
-
-    with later("ipaddress"):  # for hosts in URLs, which pathlib's import of urllib.parse brings along
-        import pathlib  # noqa: F401
-    from edgeprov.cli.output import run_program
-
+    """Run one command; returns the exit status. Without ``argv`` the process ends here."""
     code = run_program(
         "edgeprov",
         "Prove on the device which model version produced which data.",
@@ -63,7 +51,6 @@ def _end(code: int) -> None:
     """
     threading = sys.modules.get("threading")
     if threading is not None and threading.active_count() > 1:
-        gc.freeze()
         return
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to have them run, once
     for stream in (sys.stdout, sys.stderr):

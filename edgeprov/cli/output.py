@@ -11,7 +11,6 @@ traceback reaches a user: a bug is reported in one line (``EDGEPROV_DEBUG=1`` sh
 
 from __future__ import annotations
 
-import gc
 import importlib
 import io
 import json
@@ -167,7 +166,6 @@ def _dispatch(
         parse_program(prog, description, verbs, arguments[: position + 1])
         return EXIT_DONE
     module = importlib.import_module(f"{package}.{verb.replace('-', '_')}")
-    _collect_garbage()
     args = None
     if hasattr(module, "arguments") or not _OPTIONS.issuperset(after):
         from edgeprov.cli.parsing import parse_verb
@@ -202,13 +200,6 @@ def _put(text: str, *, flush: bool = False) -> None:
         kind = StoreFull if error.errno in _FULL else StoreError
         advice = "What was done before stays done; send the output elsewhere and repeat the command."
         raise kind(f"standard output: {error.strerror}", advice=advice) from error
-
-
-def _collect_garbage() -> None:
-    """From here on: a program starts with the collector off (device_main), for imports leave no garbage."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
 
 
 def _fail(prog: str, error: Exception, out: Output) -> int:

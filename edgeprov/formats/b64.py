@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,19 +12,17 @@ from typing import Any, Final
 from edgeprov.errors import FormatError
 from edgeprov.formats.jsonx import get_str
 
-# Without the module base64, which is more to import for a boot than these two lines.
-_TO_URL: Final = str.maketrans("+/", "-_")
 _FROM_URL: Final = str.maketrans("-_", "+/")
 
 
 def b64(data: bytes) -> str:
     """Standard base64 with padding."""
-    return binascii.b2a_base64(data, newline=False).decode()
+    return base64.b64encode(data).decode()
 
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (JOSE)."""
-    return b64(data).rstrip("=").translate(_TO_URL)
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def parse_b64(text: str, what: str) -> bytes:
@@ -37,7 +36,7 @@ def parse_b64(text: str, what: str) -> bytes:
         data = binascii.a2b_base64(raw, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise FormatError(f"{what} is not base64") from error
-    if binascii.b2a_base64(data, newline=False) != raw:
+    if base64.b64encode(data) != raw:
         raise FormatError(f"{what} is not canonical base64")
     return data
 
