@@ -48,6 +48,7 @@ CASES = {
     "imports": DEVICE_PYTHON,
     "size": DEVICE_PYTHON,
     "fleet": FLEET_PYTHON,
+    "registry": FLEET_PYTHON,
 }
 
 MODULES = "tests.bench.cases"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -89,6 +90,17 @@ class Server:
             return subprocess.run(probe, capture_output=True, check=False).returncode == 0
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def requests(self) -> int:
+        """Requests that it has answered; only with ``log={"accesslog": {"disabled": False}}``."""
+        with (self._folder / "log").open() as log:
+            return sum('"edgeprov"' in line and " /v2/" in line for line in log)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that its process has taken."""
+        assert self._process is not None
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, in order or with SIGKILL."""

@@ -1,14 +1,15 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""What one would do without kits: a bucket of plain files, one for each device and day, and DuckDB on them.
+"""What one would do without kits: DuckDB on one Parquet file of the index, or on a bucket of plain files of results.
 
-Runs in the readers' environment: `split` makes the files out of a data set of collect, `collect` writes all rows of one
-model as one Parquet file, `query` gives the CPU seconds of ten answers to "which files hold data of this model, and
-how much".
+Runs in the readers' environment. `index` answers the questions of fleet_query from one file and prints CPU seconds; `split`
+makes plain files, one for each device and day, out of a data set of collect; `collect` writes all rows of one model as one
+Parquet file.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 COLUMNS = "kit, n, recorded_at, mono_ns, duration_ns, output_0, input_digest, label, label_source, device, slot, model"
-OPTIONS = {"parquet": "FORMAT parquet, COMPRESSION zstd", "json": "FORMAT json"}
+ROUNDS = 10
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -24,20 +25,17 @@ def connect() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1})
 
 
-def files(form: str, raw: Path) -> str:
-    return f"read_{form}('{raw}/{form}/*/*.{form}', hive_partitioning = false, filename = true)"
+def files(raw: Path) -> str:
+    return f"read_parquet('{raw}/*/*.parquet', hive_partitioning = false)"
 
 
 def split(dataset: Path, raw: Path) -> None:
-    for form, options in OPTIONS.items():
-        rows = f"SELECT {COLUMNS} FROM read_parquet('{dataset}/model=*/device=*/*.parquet', hive_partitioning = true)"
-        target = raw / form
-        target.mkdir(parents=True)
-        connect().execute(f"COPY ({rows}) TO '{target}' ({options}, PARTITION_BY (kit))")
+    rows = f"SELECT {COLUMNS} FROM read_parquet('{dataset}/model=*/device=*/*.parquet', hive_partitioning = true)"
+    connect().execute(f"COPY ({rows}) TO '{raw}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (kit))")
 
 
-def collect(form: str, raw: Path, model: str, target: Path) -> None:
-    rows = f"SELECT * EXCLUDE (filename) FROM {files(form, raw)} WHERE model = ?"
+def collect(raw: Path, model: str, target: Path) -> None:
+    rows = f"SELECT * FROM {files(raw)} WHERE model = ?"
     found = connect().execute(
         f"COPY ({rows} ORDER BY device, slot, n) TO '{target}' (FORMAT parquet, COMPRESSION zstd)", [model]
     )
@@ -45,15 +43,29 @@ def collect(form: str, raw: Path, model: str, target: Path) -> None:
     print(count)
 
 
-def query(form: str, raw: Path, model: str) -> None:
+def index(file: Path, model: str) -> None:
     db = connect()
-    for _ in range(10):
-        start = time.process_time()
-        found = db.execute(
-            f"SELECT filename, count(*) FROM {files(form, raw)} WHERE model = ? GROUP BY ALL", [model]
-        ).fetchall()
-        assert found
-        print(time.process_time() - start)
+    (device,) = db.execute(f"SELECT max(device) FROM '{file}'").fetchone() or ("",)
+
+    def ask(*queries: tuple[str, list[str]]) -> list[float]:
+        used = []
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            for sql, parameters in queries:
+                assert db.execute(sql, parameters).fetchall()
+            used.append(time.process_time() - start)
+        return used
+
+    found = {
+        "model": ask(
+            (f"SELECT * FROM '{file}' WHERE model = ? ORDER BY device, seq LIMIT 50", [model]),
+            (f"SELECT count(*), sum(records), sum(labels) FROM '{file}' WHERE model = ?", [model]),
+        ),
+        "device": ask((f"SELECT * FROM '{file}' WHERE device = ? ORDER BY seq", [device])),
+        "refused": ask((f"SELECT * FROM '{file}' WHERE verified = 0 ORDER BY device, seq", [])),
+        "verdicts": ask((f"SELECT verified, step, error, count(*) FROM '{file}' GROUP BY ALL", [])),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
@@ -61,6 +73,6 @@ if __name__ == "__main__":
     if word == "split":
         split(Path(rest[0]), Path(rest[1]))
     elif word == "collect":
-        collect(rest[0], Path(rest[1]), rest[2], Path(rest[3]))
+        collect(Path(rest[0]), rest[1], Path(rest[2]))
     else:
-        query(rest[0], Path(rest[1]), rest[2])
+        index(Path(rest[0]), rest[1])
