@@ -69,8 +69,6 @@ import importlib, sys
 import edgeprov
 assert edgeprov.__file__ == sys.argv[1] + "/edgeprov.pyc", edgeprov.__file__
 assert len(edgeprov.MODULES) > 100 and not [name for name in edgeprov.MODULES if "fleet" in name], edgeprov.MODULES
-assert {"edgeprov.cli.device.boot_check", "edgeprov.verify.signature"} <= set(edgeprov._boot) < set(edgeprov.MODULES)
-assert len(edgeprov._boot) <= 50 and "edgeprov.store.spool" not in edgeprov._boot, sorted(edgeprov._boot)
 for name, (is_package, _) in edgeprov.MODULES.items():
     module = importlib.import_module(name)
     assert hasattr(module, "__path__") == is_package, name

@@ -1,20 +1,15 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: MIT
-"""How a packed program imports its own modules: pack.py compiles this text with BOOT and MODULES filled in.
+"""How a packed program imports its own modules: pack.py compiles this text with MODULES filled in.
 
-BOOT is what each boot needs, and nearly every other command too: module's name to byte code, marshalled and
-compressed as one. MODULES maps each name to whether it is a package, and to its byte code if it is not in BOOT.
+MODULES maps each module's name to whether it is a package, and to its marshalled and compressed byte code.
 """
 
 import marshal
 import sys
 import zlib
 
-BOOT = b""
 MODULES = {}
-
-# Room for all of it at once: a buffer that grows is copied as often as it grows.
-_boot = marshal.loads(zlib.decompress(BOOT, bufsize=1 << 19))
 
 
 class Packed:
@@ -37,7 +32,7 @@ class Packed:
 
     @staticmethod
     def get_code(name):
-        return _boot.get(name) or marshal.loads(zlib.decompress(MODULES[name][1]))
+        return marshal.loads(zlib.decompress(MODULES[name][1]))
 
 
 # Before all other finders: none of them has to look through the path for what is here.
