@@ -84,7 +84,7 @@ class InterpreterEngine:
         if len(arrays) != len(self._inputs):
             raise TensorMismatch(f"the model has {len(self._inputs)} input tensors, {len(arrays)} arrays were given")
         ndarray, contiguous = self._numpy.ndarray, True
-        for array, port in zip(arrays, self._inputs):  # noqa: B905 - same length; strict costs time on every inference
+        for array, port in zip(arrays, self._inputs, strict=True):
             if type(array) is not ndarray:
                 raise TensorMismatch(f"input {port.tensor.name!r}: a {type(array).__name__}, not a numpy array")
             if array.dtype != port.dtype or array.shape != port.shape:
