@@ -67,6 +67,11 @@ class RealDevice:
         """Reset the TPM and empty the run folder."""
         self.command("simulator", "reboot")
 
+    def boot_check(self) -> Usage:
+        """Reboot, and run the boot check; only the latter is counted."""
+        self.reboot()
+        return self.command("boot-check")
+
     def record(self, count: int, input_bytes: int = 0) -> None:
         """Record ``count`` results, with captured random inputs of ``input_bytes`` each."""
         self._helper("record", str(count), str(input_bytes))

@@ -71,8 +71,7 @@ def process(args: argparse.Namespace) -> list[Figure]:
         packages, image = device.search_path
 
         def whole() -> float:
-            device.reboot()
-            real.append(device.command("boot-check"))
+            real.append(device.boot_check())
             return real[-1].cpu_s
 
         def folder() -> float:

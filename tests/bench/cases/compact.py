@@ -91,7 +91,7 @@ def measure(_args: argparse.Namespace) -> list[Figure]:
         what = "with input digests" if digests else "without input digests"
         figures.append(
             Figure(
-                GROUP, f"bytes per record {what}, to delta-encoded Parquet with zstd", len(packed) / len(peer), "x", "<=", 1.1, headline="" if digests else "bytes of a kit, to delta-encoded Parquet",
+                GROUP, f"bytes per record {what}, to delta-encoded Parquet with zstd", len(packed) / len(peer), "x", "<=", 1.1,
                 ours=f"{len(packed) / ROWS:.1f} bytes, Parquet {len(peer) / ROWS:.1f}",
                 note="Bound by what is random: outputs, jitter of the clocks, digests. Parquet packs deltas to bits, "
                 "columns of int64 deltas leave that to zstd.",

@@ -48,7 +48,7 @@ def paths() -> list[Figure]:
         memory = [a.rss_mb - b.rss_mb for a, b in zip(used[name], used["bare"], strict=True)]
         figures += [
             figure(
-                GROUP, f"{name}, over bare Python", extra, "ms CPU", "<=", 60, headline="import of the seal path, over bare Python" if name == "seal path" else "", ours=f"bare {milli(samples['bare'])}",
+                GROUP, f"{name}, over bare Python", extra, "ms CPU", "<=", 60, ours=f"bare {milli(samples['bare'])}",
                 note="Bound by typing, re, pathlib, json and tomllib of the standard library; then zstandard and msgpack. Neither oras "
                 "nor requests nor numpy is imported (tests/lean); the standard library is what is left.",
             ),

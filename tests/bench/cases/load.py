@@ -25,7 +25,7 @@ def load(work: Path, size_mb: int) -> list[Figure]:
         used: dict[str, list[Usage]] = {"verified": [], "bare": []}
 
         def run(kind: str, place: str | Path) -> float:
-            used[kind].append(device.process("load_application.py", kind, packages, place))
+            used[kind].append(device.process("load_application.py", kind, packages, place, "1"))
             return used[kind][-1].cpu_s
 
         cpu = alternate(ROUNDS, {"verified": lambda: run("verified", image), "bare": lambda: run("bare", device.model)})

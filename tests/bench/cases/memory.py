@@ -31,8 +31,7 @@ max_age_s = 1000000
 
 def small(args: argparse.Namespace) -> list[Figure]:
     with RealDevice(args.work / "small", settings=SETTINGS.replace("full", "none")) as device:
-        device.reboot()
-        device.command("boot-check")
+        device.boot_check()
         used = []
         for _ in range(5):
             device.record(1_000)
@@ -56,8 +55,7 @@ def large(args: argparse.Namespace) -> list[Figure]:
     size = 1000 if args.full else 200
     folder = args.work / "large"
     with RealDevice(folder, settings=SETTINGS) as device:
-        device.reboot()
-        device.command("boot-check")
+        device.boot_check()
         device.record(size * MB // INPUT_BYTES, INPUT_BYTES)
         used = device.command("seal")
     shutil.rmtree(folder)

@@ -103,7 +103,7 @@ def small(args: argparse.Namespace) -> list[Figure]:
     counted = count_tpm(site)
     return [
         figure(
-            GROUP, f"CPU per small record ({SMALL:,} records, 10 bytes each)", [v * 1e6 for v in per_record], "us", "<=", 8, headline="seal: CPU per small record",
+            GROUP, f"CPU per small record ({SMALL:,} records, 10 bytes each)", [v * 1e6 for v in per_record], "us", "<=", 8,
             note="Bound by reading frames, unpacking rows, two SHA-256 per Merkle leaf and zstd level 1. Rows are turned into columns "
             "and hashed a block at a time, without Python code per value.",
         ),
@@ -181,7 +181,7 @@ def large(args: argparse.Namespace) -> list[Figure]:
         samples = alternate(3, calls)
         figures.append(
             figure(
-                GROUP, f"10 kB inputs, {name}, to tar | zstd -1 with both SHA-256", ratios(samples["ours"], samples["peer"]), "x", "<=", 1.0, headline="" if name == "text" else f"seal: 10 kB inputs, {name}, CPU to tar and zstd with both digests",
+                GROUP, f"10 kB inputs, {name}, to tar | zstd -1 with both SHA-256", ratios(samples["ours"], samples["peer"]), "x", "<=", 1.0,
                 ours=f"{total // MB} MB: ours {milli(samples['ours'])}, peer {milli(samples['peer'])} CPU",
                 note="Bound by SHA-256 of what is stored, and by zstd where the data compresses. Incompressible parts are stored: "
                 "a probe of the first bytes decides.",
@@ -198,7 +198,6 @@ def large(args: argparse.Namespace) -> list[Figure]:
                         ">=",
                         3,
                         ours=f"kit {milli(samples['kit'])}",
-                        headline="seal: CPU of kit pack with gzip to ours",
                         note="kit pack compresses with gzip and hashes what it wrote; ours uses zstd level 1 and keeps each part in memory until its "
                         "digest is known. Bound by the compressor on both sides.",
                     )

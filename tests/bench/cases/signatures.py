@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from tests.bench.cases.boot import boot_check
-from tests.bench.cases.record import make_site
+from edgeprov.store.layout import Layout
 from tests.bench.fleetgen.device import Artifact
 from tests.bench.fleetgen.sink import RegistrySink
 from tests.bench.harness import FLEET_PYTHON, Figure, alternate, figure, main, milli, missing, ratios, run_process, tool
+from tests.bench.real_device import RealDevice
 from tests.support.peers import referrers_registry
-from tests.support.site import MODELS, Site
 from tests.support.world import World, save_exported_trust
 
 GROUP = "verification"
@@ -107,15 +105,14 @@ def kits(args: argparse.Namespace, cosign: str) -> list[Figure]:
 
 def model(args: argparse.Namespace, cosign: str) -> Figure:
     env = offline(args.work)
-    site = make_site(args.work, "model", "", (MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes())
-    trust = save_exported_trust(site.world, args.work / "exported-model")
-    with referrers_registry() as server:
-        reference = push_model(site, server.host)
+    trust = save_exported_trust(World(), args.work / "exported-model")
+    with RealDevice(args.work / "model") as device, referrers_registry() as server:
+        reference = push_model(device.folder / "registry", server.host)
         words = cosign_words(cosign, trust, "publishers", "^https://acme.example/models")
         samples = alternate(
             5,
             {
-                "ours": lambda: boot_check(site.root).cpu_s,
+                "ours": lambda: device.boot_check().cpu_s,
                 "cosign": lambda: run_process([*words, reference], env=env).cpu_s,
             },
         )
@@ -123,23 +120,23 @@ def model(args: argparse.Namespace, cosign: str) -> Figure:
         GROUP, MODEL, ratios(samples["cosign"], samples["ours"]), "x",
         ours=f"cosign {milli(samples['cosign'])}, ours {milli(samples['ours'])}",
         note="cosign judges the signature on the manifest that it fetches from loopback; our boot check judges the same signature, the floor and every "
-        "byte of the weights, from the disk. Ours is bound by the start of Python and its imports (the boot check's own line), cosign by its registry.",
+        "byte of the weights, from the disk, and measures them into the TPM. Ours is bound by the TPM library (the boot check's own lines), cosign by its registry.",
     )  # fmt: skip
 
 
-def push_model(site: Site, host: str) -> str:
-    """The site's model and its signature, in a registry."""
-    active = site.context.state().active("default")
-    assert active is not None
-    manifest = site.layout.load_manifest(active.model)
-    blobs = {item.digest: site.layout.load_blob(item, max_bytes=2**30) for item in manifest.blobs}
+def push_model(published: Path, host: str) -> str:
+    """The device's model and its signature, from its publisher's folder into a registry."""
+    layout = Layout.open(published)
+    (digest,) = [item.digest for name, item in layout.refs().items() if name.startswith("models/") and "@" not in name]
+    manifest = layout.load_manifest(digest)
+    blobs = {item.digest: layout.load_blob(item, max_bytes=2**30) for item in manifest.blobs}
     artifact = Artifact(
         day=0,
         repo="models/model",
         tag="x",
         manifest=manifest,
         blobs=blobs,
-        signatures=(site.world.sign_model(manifest),),
+        signatures=(World().sign_model(manifest),),
     )
     RegistrySink(OrasRegistry(host, settings=RegistrySettings(plain_http=True))).put(artifact)
     return f"{host}/models/model@{manifest.digest}"
@@ -147,34 +144,37 @@ def push_model(site: Site, host: str) -> str:
 
 def weights(args: argparse.Namespace, model_signing: str) -> Figure:
     """The same bytes, once in a model kit that is installed, once as a signed file."""
-    # Bytes behind the flatbuffer belong to no tensor: the interpreter takes the file, whatever its size.
-    data = (MODELS / "mobilenetv2_224_untrained_int8.tflite").read_bytes() + os.urandom(96_000_000)
-    site = make_site(args.work, "weights", "", data)
-    folder = args.work / "signed"
+    with RealDevice(args.work / "weights", model_bytes=100_000_000) as device:
+        return beside_model_signing(args.work, device, model_signing)
+
+
+def beside_model_signing(work: Path, device: RealDevice, model_signing: str) -> Figure:
+    folder = work / "signed"
     folder.mkdir()
-    (folder / "model.tflite").write_bytes(data)
-    publisher = site.world.publisher
+    shutil.copy(device.model, folder)
+    world = World()
+    publisher = world.publisher
     raw = publisher.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (args.work / "key.pem").write_bytes(raw)
-    (args.work / "leaf.pem").write_bytes(publisher.pem)
-    (args.work / "root.pem").write_bytes(site.world.publisher_root.pem)
-    shared = ["--signature", args.work / "model.sig", "--certificate_chain", args.work / "root.pem", folder]
-    keys = ["--private_key", args.work / "key.pem", "--signing_certificate", args.work / "leaf.pem"]
+    (work / "key.pem").write_bytes(raw)
+    (work / "leaf.pem").write_bytes(publisher.pem)
+    (work / "root.pem").write_bytes(world.publisher_root.pem)
+    shared = ["--signature", work / "model.sig", "--certificate_chain", work / "root.pem", folder]
+    keys = ["--private_key", work / "key.pem", "--signing_certificate", work / "leaf.pem"]
     signed = run_process([model_signing, "sign", "certificate", *keys, *shared], check=False)
     if signed.code:
         return missing(GROUP, WEIGHTS, "x", ">=", 1.0, f"model-signing cannot sign: {signed.out.strip()[-120:]}")
     samples = alternate(
         5,
         {
-            "ours": lambda: boot_check(site.root).cpu_s,
+            "ours": lambda: device.boot_check().cpu_s,
             "peer": lambda: run_process([model_signing, "verify", "certificate", *shared]).cpu_s,
         },
     )
     return figure(
-        GROUP, WEIGHTS, ratios(samples["peer"], samples["ours"]), "x", ">=", 1.0, headline=WEIGHTS,
+        GROUP, WEIGHTS, ratios(samples["peer"], samples["ours"]), "x", ">=", 1.0,
         ours=f"model-signing {milli(samples['peer'])}, ours {milli(samples['ours'])}",
-        note="Both hash every byte and judge one chain and one signature in Python; ours is the boot check. Bound by SHA-256 and by imports; "
-        "pieces of 64 KiB and few modules are what was done, and the digest itself is what is left.",
+        note="Both hash every byte and judge one chain and one signature in Python; ours is the boot check with its TPM. Bound by SHA-256 and by imports; "
+        "the TPM library is what is left.",
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def own(args: argparse.Namespace) -> list[Figure]:
     code = sum(path.stat().st_size for path in target.rglob("*.pyc"))
     return [
         Figure(
-            GROUP, "edgeprov on the device", archive.stat().st_size / 1e3, "kB", "<=", 600, headline="edgeprov on the device, installed",
+            GROUP, "edgeprov on the device", archive.stat().st_size / 1e3, "kB", "<=", 600,
             ours=f"in files: {source / 1e3:.0f} kB of source, {code / 1e3:.0f} kB of byte code without docstrings",
             note="One file of byte code without docstrings and columns, made by the recipes (meta-provenance/lib/oeprov/pack.py), compressed module "
             "by module. The fleet's side is another OS package. What it costs at boot stands in the case boot.",
@@ -86,7 +86,7 @@ def dependencies(args: argparse.Namespace) -> list[Figure]:
     largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:8])
     return [
         Figure(
-            GROUP, "dependencies from wheels, stripped, without tests", stripped / 1e6, "MB", "<=", 105, headline="its dependencies, stripped wheels",
+            GROUP, "dependencies from wheels, stripped, without tests", stripped / 1e6, "MB", "<=", 105,
             ours=f"plain {plain / 1e6:.0f} MB; " + json.dumps(largest).strip("{}").replace('"', ""),
             note="numpy and its BLAS are three quarters of it; the recipes build numpy without BLAS.",
         )

@@ -186,11 +186,8 @@ def figures_of(seen: dict[tuple[str, float], dict[str, float]], seconds: float) 
 def against(
     name: str, ours: float, peer: float, records: float, unit: str, note: str, limit: float = 1.0, sense: Sense = ">="
 ) -> Figure:
-    headline = name if "bytes" in name and "0.2" in name and "JSON" in name else ""
     said = f"peer {peer / records:,.2f}, ours {ours / records:,.2f} {unit}"
-    return Figure(
-        GROUP, name, peer / ours if ours else None, "x", sense, limit, ours=said, note=note, headline=headline
-    )
+    return Figure(GROUP, name, peer / ours if ours else None, "x", sense, limit, ours=said, note=note)
 
 
 def measure(args: argparse.Namespace) -> list[Figure]:

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Each trick for speed against the plain form that it replaces: instructions of the real path, counted by callgrind.
+
+A trick stays in the code where the plain form costs 5 % of the path or more; its comment has the figure. Instructions do not
+depend on what else the machine does. What the TPM library alone costs is no part of a path here. Not in a run of
+all cases: `tests/run bench tricks` takes some minutes, and needs valgrind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.harness import PACKAGES, ROOT, Figure, main, missing, tool
+from tests.bench.real_device import RealDevice
+
+GROUP = "tricks"
+RECORDS = 3_000
+PYTHON = (sys.executable, "-s", "-S", "-P")
+
+
+@dataclass(frozen=True, slots=True)
+class Trick:
+    """``changes``: file below edgeprov/, its text, and the plain form; an empty text stands for the whole file."""
+
+    name: str
+    path: str
+    changes: tuple[tuple[str, str, str], ...]
+
+
+DATACLASS = "from dataclasses import dataclass, field, fields, replace\n\n\ndef field_names(kind):\n    return tuple(item.name for item in fields(kind))\n"
+VERB = "from edgeprov.device.boot import boot_check\n"
+LATER = """import edgeprov.cli.parsing, edgeprov.store.spool, edgeprov.store.compress, edgeprov.store.verity
+import edgeprov.formats.tarball, edgeprov.formats.jws, edgeprov.verify.timestamp_check
+"""
+TRICKS = (
+    Trick("value classes of edgeprov._dataclass, not of dataclasses", "boot", (("_dataclass.py", "", DATACLASS),)),
+    Trick(
+        "constructors of value classes compiled after 20 objects",
+        "boot",
+        (("_dataclass.py", "_COMPILE_AFTER: Final = 20", "_COMPILE_AFTER: Final = -1"),),
+    ),
+    Trick(
+        "end of a process by os._exit",
+        "boot",
+        (("cli/device_main.py", "    if argv is None:\n        _end(code)\n", ""),),
+    ),
+    Trick(
+        "argparse, spool, zstandard, tar and JWS loaded where used",
+        "boot",
+        (
+            (
+                "cli/device/boot_check.py",
+                VERB,
+                LATER + VERB,
+            ),
+        ),
+    ),
+    Trick(
+        "time below zero without max()",
+        "record",
+        (("device/recorder.py", "at_ns = now_ns if now_ns > 0 else 0", "at_ns = max(now_ns, 0)"),),
+    ),
+    Trick(
+        "one msgpack packer for all records",
+        "record",
+        (("formats/packing.py", "msgpack.Packer(use_bin_type=True).pack", "msgpack.packb"),),
+    ),
+    Trick(
+        "models of one input and one output without loops",
+        "record",
+        (("device/runtime.py", "if self._single is not None:", "if False:"),),
+    ),
+)
+
+
+def instructions(argv: Sequence[str | Path], environment: Mapping[str, str]) -> float:
+    """Millions of instructions of a process, the same in each run."""
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *map(str, argv)],
+        env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or found is None:
+        raise RuntimeError(f"{argv}: exit {done.returncode}\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+    return int(found[1]) / 1e6
+
+
+def changed(work: Path, trick: Trick | None) -> Path:
+    """A folder with edgeprov, in which a trick is undone."""
+    folder = work / "changed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "edgeprov", folder / "edgeprov", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text, plain in trick.changes if trick else ():
+        file = folder / "edgeprov" / name
+        code = file.read_text()
+        assert text in code, f"edgeprov/{name} has no {text!r}: mend TRICKS"
+        file.write_text(code.replace(text, plain) if text else plain)
+    compileall.compile_dir(folder, quiet=1)
+    return folder
+
+
+class Paths:
+    """What is counted: a boot check without the TPM library, and what a record adds to an inference."""
+
+    def __init__(self, device: RealDevice) -> None:
+        self._device = device
+        self._environment = {"EDGEPROV_CONFIG": str(device.folder / "edgeprov.toml")}
+        self._library = self._count("tpm_library.py", PACKAGES) - instructions([*PYTHON, "-c", "pass"], {})
+        self._bare = self._of_one("bare", device.model)
+
+    def _count(self, script: str, *words: str | Path) -> float:
+        return instructions([*PYTHON, ROOT / "tests/bench/cases" / script, *words], self._environment)
+
+    def _of_one(self, kind: str, place: Path) -> float:
+        few, many = (
+            self._count("load_application.py", kind, PACKAGES, place, runs) for runs in ("1", str(RECORDS + 1))
+        )
+        return (many - few) / RECORDS
+
+    def boot(self, edgeprov: Path) -> float:
+        self._device.reboot()
+        return self._count("edgeprov_command.py", PACKAGES, edgeprov, "boot-check") - self._library
+
+    def record(self, edgeprov: Path) -> float:
+        return self._of_one("verified", edgeprov) - self._bare
+
+
+def measure(args: argparse.Namespace) -> list[Figure]:
+    if tool("valgrind") is None or tool("swtpm") is None:
+        return [missing(GROUP, item.name, "%", ">=", 5, "valgrind or swtpm is not installed") for item in TRICKS]
+    figures = []
+    with RealDevice(args.work / "device", model_bytes=20_000) as device:
+        device.boot_check()
+        paths = Paths(device)
+        count = {"boot": paths.boot, "record": paths.record}
+        usual = {name: call(changed(args.work, None)) for name, call in count.items()}
+        for trick in TRICKS:
+            plain = count[trick.path](changed(args.work, trick))
+            figures.append(
+                Figure(
+                    GROUP, f"{trick.path}: {trick.name}", (plain / usual[trick.path] - 1) * 100, "%", ">=", 5,
+                    ours=f"{usual[trick.path]:.4g} million instructions, in the plain form {plain:.4g}",
+                    note="What the plain form takes more.",
+                )
+            )  # fmt: skip
+    return figures
+
+
+if __name__ == "__main__":
+    main(measure)
