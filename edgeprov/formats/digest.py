@@ -8,7 +8,6 @@ Spec: OCI image-spec, descriptor.md, "Digests".
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import DigestMismatch, FormatError
@@ -40,7 +39,6 @@ class Digest:
         return bytes.fromhex(self.hex)
 
 
-@lru_cache(maxsize=1_024)  # one document after the other names the same model, kit and layer
 def parse_digest(text: str) -> Digest:
     """Read ``sha256:<hex>``.
 

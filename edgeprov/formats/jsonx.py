@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from edgeprov.errors import FormatError, LimitError
@@ -33,7 +33,7 @@ def parse_json(raw: bytes, what: str, *, max_bytes: int = LIMITS.manifest_bytes)
         raise LimitError(f"{what} has {len(raw)} bytes, more than {max_bytes}")
     _verify_depth(raw, what)
     try:
-        return _decode(raw.decode("utf-8"))
+        return _DECODER.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
@@ -109,7 +109,7 @@ def _no_constant(name: str) -> NoReturn:
 def _verify_depth(raw: bytes, what: str) -> None:
     # An upper bound that needs no parser: brackets inside strings count too, and documents with
     # that many are refused only when the real depth could pass the bound as well.
-    if _few(raw, LIMITS.json_depth):
+    if raw.count(b"{") + raw.count(b"[") <= LIMITS.json_depth:
         return
     depth = 0
     for byte in re.sub(_STRING, b"", raw).translate(None, _NO_BRACKETS):
@@ -118,28 +118,4 @@ def _verify_depth(raw: bytes, what: str) -> None:
             raise LimitError(f"{what} is nested deeper than {LIMITS.json_depth}")
 
 
-def _decode(text: str) -> Any:
-    try:
-        value, end = _SCAN(text, 0)
-    except StopIteration:
-        end = -1
-    # What has space around it, or is none, goes the long way, which tells what is wrong.
-    return value if end == len(text) else _DECODER.decode(text)
-
-
-def _few(raw: bytes, maximum: int) -> bool:
-    # Searching goes as fast as memory does, bytes.count one byte at a time; documents are long and brackets few.
-    left = maximum
-    for bracket in (b"{", b"["):
-        position = raw.find(bracket)
-        while position >= 0:
-            left -= 1
-            if left < 0:
-                return False
-            position = raw.find(bracket, position + 1)
-    return True
-
-
-# Made once: a decoder costs as much as decoding a small document.
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-_SCAN: Final[Callable[[str, int], tuple[Any, int]]] = _DECODER.scan_once  # type: ignore[attr-defined]  # json.decoder's own

@@ -14,9 +14,7 @@ Spec: POSIX.1-2017 pax, "ustar Interchange Format"; FORMAT.md section "Layer arc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Final
 
 from edgeprov._dataclass import dataclass
@@ -35,7 +33,6 @@ _OCTAL_MAX: Final = 0o77777777777  # 8 GiB - 1: eleven octal digits
 _PIECE: Final = 64 * 1024  # cache-sized pieces hash fastest
 _PAX_BYTES: Final = 16 * 1024
 _PADDING_BLOCKS: Final = 2_048  # tar -b up to 1 MiB: zero blocks after the end mark
-_OCTAL: Final = re.compile(rb"[0-7]{11}\0").fullmatch
 _MAGICS: Final = (b"ustar\x0000", b"ustar  \x00")
 # Keys that change what or where a member is, other than its path and size, are refused; times and
 # owners are skipped, because nothing here ever uses them.
@@ -138,19 +135,6 @@ def iter_tar(read: Callable[[int], bytes]) -> Iterator[tuple[Member, Iterator[by
         for _ in content:
             pass
         source.exactly(-member.size % BLOCK)
-
-
-def plain_member(layer: bytes, path: str) -> memoryview | None:
-    """The content of a layer that is, byte for byte, what tar_prefix and tar_suffix write for this one file.
-
-    None where it is anything else: iter_tar tells what. Costs a third of walking it.
-    """
-    start = len(_parents(path)) + BLOCK
-    if path.isascii() and len(path) <= _NAME and _OCTAL(layer[start - 388 : start - 376]):
-        size = int(layer[start - 388 : start - 377], 8)
-        if layer[:start] == _parents(path) + tar_header(path, size) and layer[start + size :] == tar_suffix(size):
-            return memoryview(layer)[start : start + size]
-    return None
 
 
 class _Source:
@@ -326,7 +310,6 @@ def _block(
     return head + b"%06o\0 " % (sum(head) + sum(tail) + 8 * 0x20) + tail
 
 
-@lru_cache(maxsize=64)  # parts have few folders
 def _parents(path: str) -> bytes:
     parts = path.split("/")
     return b"".join(tar_header("/".join(parts[:depth]), 0, directory=True) for depth in range(1, len(parts)))

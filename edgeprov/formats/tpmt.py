@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from functools import lru_cache
 from typing import Final
 
 from edgeprov._dataclass import dataclass, field
@@ -261,7 +260,6 @@ def name_of(public: bytes) -> bytes:
     return ALG_SHA256.to_bytes(2, "big") + hashlib.sha256(public).digest()
 
 
-@lru_cache(maxsize=16)
 def nv_name(index: int = COUNTER_INDEX, attributes: int = COUNTER_ATTRIBUTES) -> bytes:
     """The Name (34 bytes) of an NV index without policy, rebuilt from its 14-byte TPMS_NV_PUBLIC.
 
@@ -282,7 +280,6 @@ def _read_selection(reader: TpmReader) -> tuple[int, tuple[int, ...]]:
     return bank, _selected(reader.take(reader.uint(1)))
 
 
-@lru_cache(maxsize=64)  # a fleet's quotes select the same registers
 def _selected(bitmap: bytes) -> tuple[int, ...]:
     bits = int.from_bytes(bitmap, "little")
     return tuple(pcr for pcr in range(bits.bit_length()) if bits >> pcr & 1)

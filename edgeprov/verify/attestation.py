@@ -44,7 +44,6 @@ def signing_key_fault(sk: PublicArea) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4_096)
 def qualified_name(name: bytes) -> bytes:
     """The qualified Name of a primary key of the endorsement hierarchy: the one whose clock values are clear."""
     return tpmt.name_of(struct.pack(">I", _RH_ENDORSEMENT) + name)

@@ -10,7 +10,7 @@ from edgeprov.errors import FormatError
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import DataKit, Part, SegmentEvidence, parse_datakit, parse_evidence
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.tarball import iter_tar, plain_member
+from edgeprov.formats.tarball import iter_tar
 from edgeprov.limits import LIMITS
 from edgeprov.store.compress import decompress
 
@@ -39,8 +39,7 @@ def load_part(reader: ArtifactReader, repo: str, part: Part) -> bytes:
 
 def part_of_layer(layer: bytes, path: str) -> bytes:
     """The plain bytes of the one file in a layer. Errors as in load_part."""
-    found = plain_member(layer, path)
-    return decompress(_member(layer, path) if found is None else found, LIMITS.part_plain_bytes)
+    return decompress(_member(layer, path), LIMITS.part_plain_bytes)
 
 
 def _member(layer: bytes, path: str) -> memoryview:
