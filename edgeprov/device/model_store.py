@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeprov.formats.tarball import Member
     from edgeprov.store.state import State
 
-# Measured: 64 KiB reads hash 1.5 times faster than 1 MiB reads; they stay in the cache.
+# Pieces that stay in the processor's cache.
 READ_BYTES = 64 * KIB
 
 

@@ -194,10 +194,6 @@ class LayoutBlobs:
         """Where the blob lies or would lie. Reading it there skips verification."""
         return self._blobs / digest.hex
 
-    def _blob_name(self, digest: Digest) -> str:
-        # A verifier reads five files a kit: pathlib costs more than opening them.
-        return f"{self._blobs}/{digest.hex}"
-
     def blob_size(self, digest: Digest) -> int | None:
         """Size in bytes, None when it is not here."""
         try:
@@ -224,7 +220,7 @@ class LayoutBlobs:
         if descriptor.size > max_bytes:
             raise LimitError(f"{what} has {descriptor.size} bytes, more than {max_bytes}")
         try:
-            data = load_bytes(self._blob_name(descriptor.digest), max_bytes=descriptor.size, what=what)
+            data = load_bytes(self.blob_path(descriptor.digest), max_bytes=descriptor.size, what=what)
         except LimitError as error:
             raise DigestMismatch(f"{what} has more than the expected {descriptor.size} bytes") from error
         descriptor.verify(data, what)

@@ -29,9 +29,6 @@ PROBE_RATIO: Final = 0.98
 _WINDOW_BYTES: Final = 8 * MIB  # what RFC 8878 asks every decoder to support
 _PIECE_BYTES: Final = 512  # of a frame of unstated size: 128 blocks of 128 KiB at most come out of it
 _GZIP_GRACE_BYTES: Final = 1 * MIB  # the ratio is not judged on less
-# Decompressors that nobody uses now: making one costs ten times what a small part does. One that met a
-# damaged frame is not used again; two threads never share one.
-_IDLE: Final[list[Any]] = []
 
 
 def choose_level(sample: bytes | memoryview) -> int:
@@ -83,15 +80,11 @@ def decompress(data: bytes | memoryview, max_bytes: int) -> bytes:
         raise LimitError(f"zstd frame states {size} plain bytes, more than {max_bytes}")
     if size is None:
         return b"".join(decompress_stream([bytes(data)], max_bytes))
-    try:
-        decompressor = _IDLE.pop()
-    except IndexError:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
     try:
         plain: bytes = decompressor.decompress(data, max_output_size=size or 1, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"damaged zstd frame: {error}") from error
-    _IDLE.append(decompressor)
     return plain
 
 

@@ -134,12 +134,12 @@ class Layout(LayoutBlobs):
             FormatError: Not an image manifest.
             LimitError: Over 4 MiB.
         """
-        raw = load_bytes(self._blob_name(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
+        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"manifest {digest}")
         return parse_manifest(raw, expected=digest)
 
     def load_index(self, digest: Digest) -> ImageIndex:
         """A nested index by digest, verified. Errors as in load_manifest."""
-        raw = load_bytes(self._blob_name(digest), max_bytes=LIMITS.manifest_bytes, what=f"index {digest}")
+        raw = load_bytes(self.blob_path(digest), max_bytes=LIMITS.manifest_bytes, what=f"index {digest}")
         return parse_index(raw, expected=digest)
 
     def save_manifest(self, manifest: Manifest, *, ref: str | None = None) -> None:

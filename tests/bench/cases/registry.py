@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
         one("sync, new kits", "sync", "One request for each kit's manifest in eight threads, and the signatures with verify."),
         Figure(
             GROUP, "sync of nothing new: requests", over["sync again"].requests * kits, "requests", ours=f"{over['sync again'].cpu_s * kits:.2f} s CPU, {over['sync again'].wall_s * kits:.2f} s wall, what ten kits cost taken off",
-            note="One list for each repository and one HEAD for each device, in turn.",
+            note="One list for each repository and one HEAD for each device, in turn. The HEADs are needless, for the list names the same record by digest.",
         ),
         one("verify, every byte", "verify", "The evidence, then each part and its digest."),
         one("collect, kits of 40 records", "collect", "Two parts a kit and their digests, in one thread."),
