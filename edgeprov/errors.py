@@ -22,7 +22,7 @@ class EdgeprovError(Exception):
         exit_code: Process exit status; also in ``--json`` output.
         retryable: True when the same call may succeed later without a change.
         message_id: journald MESSAGE_ID of the class (128 bit, hex).
-        advice: What to do next, one sentence.
+        advice: What to do next, one sentence; empty where the message says it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -34,9 +34,10 @@ class EdgeprovError(Exception):
         """Keep one line of message and, where the raiser knows better, its own advice."""
         super().__init__(message)
         self.message = message
-        self.advice = advice or self.default_advice
-        # An application's own traceback ends with it, as the command line's message does.
-        self.add_note(self.advice)
+        self.advice = self.default_advice if advice is None else advice
+        if self.advice:
+            # An application's own traceback ends with it, as the command line's message does.
+            self.add_note(self.advice)
 
     def __reduce__(self) -> tuple[object, ...]:
         """An error comes back from a worker process as it was, whatever its constructor takes."""

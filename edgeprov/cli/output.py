@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from edgeprov.errors import EXIT_DONE, EdgeprovError, StoreError, StoreFull, UsageError
 
@@ -38,14 +38,14 @@ class Output:
         """One result: ``values`` with ``type`` in JSON mode, else the line of text (None: nothing)."""
         if self.as_json:
             # One write per line, so that a reader of a pipe never sees half an object.
-            _put(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
+            put(json.dumps({"type": kind, **values}, default=_plain, ensure_ascii=False) + "\n")
         elif text is not None:
             self.text(text)
 
     def text(self, line: str = "") -> None:
         """A line for a person; nothing in JSON mode."""
         if not self.as_json:
-            _put("\n".join(map(_printable, line.split("\n"))) + "\n")
+            put("\n".join(map(_printable, line.split("\n"))) + "\n")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """An aligned table for a person; numbers stand right. Nothing in JSON mode."""
@@ -60,7 +60,7 @@ class Output:
                 cell.rjust(width) if to_right else cell.ljust(width)
                 for cell, width, to_right in zip(line, widths, right, strict=True)
             ]
-            _put("  ".join(padded).rstrip() + "\n")
+            put("  ".join(padded).rstrip() + "\n")
 
     def next(self, action: str) -> None:
         """What to do next; the last line of a text output."""
@@ -141,11 +141,13 @@ def run_program(
     out = Output(as_json="--json" in arguments)
     _mend_streams(as_json=out.as_json)
     try:
-        code = _dispatch(prog, description, package, verbs, arguments, out)
-        _put("", flush=True)
+        try:
+            code = _dispatch(prog, description, package, verbs, arguments, out)
+        except SystemExit as end:  # how argparse ends after a help text
+            code = int(end.code or EXIT_DONE)
+        put("", flush=True)
     except BrokenPipeError:
-        # The reader went away (| head): not an error. Python must not flush into it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard(sys.stdout)  # the reader went away (| head): not an error
         return 141
     except KeyboardInterrupt:
         sys.stderr.write("\n")
@@ -189,7 +191,14 @@ def _mend_streams(*, as_json: bool) -> None:
         sys.stdout.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
 
 
-def _put(text: str, *, flush: bool = False) -> None:
+def put(text: str, *, flush: bool = False) -> None:
+    """Write to stdout.
+
+    Raises:
+        StoreFull: It is a file on a full disk.
+        StoreError: Another failure of the file behind it.
+        BrokenPipeError: Its reader went away.
+    """
     try:
         sys.stdout.write(text)
         if flush:
@@ -198,8 +207,16 @@ def _put(text: str, *, flush: bool = False) -> None:
         raise
     except OSError as error:
         kind = StoreFull if error.errno in _FULL else StoreError
-        advice = "What was done before stays done; send the output elsewhere and repeat the command."
-        raise kind(f"standard output: {error.strerror}", advice=advice) from error
+        told = f"standard output: {error.strerror}; send it elsewhere and repeat the command: what was done stays done"
+        raise kind(told, advice="") from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Throw away what ``stream`` holds: Python flushes it at exit, and would end with 120 instead of our code."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _fail(prog: str, error: Exception, out: Output) -> int:
@@ -224,10 +241,13 @@ def _fail(prog: str, error: Exception, out: Output) -> int:
         sys.stdout.flush()
         told = out.as_json
     except (OSError, EdgeprovError):
-        pass  # nobody reads there: stderr and the exit code still tell
+        _discard(sys.stdout)  # nobody reads there: stderr and the exit code still tell
     if not told:
-        with suppress(OSError):
-            sys.stderr.write(f"{prog}: {one_line(known.message)}\n  {one_line(known.advice)}\n")
+        try:
+            advice = f"  {one_line(known.advice)}\n" if known.advice else ""
+            sys.stderr.write(f"{prog}: {one_line(known.message)}\n{advice}")
+        except OSError:
+            _discard(sys.stderr)
     journal.failure(known)
     return known.exit_code
 

@@ -8,9 +8,10 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from edgeprov import __version__
+from edgeprov.cli.output import put
 from edgeprov.errors import UsageError
 from edgeprov.formats.names import is_number
 
@@ -27,6 +28,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        if file is not None:
+            super().print_help(file)
+        else:
+            put(self.format_help())  # argparse's own ignores a write that fails
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, advice=f"See {self.prog} --help.")
 
@@ -52,13 +59,16 @@ def parse_program(prog: str, description: str, verbs: Mapping[str, str], argumen
         formatter_class=_Formatter,
         usage=f"{prog} [--json] VERB ...",
     )
-    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    parser.add_argument("--version", action="store_true", help="show the version")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
-    verb = parser.parse_args(arguments).verb
-    if verb is not None:
-        raise UsageError(f"unknown verb {verb!r}", advice=f"Known: {', '.join(verbs)}.")
-    parser.print_help()
+    args = parser.parse_args(arguments)
+    if args.version:
+        put(f"{prog} {__version__}\n")
+    elif args.verb is not None:
+        raise UsageError(f"unknown verb {args.verb!r}", advice=f"Known: {', '.join(verbs)}.")
+    else:
+        parser.print_help()
 
 
 def parse_verb(prog: str, module: ModuleType, arguments: Sequence[str]) -> argparse.Namespace:

@@ -12,25 +12,37 @@ from pathlib import Path
 
 import pytest
 
+from edgeprov.cli.device_main import VERBS
+from edgeprov.cli.fleet_main import VERBS as FLEET_VERBS
+
 ROOT = Path(__file__).parents[2]
 DEVICE = "edgeprov.cli.device_main"
+FLEET = "edgeprov.cli.fleet_main"
+BUFFERING: tuple[dict[str, str], ...] = ({}, {"PYTHONUNBUFFERED": "1"})  # a full disk is noticed at the end, or at once
 
 
-def shell(words: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A command as a shell starts it; ``words`` may redirect."""
+def shell(
+    words: str,
+    folder: Path,
+    env: dict[str, str] | None = None,
+    program: str = DEVICE,
+    keep: tuple[int, ...] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    """A command as a shell starts it, in an environment of its own; ``words`` may redirect."""
     config = folder / "edgeprov.toml"
     if not config.exists():
         config.write_text('[device]\nserial = "d1"\nstate_dir = "state"\nrun_dir = "run"\n')
     done = subprocess.run(
-        ["sh", "-c", f'exec "$0" -m {DEVICE} {words}', sys.executable],
+        ["bash", "-c", f'exec "$0" -m {program} {words}', sys.executable],
         cwd=folder,
         capture_output=True,
+        pass_fds=keep,
         timeout=60,
-        env={**os.environ, "EDGEPROV_CONFIG": str(config), "PYTHONPATH": str(ROOT), **(env or {})},
+        env={"PATH": os.environ["PATH"], "EDGEPROV_CONFIG": str(config), "PYTHONPATH": str(ROOT), **(env or {})},
         check=False,
     )
-    assert b"Traceback" not in done.stderr + done.stdout
-    assert b"internal error" not in done.stderr + done.stdout
+    for word in (b"Traceback", b"internal error", b"Exception ignored"):
+        assert word not in done.stderr + done.stdout
     return done
 
 
@@ -87,11 +99,55 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     assert done.returncode >= 3
 
 
-@pytest.mark.parametrize("words", ["status", "status --json", "--help", "doctor"])
-def test_a_full_output_is_said_on_stderr(words: str, tmp_path: Path) -> None:
-    done = shell(f"{words} >/dev/full", tmp_path)
+HELP = [(program, words) for program in (DEVICE, FLEET) for words in ("", "--help", "-h", "--version")]
+HELP += [(DEVICE, f"{verb} --help") for verb in VERBS] + [(DEVICE, "identity csr --help")]
+HELP += [(FLEET, f"{verb} --help") for verb in FLEET_VERBS] + [(FLEET, "ca init --help")]
+
+
+@pytest.mark.parametrize("buffering", BUFFERING)
+@pytest.mark.parametrize(
+    ("program", "words"), [*HELP, (DEVICE, "status"), (DEVICE, "status --json"), (DEVICE, "doctor")]
+)
+def test_a_full_output_is_said_on_stderr(program: str, words: str, buffering: dict[str, str], tmp_path: Path) -> None:
+    done = shell(f"{words} >/dev/full", tmp_path, buffering, program)
     assert done.returncode == 30
     assert b"No space left" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("buffering", BUFFERING)
+@pytest.mark.parametrize("program", [DEVICE, FLEET])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--help >/dev/full 2>/dev/full", 30),
+        ("nonsense 2>/dev/full", 2),
+        ("nonsense --json >/dev/full 2>/dev/full", 2),
+        ("--help >&-", 0),
+        ("--version >&- 2>&-", 0),
+    ],
+)
+def test_an_output_that_nobody_gets_leaves_the_exit_code(
+    program: str, words: str, code: int, buffering: dict[str, str], tmp_path: Path
+) -> None:
+    done = shell(words, tmp_path, buffering, program)
+    assert done.returncode == code
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("buffering", BUFFERING)
+@pytest.mark.parametrize(("program", "words"), [*HELP, (DEVICE, "status")])
+def test_a_reader_that_went_away_is_no_error(
+    program: str, words: str, buffering: dict[str, str], tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = shell(f"{words} >&{writer}", tmp_path, buffering, program, keep=(writer,))
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == b""
 
 
 def test_an_error_in_json_that_nobody_can_read_is_said_on_stderr(tmp_path: Path) -> None:
