@@ -39,6 +39,15 @@ python () {
 # The guard before the services: a file goes to the first package that wants it.
 PACKAGES =+ "${PN}-fleet edgeprov-network-hook edgeprov-update-guard edgeprov-services"
 
+# scarthgap's setuptools (69) takes a licence as a table only.
+do_configure:prepend() {
+    case " ${LAYERSERIES_CORENAMES} " in
+    *" scarthgap "*)
+        sed -i -e 's/"setuptools>=77"/"setuptools"/' -e 's/^license = \("[^"]*"\)/license = { text = \1 }/' -e '/^license-files/d' ${S}/pyproject.toml
+        ;;
+    esac
+}
+
 do_install:append:class-target() {
     data=${S}/edgeprov/data
     install -d ${D}${systemd_system_unitdir}
