@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import re
 import secrets
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -42,8 +45,9 @@ def paint(code: str, text: str) -> str:
 class Demo:
     """Runs the steps and keeps what they said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, kept: bool) -> None:
         self.folder = folder
+        self.kept = kept
         self.step_number = 0
         self.registries: dict[str, str] = {"ward-1": f"oci:{folder / 'registry'}"}
 
@@ -67,7 +71,8 @@ class Demo:
         )
         if not quiet or result.returncode:
             for line in result.stdout.splitlines():
-                print(f"    {self._short(line)}")
+                if self.kept or not line.startswith(("report: ", "signed; ")):  # they lead to what is removed
+                    print(f"    {self._short(line)}")
         if result.returncode:
             raise SystemExit(f"demo: this step ended with exit code {result.returncode}: {shown}")
         return result.stdout
@@ -185,18 +190,19 @@ def main() -> None:
     """Run the steps in order; each depends on the one before."""
     parser = argparse.ArgumentParser(prog="hil/demo", description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave everything in DIR (new or empty)")
-    arguments = parser.parse_args()
+    keep = parser.parse_args().keep
+    if keep and keep.exists() and any(keep.iterdir()):
+        parser.error(f"{keep} is not empty: name a new folder")
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        if arguments.keep:
-            folder = arguments.keep.resolve()
-            if folder.exists() and any(folder.iterdir()):
-                parser.error(f"{folder} is not empty: name a new folder")
+        if keep:
+            folder = keep.resolve()
             folder.mkdir(parents=True, exist_ok=True)
+            stack.push(lambda kind, *_: remove_unfinished(folder) if kind else None)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprov-demo-")))
-        demo = Demo(folder)
-        print(f"DIR is {folder}")
+        print(f"DIR is {folder}" + ("" if keep else ", which is removed at the end"))
+        demo = Demo(folder, kept=bool(keep))
         server = stack.enter_context(registry_server(folder / "server"))
         if server:
             demo.registries["ward-2"] = server
@@ -204,11 +210,32 @@ def main() -> None:
             # The simulated TPMs are processes of their own: never leave one behind.
             stack.callback(stop_simulator, demo, device)
         flow(demo)
-    print(f"\n{paint('1;32', 'Done')} in {time.monotonic() - started:.0f} s.")
-    if arguments.keep:
+    print(f"\n{paint('1;32', 'Done')} in {time.monotonic() - started:.0f} s, the set-up not counted.")
+    if keep:
         print_next(folder)
     else:
         print("Run ./hil/demo --keep DIR to look around in what it made; README.md has a tour for each kind of user.")
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of what its children leave behind, as a simulated TPM whose starter was killed."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def end_children() -> None:
+    """Kill whatever is left of an interrupted demo."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(FileNotFoundError):  # a kernel without CONFIG_PROC_CHILDREN
+        while pids := children.read_text().split():
+            for pid in map(int, pids):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Empty the folder of --keep again: a demo that did not come to its end leaves nothing to look at."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def flow(demo: Demo) -> None:
@@ -279,22 +306,42 @@ def stop_simulator(demo: Demo, device: str) -> None:
 
 
 def print_next(folder: Path) -> None:
-    """What to look at after --keep."""
+    """Say where to look after --keep."""
+    config, fleet, trust, page, commands, blobs, device_bin, fleet_bin = (
+        shlex.quote(str(path))
+        for path in (
+            folder / "device/edgeprov.toml", folder / "fleet", folder / "trust", folder / "fleet/audit.html",
+            folder / "trust/COMMANDS.txt", folder / "registry/blobs", *(program.parent for program in BIN.values()),
+        )
+    )  # fmt: skip
     print(
         f"""
 Look at next:
-    export EDGEPROV_CONFIG={folder}/device/edgeprov.toml
-    PATH=$PWD/.venv/device/bin:$PWD/.venv/fleet/bin:$PATH
+    export EDGEPROV_CONFIG={config}
+    export PATH={device_bin}:{fleet_bin}:"$PATH"
     edgeprov boot-check                      the demo has switched the device off: check and measure the model again
     edgeprov status                          the device: identity, model, what waits
     edgeprov doctor                          each check with its fix
-    edgeprov-fleet query --fleet {folder}/fleet
-    {folder}/fleet/audit.html                the report as one page, for a browser
-    {folder}/trust/COMMANDS.txt              how to check all of it with cosign and notation alone
-Flip one byte of any file under {folder}/registry/blobs, then run
-    edgeprov-fleet verify --again --fleet {folder}/fleet --trust {folder}/trust    and see it refused"""
+    edgeprov-fleet query --fleet {fleet}
+    {page}                the report as one page, for a browser
+    {commands}            how to check all of it with cosign and notation alone
+Flip one byte of any file under {blobs}, then run
+    edgeprov-fleet verify --again --fleet {fleet} --trust {trust}    and see it refused"""
     )
 
 
+def interrupt(_number: int, _frame: object) -> None:
+    """End the demo by an exception, once, so that servers, simulated TPMs and folders go."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(130)
+
+
 if __name__ == "__main__":
-    main()
+    adopt_orphans()
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        main()
+    finally:
+        end_children()
