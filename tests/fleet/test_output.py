@@ -20,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from edgeprov.fleet.dataset import parquet_file
 from tests.support.fleet import fleet
+from tests.support.namespaces import unshare
 from tests.support.readers import readers_python
 from tests.support.s3 import Bucket, s3_bucket
 
@@ -203,11 +204,9 @@ def test_a_full_disk_ends_the_run_and_blames_no_kit(full, expected, tmp_path, si
     place.mkdir()
     collect = [sys.executable, "-m", "edgeprov.cli.fleet_main", "collect", "-o", place / "set", "--fleet", full.fleet]
     collect += ["--trust", full.trust, "--workers", "1"]
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    alone = unshare("--mount", probe="mount -t tmpfs none /mnt")
     script = f'mount -t tmpfs -o size={size_kb}k none "$0" && "$@"; code=$?; ls -A "$0/set/_edgeprov"; exit $code'
-    run = subprocess.run(
-        ["unshare", *user, "--mount", "bash", "-c", script, place, *collect], capture_output=True, text=True
-    )
+    run = subprocess.run([*alone, "bash", "-c", script, place, *collect], capture_output=True, text=True)
     assert run.returncode == 30, run.stdout + run.stderr
     assert "No space left on device" in run.stderr
     assert "Traceback" not in run.stderr

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.namespaces import unshare
 from tests.support.readers import readers_python
 
 MARK = "EDGEPROV_TEST_CLUSTER"
@@ -43,11 +44,11 @@ class Namespace:
 
 @contextlib.contextmanager
 def namespace() -> Iterator[Namespace]:
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    alone = unshare("--net", "--pid", "--fork", "--kill-child", "--mount-proc", probe="ip link set lo up")
     # Its first process ends with our end of the pipe, so with us, however that comes.
     first = ["bash", "-c", "ip link set lo up && echo ready && read -r _"]
     with subprocess.Popen(
-        ["unshare", *user, "--net", "--pid", "--fork", "--kill-child", "--mount-proc", *first],
+        [*alone, *first],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -57,7 +58,7 @@ def namespace() -> Iterator[Namespace]:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", "unshare cannot make namespaces here"
             (inside,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            keep = ["--user", "--preserve-credentials"] if user else []
+            keep = ["--user", "--preserve-credentials"] if "--user" in alone else []
             yield Namespace(("nsenter", "--target", inside, *keep, "--net", "--pid", "--mount", "--wd", "--"))
         finally:
             process.kill()
