@@ -121,11 +121,11 @@ apt_get() { # title log arguments...
 may_install() { # names...
     command -v apt-get >/dev/null || die "needs $*, and this is not a Debian system: install them and run again"
     [ "$(id -u)" -ne 0 ] || return 0
-    local as_root="as root 'apt-get install $*', then run this again"
+    local as_root="run 'apt-get install $*' as root, then this again"
     command -v sudo >/dev/null || die "needs packages, and there is no sudo: $as_root"
     sudo -n true 2>/dev/null && return
     # Only a person at a terminal can be asked for the password.
-    { : </dev/tty; } 2>/dev/null || die "needs packages, and sudo asks for a password without a terminal: $as_root"
+    { : </dev/tty; } 2>/dev/null || die "needs packages, and there is no terminal where sudo could ask for a password: $as_root"
     sudo -v || die "needs packages, and sudo refused: $as_root"
 }
 
@@ -134,14 +134,15 @@ install_packages() { # names...
     mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
     may_install "${missing[@]}"
-    apt_get "reading the lists of packages" "$scratch/apt" apt-get "${options[@]}" update ||
-        failed "$scratch/apt" "apt-get update failed"
+    # A mirror that cannot be reached is a warning to apt: only where it reached none, there is no use in going on.
+    apt_get "reading the lists of packages" "$scratch/apt" env LC_ALL=C apt-get "${options[@]}" update &&
+        grep -qE '^(Get|Hit):' "$scratch/apt" || failed "$scratch/apt" "apt-get update failed"
     cp "$scratch/apt" "$scratch/lists"
     # Where no Python is here yet, the one that would come is looked at before anything is installed.
     [ -n "$python" ] || python_would_fit || failed "$scratch/apt" "needs $python_wanted, and apt would install $(apt_python)"
     apt_get "installing ${missing[*]}" "$scratch/apt" sh -c 'dpkg --configure -a && exec apt-get "$@"' \
         apt-get "${options[@]}" install -y --no-install-recommends "${missing[@]}" || {
-        cat "$scratch/apt" >>"$scratch/lists" # a mirror that cannot be reached is a warning of the update
+        cat "$scratch/apt" >>"$scratch/lists"
         failed "$scratch/lists" "apt-get could not install ${missing[*]}"
     }
 }

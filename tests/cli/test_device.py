@@ -196,7 +196,8 @@ def test_doctor_finds_what_is_not_broken_yet(
     elif fault == "worn":
         monkeypatch.setattr("edgeprov.device.status.COUNTER_ENDURANCE", 10)
     elif fault == "interpreter":
-        ready.config_file.write_text(ready.config_file.read_text() + '[runtime]\nname = "ai-edge-litert"\n')
+        absent = "ai-edge-litert" if sys.version_info < (3, 12) else "tflite-runtime"
+        ready.config_file.write_text(ready.config_file.read_text() + f'[runtime]\nname = "{absent}"\n')
     elif fault == "registry":
         ready.config_file.write_text(ready.config_file.read_text().replace(f'name = "oci:{ready.registry}"', ""))
     elif fault == "quarantine":

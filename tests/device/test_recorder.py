@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -118,7 +119,7 @@ def test_header_says_what_ran_where_and_when(ready: Site) -> None:
     assert header.reset_count == ready.tpm.reset_count
     assert 60_000 <= header.tpm_clock_ms <= ready.tpm.clock_ms
     assert abs(header.opened_at_ns - time.time_ns()) < 600e9
-    assert header.runtime.name == "tflite-runtime"
+    assert header.runtime.name == ("tflite-runtime" if sys.version_info < (3, 12) else "ai-edge-litert")
     assert dict(header.params) == {"threshold": 0.5}
     assert header.inputs[0].dtype == "int8"
     (sealed,) = seal(ready.context)

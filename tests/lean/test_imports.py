@@ -32,7 +32,8 @@ BASE = {"edgeprov", "msgpack"}
 # cffi and pycparser come with cryptography's and the TPM library's bindings.
 CRYPTOGRAPHY = {"cryptography", "cffi", "pycparser"}
 # Not jsonschema, which oras imports for what is not used of it.
-HTTP = {"oras", "requests", "urllib3", "idna", "certifi", "charset_normalizer"}
+# urllib3 looks for backports.zstd, and finds the folder of another backport that ai-edge-litert brings.
+HTTP = {"oras", "requests", "urllib3", "idna", "certifi", "charset_normalizer", "backports"}
 ZSTD = {"zstandard", "backports"}
 
 PATHS = {

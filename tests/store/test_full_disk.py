@@ -35,8 +35,9 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             file.truncate(4 << 20)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
         command = ["mount", "-o", "loop", image, mount]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this machine mounts nothing; hil/ fills the device's own disk")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{done.stderr.strip()}; hil/ fills the device's own disk")
     try:
         yield mount
     finally:

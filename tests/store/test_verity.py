@@ -89,8 +89,9 @@ def verity_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-O", "verity", image], check=True)
-    if subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True).returncode:
-        pytest.skip("this machine does not mount loop images; hil/ runs the same on the device image")
+    done = subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{done.stderr.strip()}; hil/ runs the same on the device image")
     try:
         probe = mount / "probe"
         probe.write_bytes(b"probe")

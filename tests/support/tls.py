@@ -74,6 +74,8 @@ class Authority:
         start: dt.datetime = NOW - dt.timedelta(days=1),
         days: int = 30,
     ) -> x509.CertificateBuilder:
+        usage = {"digital_signature": not ca, "key_cert_sign": ca, "crl_sign": ca}
+        others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -83,6 +85,13 @@ class Authority:
             .not_valid_before(start)
             .not_valid_after(start + dt.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            # Python verifies as strictly as RFC 5280 reads since 3.13, and wants these three.
+            .add_extension(
+                x509.KeyUsage(**usage, **dict.fromkeys(others, False), encipher_only=False, decipher_only=False),
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 
