@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_the_reason_of_each_tombstone_is_in_every_form_of_the_report(buried: Hub
 
 def test_an_index_of_the_version_before_learns_why_at_its_next_audit(buried: Hub) -> None:
     whole = buried.run("audit", *PERIOD, "--json").last("audit")
-    with sqlite3.connect(buried.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(buried.fleet / "index.sqlite")) as db, db:
         for table in ("collection_signatures", "tombstones", "opened"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 2")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -136,7 +136,7 @@ def test_rot_inside_of_the_index_is_a_damaged_index(full, change):
     import sqlite3
 
     full.sync()
-    with sqlite3.connect(full.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(full.fleet / "index.sqlite")) as db, db:
         db.executescript(change)
     run = full.run("audit", "--from", "2026-01", "--to", "2026-12")
     assert run.code == 31, run.out + run.err
@@ -147,7 +147,7 @@ def test_an_index_of_a_newer_version_is_left_alone(full):
     import sqlite3
 
     full.sync()
-    with sqlite3.connect(full.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(full.fleet / "index.sqlite")) as db, db:
         db.execute("PRAGMA user_version = 99")
     assert full.run("query").code == 33
 
@@ -156,7 +156,7 @@ def test_an_index_of_an_older_version_grows_at_the_next_sync(full):
     import sqlite3
 
     full.sync()
-    with sqlite3.connect(full.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(full.fleet / "index.sqlite")) as db, db:
         db.executescript("DROP TABLE collection_kits; PRAGMA user_version = 1;")
     told = full.run("query")
     assert told.code == 34

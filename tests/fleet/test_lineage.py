@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_a_trust_folder_without_the_collector_believes_nobody(trained: Trained) 
 def test_an_index_of_the_version_before_learns_the_signature_at_the_next_sync(trained: Trained) -> None:
     index = trained.root / "index-0"
     trained.told()
-    with sqlite3.connect(index / "index.sqlite") as db:
+    with closing(sqlite3.connect(index / "index.sqlite")) as db, db:
         for table in ("collection_signatures", "tombstones", "opened"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 2")

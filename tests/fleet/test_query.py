@@ -13,6 +13,7 @@ import re
 import sqlite3
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,10 +39,10 @@ def mixed(judged):
     judged.unsigned = judged.units["b2"].seal(records=4)
     push_kit(judged.registry, judged.units["b2"], judged.unsigned)
     judged.sync()
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         db.execute("UPDATE artifacts SET slot = 'left' WHERE digest = ?", (str(judged.second.digest),))
     assert judged.run("verify").code == 0
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         db.execute(
             "UPDATE verdicts SET verified = 0, step = 0, detail = 'a blob is rotten' WHERE digest = ?",
             (str(judged.unsigned.digest),),
@@ -103,7 +104,7 @@ def test_each_filter_and_some_together(mixed):
 
 def test_a_version_names_a_model_as_a_tag_does(judged):
     """`publish` writes both; a model may have many tags, and a tag may move on."""
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         db.execute("UPDATE models SET version = '7.1'")
     assert len(rows(judged, "--model", "wdbc:7.1")) == 8
     assert len(rows(judged, "--model", "wdbc:1.0.0")) == 8
@@ -113,7 +114,7 @@ def test_a_version_names_a_model_as_a_tag_does(judged):
 
 def test_names_of_others_move_no_cursor(judged):
     """A model may be called anything: a terminal shows it, a spreadsheet does not run it."""
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         db.execute("UPDATE models SET name = ?", ("\x1b[2J\x1b]0;owned\x07\u202ename",))
         db.execute("UPDATE artifacts SET slot = '=1+1'")
     for run in (
@@ -133,7 +134,7 @@ def test_the_documented_schema_answers_plain_sql(judged):
     text = (ROOT / "edgeprov/fleet/FLEET.md").read_text()
     blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     assert blocks
-    with sqlite3.connect(f"file:{judged.fleet / 'index.sqlite'}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{judged.fleet / 'index.sqlite'}?mode=ro", uri=True)) as db, db:
         for block in blocks:
             for statement in filter(str.strip, block.split(";")):
                 found = db.execute(statement, {"model": str(judged.world.model.digest)}).fetchall()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -301,7 +302,7 @@ def test_a_locked_index_is_waited_for_and_told(judged, monkeypatch):
 
     monkeypatch.setattr(index_module, "_BUSY_S", 0.2)
     hub = Hub(folder=judged.fleet, trust=load_trust(judged.trust))
-    with sqlite3.connect(judged.fleet / "index.sqlite", isolation_level=None) as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite", isolation_level=None)) as db, db:
         db.execute("PRAGMA journal_mode = DELETE")
         db.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreBusy, match="in use by another process"):

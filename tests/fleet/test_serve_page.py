@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 from tests.support.browser import browser
@@ -81,7 +82,7 @@ def test_search_a_kit_its_chain_and_its_proof(judged, tmp_path):
 
 def test_a_refused_kit_and_what_is_not_there(judged):
     """What is wrong is said where a person looks, and the page goes on."""
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         digest = db.execute("SELECT digest FROM artifacts WHERE device LIKE '%a1' ORDER BY seq LIMIT 1").fetchone()[0]
         db.execute(
             "UPDATE verdicts SET verified = 0, step = 3, detail = 'the quote is of another kit' WHERE digest = ?",
@@ -139,7 +140,7 @@ def test_a_token_is_asked_for(judged):
 def test_hostile_values_are_text(judged):
     """Names come from kits of others: shown, never run."""
     markup = "<img src=x onerror=document.title='owned'><b>bold</b>"
-    with sqlite3.connect(judged.fleet / "index.sqlite") as db:
+    with closing(sqlite3.connect(judged.fleet / "index.sqlite")) as db, db:
         db.execute("UPDATE models SET name = ?, version = ?", (markup, markup))
         db.execute(
             "UPDATE artifacts SET device = 'urn:edgeprov:device:' || ?, slot = ?, repo = ? WHERE device LIKE '%a1'",
