@@ -12,9 +12,13 @@ die() { clear_line; printf '%s: %s\n' "$me" "$*" >&2; exit 1; }
 wrong() { printf '%s: %s; see --help\n' "$me" "$*" >&2; exit 2; }
 clear_line() { [ ! -t 2 ] || printf '\r\033[K' >&2; }
 
-# Logs, and the temporary folder of the tests: gone when the script ends, however that comes.
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/ep-XXXXXX")
+# Logs, and the temporary folder of all that is started here: gone when the script ends, however that comes. Beside that
+# of a script which called this one, not in it: a path to a socket has 107 bytes.
+scratch=${TMPDIR:-/tmp}
+scratch=$(mktemp -d "${scratch%/ep-??????/t}/ep-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
+export TMPDIR=$scratch/t
+mkdir "$TMPDIR"
 exec {never}<> <(:) # nothing ever comes from here, so a read with a time limit is a sleep that a signal ends
 
 # Ctrl-C reaches this shell alone: what takes time runs in a session of its own (`attended`), where it gets SIGTERM.
@@ -84,9 +88,8 @@ kept=(
     OPENBLAS_CORETYPE OPENBLAS_L2_SIZE                  # some processors need them for right results of numpy's BLAS
 )
 scrubbed() { # command...
-    local name values=("TMPDIR=$scratch/t")
+    local name values=("TMPDIR=$TMPDIR")
     for name in "${kept[@]}" "${!LG_@}"; do [ -z "${!name+set}" ] || values+=("$name=${!name}"); done
-    mkdir -p "$scratch/t"
     # A plain user's PATH lacks the folders of nginx and mkfs.
     attended env -i "${values[@]}" PATH="$PATH:/usr/sbin:/sbin" "$@"
 }

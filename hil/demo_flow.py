@@ -343,5 +343,9 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader went away (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(141) from None
     finally:
         end_children()

@@ -155,8 +155,11 @@ def pass_on(source: IO[bytes] | None, target: IO[bytes]) -> None:
     assert source is not None
     while data := os.read(source.fileno(), 65536):
         if not stopping.is_set():
-            target.write(data)
-            target.flush()
+            try:
+                target.write(data)
+                target.flush()
+            except BrokenPipeError:  # the reader went away (| head)
+                stopping.set()
 
 
 def total(logs: Path) -> None:
@@ -204,8 +207,12 @@ if __name__ == "__main__":
     code = 130
     try:
         code = main()
+        sys.stdout.flush()
     except Interrupted:
         pass
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 141
     finally:
         end_all()
     sys.exit(code)
