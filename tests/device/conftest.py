@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeprov.device.context import Context
-from tests.support.site import Site
+from edgeprov.device.runtime import InterpreterEngine
+from tests.support.site import WDBC, Site
 
 
 def use(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
@@ -33,6 +34,8 @@ def site(make_site: Callable[..., Site]) -> Site:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An enrolled device with the wdbc model active, made once."""
+    # ai-edge-litert says once per process, on stderr, that it made its delegate: before a test counts lines there.
+    InterpreterEngine(WDBC.read_bytes())
     site = Site(tmp_path_factory.mktemp("template"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         use(site, monkeypatch)
