@@ -12,19 +12,17 @@ traceback reaches a user: a bug is reported in one line (``EDGEPROV_DEBUG=1`` sh
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
+from edgeprov.cli.streams import FULL, discard, mend, put
 from edgeprov.errors import EXIT_DONE, EdgeprovError, StoreError, StoreFull, UsageError
 
-_FULL = (28, 122)  # ENOSPC, EDQUOT on Linux
 _OPTIONS = frozenset(("--json",))  # what every verb takes, before or after its name
 
 
@@ -139,7 +137,7 @@ def run_program(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in arguments)
-    _mend_streams(as_json=out.as_json)
+    mend(as_json=out.as_json)
     try:
         try:
             code = _dispatch(prog, description, package, verbs, arguments, out)
@@ -147,7 +145,7 @@ def run_program(
             code = int(end.code or EXIT_DONE)
         put("", flush=True)
     except BrokenPipeError:
-        _discard(sys.stdout)  # the reader went away (| head): not an error
+        discard(sys.stdout)  # the reader went away (| head): not an error
         return 141
     except KeyboardInterrupt:
         sys.stderr.write("\n")
@@ -177,48 +175,6 @@ def _dispatch(
     return EXIT_DONE if code is None else int(code)
 
 
-def _mend_streams(*, as_json: bool) -> None:
-    """Streams that take whatever is written: closed ones become /dev/null, characters they lack are escaped.
-
-    A closed descriptor is given to the next file that is opened: who prints then would write into the spool.
-    """
-    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - os's own signature
-            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # JSON is UTF-8 whatever the terminal is; of a file name that is not, \udcXX is left, as JSON writes it.
-        sys.stdout.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
-
-
-def put(text: str, *, flush: bool = False) -> None:
-    """Write to stdout.
-
-    Raises:
-        StoreFull: It is a file on a full disk.
-        StoreError: Another failure of the file behind it.
-        BrokenPipeError: Its reader went away.
-    """
-    try:
-        sys.stdout.write(text)
-        if flush:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        kind = StoreFull if error.errno in _FULL else StoreError
-        told = f"standard output: {error.strerror}; send it elsewhere and repeat the command: what was done stays done"
-        raise kind(told, advice="") from error
-
-
-def _discard(stream: TextIO) -> None:
-    """Throw away what ``stream`` holds: Python flushes it at exit, and would end with 120 instead of our code."""
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-
 def _fail(prog: str, error: Exception, out: Output) -> int:
     from edgeprov import journal
 
@@ -241,13 +197,13 @@ def _fail(prog: str, error: Exception, out: Output) -> int:
         sys.stdout.flush()
         told = out.as_json
     except (OSError, EdgeprovError):
-        _discard(sys.stdout)  # nobody reads there: stderr and the exit code still tell
+        discard(sys.stdout)  # nobody reads there: stderr and the exit code still tell
     if not told:
         try:
             advice = f"  {one_line(known.advice)}\n" if known.advice else ""
             sys.stderr.write(f"{prog}: {one_line(known.message)}\n{advice}")
         except OSError:
-            _discard(sys.stderr)
+            discard(sys.stderr)
     journal.failure(known)
     return known.exit_code
 
@@ -258,7 +214,7 @@ def _translate(error: Exception) -> EdgeprovError:
     if isinstance(error, OSError):
         # Owner modules translate; what is left comes from files that the user named.
         where = f"{error.filename}: " if error.filename else ""
-        kind = StoreFull if error.errno in _FULL else StoreError
+        kind = StoreFull if error.errno in FULL else StoreError
         return kind(f"{where}{error.strerror or error}", advice="Check the file's name, its rights and the disk.")
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("edgeprov"):
         return UsageError(

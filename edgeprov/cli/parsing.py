@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from edgeprov import __version__
-from edgeprov.cli.output import put
+from edgeprov.cli.streams import put
 from edgeprov.errors import UsageError
 from edgeprov.formats.names import is_number
 
