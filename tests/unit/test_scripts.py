@@ -131,7 +131,7 @@ def interrupted(
     os.close(ours)
     code = process.wait(10)
     assert pressed, output
-    assert time.monotonic() - pressed < 10
+    assert time.monotonic() - pressed < 20  # five of them are what tests get for their end
     return code, output
 
 
