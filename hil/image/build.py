@@ -230,7 +230,7 @@ def install_edgeprov(tree: Path) -> None:
         # Built from a copy: setuptools leaves build folders where it works.
         copy = Path(folder) / "source"
         shutil.copytree(ROOT / "edgeprov", copy / "edgeprov", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
             shutil.copy(ROOT / name, copy)
         run(PYTHON, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy)
         site = tree / "usr/lib/edgeprov/python"

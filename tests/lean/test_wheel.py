@@ -23,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("edgeprov", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("edgeprov", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         path = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(path, source / name, ignore=ignore) if path.is_dir() else shutil.copy(path, source)

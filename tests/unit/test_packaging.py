@@ -18,9 +18,7 @@ RECIPE = ROOT / "meta-provenance/recipes-provenance/edgeprov/python3-edgeprov_0.
 
 def copy_tree(folder: Path) -> Path:
     folder.mkdir()
-    for path in (
-        ROOT / name for name in ("edgeprov", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in")
-    ):
+    for path in (ROOT / name for name in ("edgeprov", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")):
         if path.is_dir():
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
