@@ -3,7 +3,7 @@
 """Value classes: the part of ``dataclasses`` that the device uses, at a tenth of its cost at import.
 
 Only for what runs on the device. ``dataclasses`` compiles six functions for each class, even where no object
-is ever made of it: a boot check would take 69 % more instructions, those of loading the TPM library not
+is ever made of it: a boot check would take 113 % more instructions, those of loading the TPM library not
 counted (`./tests/run bench tricks`). Here only ``__init__`` is compiled, and only for a class that has many
 objects; comparing, hashing and showing work on the fields directly. The classes are still data classes for
 everybody else (``dataclasses.asdict``, ``replace``, type checkers).
@@ -96,7 +96,7 @@ def _single(name: str) -> Callable[[Any], tuple[Any, ...]]:
 
 def _first_init(cls: Any, fields: Mapping[str, _Field], *, kw_only: bool) -> Callable[..., None]:
     # Compiling costs as much as twenty objects made this way, and few classes have so many: compiled at once,
-    # a boot check takes 8 % more (`./tests/run bench tricks`).
+    # a boot check takes 11 % more (`./tests/run bench tricks`).
     made = 0
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807

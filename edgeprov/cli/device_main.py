@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _end(code: int) -> None:
     """End the process without taking the interpreter apart, unless a thread is still at work.
 
-    The TPM library leaves much to take apart: a boot check takes 11 % more without this (`./tests/run bench tricks`).
+    The TPM library leaves much to take apart: a boot check takes 34 % more without this (`./tests/run bench tricks`).
     What was printed is out, or its failure told (run_program), and files are closed by those who opened them.
     """
     threading = sys.modules.get("threading")

@@ -135,7 +135,7 @@ def verify_counter(attest: Attest, index: int, value: int) -> None:
 
 @lru_cache(maxsize=1_024)
 def _replay(log: bytes, pcr: int) -> tuple[tuple[Event, ...], bytes]:
-    # Cached: all kits of one boot carry the same log.
+    # All kits of one boot carry the same log: one of the caches of which formats.segment tells the gain.
     events = parse_event_log(log)
     for event in events:
         if event.pcr != pcr:

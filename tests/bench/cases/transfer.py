@@ -217,7 +217,7 @@ def clean(kit: Kit, host: str) -> list[Figure]:
             ours=f"{spread([item.cpu_s for item in usage])[0]:.1f} s CPU", note="Bound by the HTTP library and its TLS, which are most of it; a part is read in pieces. Nothing grows with the kit.",
         ),
         throughput(
-            kit, "throughput, to oras push, loopback, registry in memory", host, 0.8, 5,
+            kit, "throughput, to oras push, loopback, registry in memory", host, 0.8, 3,
             "The whole process, interpreter start included; done when manifest and signatures are confirmed too. oras has several bodies on "
             "the wire, edgeprov one, or a restart of the registry would cost more than one part. Bare loop, the floor of that: the same requests in turn by http.client, to oras.",
         ),

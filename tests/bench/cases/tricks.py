@@ -26,7 +26,13 @@ from tests.support.registries import docker_registry
 
 GROUP = "tricks"
 RECORDS = 3_000
-FLEETS = {"start": ("2", "5"), "large": ("6", "12")}  # devices and days
+FLEETS = {
+    "start": ("2", "5", "40"),
+    "large": ("6", "12", "40"),
+    "few": ("1", "1", "10"),
+    "labelled": ("2", "14", "3000"),
+}
+"""Devices, days and records of a kit."""
 FLEET = "import sys; sys.path.insert(0, sys.argv.pop(1)); from edgeprov.cli.fleet_main import main; sys.exit(main())"
 PYTHON = (sys.executable, "-s", "-S", "-P")
 
@@ -108,6 +114,11 @@ TRICKS = (
             ("verify/public_keys.py", "@lru_cache(maxsize=8_192)", ""),
         ),
     ),
+    Trick(
+        "labels that look alike read by column",
+        "collect",
+        (("formats/record.py", " read_runs(", " (lambda _: None)("),),
+    ),
 )
 
 
@@ -177,24 +188,39 @@ class Paths:
 
 
 class Fleets:
-    """What is counted of `edgeprov-fleet verify`: the kits of a fleet without what ten kits cost."""
+    """What is counted of `edgeprov-fleet verify` and `collect`: the kits of a fleet without what a few kits cost."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        for name, (devices, days) in FLEETS.items():
-            sizes = ["--devices", devices, "--days", days]
+        for name, (devices, days, records) in FLEETS.items():
+            sizes = ["--devices", devices, "--days", days, "--records", records]
             run_process([FLEET_PYTHON, "-m", "tests.bench.fleetgen", work / name, *sizes])
             words = ["sync", f"oci:{work / name / 'registry'}", "--fleet", work / name / "index"]
             run_process([FLEET_PYTHON, "-c", FLEET, ROOT, *words])
 
     def verify(self, edgeprov: Path) -> float:
-        return self._of("large", edgeprov) - self._of("start", edgeprov)
+        large, start = (self._count(edgeprov, self._verify(name)) for name in ("large", "start"))
+        return large - start
 
-    def _of(self, name: str, edgeprov: Path) -> float:
+    def collect(self, edgeprov: Path) -> float:
+        labelled, few = (self._collect(edgeprov, name) for name in ("labelled", "few"))
+        return labelled - few
+
+    def _verify(self, name: str) -> list[str | Path]:
         index = self._work / "index"
         shutil.rmtree(index, ignore_errors=True)
         shutil.copytree(self._work / name / "index", index)
-        words = ["verify", "--fleet", index, "--trust", self._work / name / "trust.d", "--workers", "1"]
+        return ["verify", "--fleet", index, "--trust", self._work / name / "trust.d", "--workers", "1"]
+
+    def _collect(self, edgeprov: Path, name: str) -> float:
+        run_process([FLEET_PYTHON, "-c", FLEET, ROOT, *self._verify(name)], check=False)
+        data = self._work / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        trust = self._work / name / "trust.d"
+        words = ["collect", "--fleet", self._work / "index", "--trust", trust, "--workers", "1", "-o", data]
+        return self._count(edgeprov, words)
+
+    def _count(self, edgeprov: Path, words: Sequence[str | Path]) -> float:
         return instructions([FLEET_PYTHON, "-s", "-c", FLEET, edgeprov, *words], {})
 
 
@@ -207,11 +233,13 @@ def measure(args: argparse.Namespace) -> list[Figure]:
         device.record(50)
         device.command("seal")
         paths = Paths(device)
+        fleets = Fleets(args.work / "fleets")
         count = {
             "boot": paths.boot,
             "record": paths.record,
             "upload": paths.upload,
-            "verify": Fleets(args.work / "fleets").verify,
+            "verify": fleets.verify,
+            "collect": fleets.collect,
         }
         usual = {name: call(changed(args.work, None)) for name, call in count.items()}
         for trick in TRICKS:
