@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "edgeprov").rglob("*.py"))
 TOP_LEVEL = {
     "meta-provenance", "edgeprov", "tests", "hil", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md",
-   
     "requirements-device.lock", "requirements-fleet.lock", ".ci", ".gitignore",
 }  # fmt: skip
 
