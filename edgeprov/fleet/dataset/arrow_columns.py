@@ -52,9 +52,6 @@ LABEL_TYPES: Final[Mapping[LabelType, Any]] = {
     "str": pa.string(),
     "json": pa.string(),
 }
-# pc.cumulative_sum looks these up and makes options for each call, which costs more than a thousand sums.
-_CUMULATIVE_SUM: Final = pc.get_function("cumulative_sum")
-_FROM_ZERO: Final = pc.CumulativeOptions()
 _INT64: Final = struct.Struct("<q")
 
 
@@ -194,13 +191,13 @@ def sums(blocks: Sequence[Block], name: str) -> Any:
     starts = list(accumulate(block.count for block in blocks))
     deltas = int64s(raw, starts.pop())
     if starts:
-        reached = _CUMULATIVE_SUM.call([deltas], _FROM_ZERO).take(pa.array([start - 1 for start in starts]))
+        reached = pc.cumulative_sum(deltas).take(pa.array([start - 1 for start in starts]))
         before = 0
         for start, total in zip(starts, reached.to_pylist(), strict=True):
             last, before = (total - before) % 2**64, total
             (first,) = _INT64.unpack_from(raw, 8 * start)
             _INT64.pack_into(raw, 8 * start, first - last)
-    return _CUMULATIVE_SUM.call([deltas], _FROM_ZERO)
+    return pc.cumulative_sum(deltas)
 
 
 def input_digests(block: Block) -> Any:

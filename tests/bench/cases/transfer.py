@@ -101,7 +101,7 @@ def until_done(image: Path, env: dict[str, str]) -> list[Usage]:
 def measure(args: argparse.Namespace) -> list[Figure]:
     if tool("docker-registry") is None:
         return [missing(GROUP, "upload to a real registry", "", "info", None, "docker-registry is not installed")]
-    kit = Kit(args.work / "large", (300 if args.full else 120) * MB)
+    kit = Kit(args.work / "large", (300 if args.full else 60) * MB)
     day = Kit(args.work / "day", 24 * MB)
     figures = []
     with registry_in_memory(args.work / "memory") as host:

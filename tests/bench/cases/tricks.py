@@ -115,6 +115,11 @@ TRICKS = (
         ),
     ),
     Trick(
+        "kits opened for their labels kept open for their records",
+        "collect of small kits",
+        (("fleet/dataset/parquet_file.py", "_OPENED_KITS: Final = 512", "_OPENED_KITS: Final = 0"),),
+    ),
+    Trick(
         "labels that look alike read by column",
         "collect",
         (("formats/record.py", " read_runs(", " (lambda _: None)("),),
@@ -202,6 +207,10 @@ class Fleets:
         large, start = (self._count(edgeprov, self._verify(name)) for name in ("large", "start"))
         return large - start
 
+    def collect_small(self, edgeprov: Path) -> float:
+        large, start = (self._collect(edgeprov, name) for name in ("large", "start"))
+        return large - start
+
     def collect(self, edgeprov: Path) -> float:
         labelled, few = (self._collect(edgeprov, name) for name in ("labelled", "few"))
         return labelled - few
@@ -240,6 +249,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
             "upload": paths.upload,
             "verify": fleets.verify,
             "collect": fleets.collect,
+            "collect of small kits": fleets.collect_small,
         }
         usual = {name: call(changed(args.work, None)) for name, call in count.items()}
         for trick in TRICKS:
