@@ -173,8 +173,8 @@ def test_a_whole_boot_check_stays_on_its_path(tmp_path: Path) -> None:
 
 
 def with_the_tpm_library() -> set[str]:
-    """Modules that are loaded where nothing but the TPM library is imported."""
-    body = f"import sys; sys.path[:0] = {[item for item in sys.path if item]!r}; import tpm2_pytss; print('LOADED', *sys.modules)"
+    """Modules that are loaded where nothing but the TPM library is imported, and what starts a simulated TPM."""
+    body = f"import sys; sys.path[:0] = {[item for item in sys.path if item]!r}; import tpm2_pytss, subprocess; print('LOADED', *sys.modules)"
     child = subprocess.run([sys.executable, "-S", "-c", body], capture_output=True, text=True, check=True, cwd="/")
     return names(child.stdout, "LOADED")
 
