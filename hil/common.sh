@@ -23,18 +23,18 @@ exec {never}<> <(:) # nothing ever comes from here, so a read with a time limit 
 
 # Ctrl-C reaches this shell alone: what takes time runs in a session of its own (`attended`), where it gets SIGTERM.
 child=
-stop() { # exit code, word
+stop() { # exit code [word]
     trap '' INT TERM
     if [ -n "$child" ]; then
         kill -TERM -- "-$child" 2>/dev/null || kill -TERM "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
     clear_line
-    printf '%s: %s\n' "$me" "$2" >&2
+    [ -z "${2-}" ] || printf '%s: %s\n' "$me" "$2" >&2
     exit "$1"
 }
 trap 'stop 130 interrupted' INT
-trap 'stop 143 ended' TERM
+trap 'stop 143' TERM # from the script that called this one, which says it
 
 attended() { # command...
     local code=0
