@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,11 @@ def running(root: Path) -> list[str]:
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
+            targets = []
             try:
-                targets = [os.readlink(item) for item in (process / "fd").iterdir()]
+                for item in (process / "fd").iterdir():
+                    with suppress(FileNotFoundError):  # it was closed since it was listed
+                        targets.append(os.readlink(item))
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
