@@ -25,7 +25,7 @@ _CONTAINERS: Final = (list, dict)
 
 _PAIR: Final = b"\x92\xc4"  # an array of two, whose first item is a byte string with one byte of length
 _PAIR_BYTES: Final = 5
-# One packer for all: msgpack.packb makes one for each call, which would add 10 % to what recording costs an
+# One packer for all: msgpack.packb makes one for each call, which would add 7 % to what recording costs an
 # inference (`./tests/run bench tricks`).
 pack_plain: Final = msgpack.Packer(use_bin_type=True).pack
 """Pack a value that holds no map: the recorder's path. Raises msgpack's own errors."""

@@ -172,7 +172,7 @@ def parse_segment_header(raw: Buffer) -> SegmentHeader:
     return _parse(bytes(raw))
 
 
-# The caches of this module, of event logs and of keys together save 18 % of verify (`./tests/run bench tricks`).
+# The caches of this module, of event logs and of keys together save 16 % of verify (`./tests/run bench tricks`).
 @lru_cache(maxsize=64)  # a kit names its segments twice, in its evidence and in each part
 def _parse(raw: bytes) -> SegmentHeader:
     what = "segment header"

@@ -40,7 +40,7 @@ _UNUSABLE: Final = (FormatError, VerificationError, RegistryNotFound, NotStored)
 _OPENED_KITS: Final = 512
 """Kits whose manifest and config are kept from the first pass to the second; of more, they are read again.
 
-Without it collect of small kits takes 15 % more (`./tests/run bench tricks`).
+Without it collect of small kits takes 12 % more (`./tests/run bench tricks`).
 """
 
 
