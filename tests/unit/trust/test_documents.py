@@ -97,7 +97,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-01/factory-key-replayed_fail",
     ),
     "All steps MUST hold": ("steps",),  # tests/vectors/test_vectors.py: two refused cases for each step
-    "MUST be the digest that passed": ("device/test_feed.py::test_bad_hello", "device/test_feed.py::test_nothing_is_recorded_without_the_boot_check"),
+    "MUST be the digest that passed": ("device/test_record_session.py::test_bad_hello", "device/test_record_session.py::test_nothing_is_recorded_without_the_boot_check"),
 }  # fmt: skip
 
 QUOTED: Mapping[str, tuple[str, ...]] = {
