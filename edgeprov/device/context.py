@@ -57,6 +57,24 @@ class Context:
         return DEVICE_URN_PREFIX + self.serial
 
     @property
+    def enrollment(self) -> bytes:
+        """The id (32 bytes) of the enrollment that this device records under.
+
+        Raises:
+            IdentityError: No enrollment request was made yet.
+        """
+        from edgeprov.device.identity import load_enrollment
+
+        return load_enrollment(self.state(write=False)).id
+
+    @property
+    def bin(self) -> str | None:
+        """The part of a repository name that the enroller chose for this device; None without one."""
+        from edgeprov.device.identity import load_bin
+
+        return load_bin(self.state(write=False))
+
+    @property
     def state_dir(self) -> Path:
         """Where this device keeps what must survive a power cut."""
         return self.config.device.state_dir

@@ -17,7 +17,7 @@ from edgeprov.device.boot import active_models, returned_from, verify_model
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.event_log import current_log
-from edgeprov.device.identity import load_certificates, load_keys
+from edgeprov.device.identity import counter_base, load_certificates, load_keys
 from edgeprov.device.series_state import load_head
 from edgeprov.device.stored_signatures import load_model_signatures
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
@@ -178,7 +178,7 @@ def _counter(context: Context) -> Finding:
     state = context.state(write=False)
     with context.tpm() as tpm:
         counter = tpm.read_counter()
-    base = int(load_keys(state)["counter_base"])
+    base = counter_base(state)
     head = load_head(state)
     known = head.seq if head else base
     if counter != known:

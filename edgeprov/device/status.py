@@ -11,7 +11,7 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.device.boot import active_models, returned_from
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import free_bytes
-from edgeprov.device.identity import load_certificates, load_keys
+from edgeprov.device.identity import find_enrollment, load_certificates, load_keys
 from edgeprov.device.model_store import find_model
 from edgeprov.device.series_state import load_head
 from edgeprov.errors import EdgeprovError, NotStored
@@ -152,12 +152,12 @@ def _read_outbox(state: State, status: Status) -> None:
 
 def _read_tpm(context: Context, state: State, status: Status) -> None:
     try:
-        base = int(load_keys(state)["counter_base"])
         with context.tpm() as tpm:
             status.assurance = tpm.assurance
             status.counter = tpm.read_counter()
             status.floor = tpm.floor()
-            status.counter_left = max(0, COUNTER_ENDURANCE - (status.counter - base))
+        if (enrollment := find_enrollment(state)) is not None:
+            status.counter_left = max(0, COUNTER_ENDURANCE - (status.counter - enrollment.counter_base))
     except EdgeprovError as error:
         status.tpm_error = error.message
 

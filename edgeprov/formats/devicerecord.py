@@ -11,6 +11,8 @@ Spec: FORMAT.md "Device record".
 from __future__ import annotations
 
 import hashlib
+import re
+import struct
 from typing import Any, Final
 
 from edgeprov._dataclass import dataclass, field
@@ -24,6 +26,10 @@ from edgeprov.formats.tpmt import Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
 
 PROOFS: Final = ("activated", "vouched", "none")
+ENROLLMENT_BYTES: Final = 32
+
+_ENROLLMENT = re.compile("[0-9a-f]{64}")
+_BIN = re.compile("[0-9a-z]{1,16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +57,18 @@ class DeviceRecord:
         sk: Signing key of kits (unrestricted).
         certificates: SK chain in DER, leaf first, root last.
         certify: TPM2_Certify of SK by AK.
-        nonce: Of the certification; its extraData is derived from it (verify.enrollment).
+        counter: TPM2_NV_Certify of the kit counter by AK; it shows ``counter_base``.
+        nonce: The enroller's; the extraData of ``certify`` and ``counter`` is derived from it (verify.enrollment).
         ek_certificate: DER, or None where the TPM has none.
         assurance: ``dev`` (software TPM), ``firmware`` or ``hardware``.
-        counter_base: Value of the kit counter at enrollment: the first kit has the next one.
+        counter_base: Value of the kit counter when the request was made: the first number is the next one.
         counter_index: NV handle of the kit counter.
         enrolled_at: RFC 3339, the enroller's clock.
         proof: ``activated`` when the TPM answered a credential for EK and AK, ``vouched`` when a factory
             key in the same TPM certified AK, else ``none``.
         factory: That key, or None.
+        replaces: Enrollment id (32 bytes) that ended on the same TPM, or None.
+        bin: Part of a repository name that the enroller chose for this device, or None.
     """
 
     device: str
@@ -67,6 +76,7 @@ class DeviceRecord:
     sk: PublicArea
     certificates: tuple[bytes, ...] = field(repr=False)
     certify: Attestation = field(repr=False)
+    counter: Attestation = field(repr=False)
     nonce: bytes
     ek_certificate: bytes | None = field(default=None, repr=False)
     assurance: Assurance
@@ -75,11 +85,59 @@ class DeviceRecord:
     enrolled_at: str
     proof: str
     factory: FactoryKey | None = field(default=None, repr=False)
+    replaces: bytes | None = None
+    bin: str | None = None
+
+    @property
+    def enrollment(self) -> bytes:
+        """The enrollment id, 32 bytes."""
+        return enrollment_id(self.ak.name, self.counter_base, self.nonce)
+
+
+def enrollment_id(ak_name: bytes, counter_base: int, nonce: bytes) -> bytes:
+    """The id of an enrollment: it stays the same when a certificate is renewed, and changes with TPM, base and nonce.
+
+    Args:
+        ak_name: TPM Name of the attestation key, 34 bytes.
+        counter_base: Certified value of the kit counter, 0 to 2^64-1.
+        nonce: The enroller's.
+
+    Returns:
+        32 bytes; text form is 64 lower-case hex digits.
+    """
+    return hashlib.sha256(ak_name + struct.pack(">Q", counter_base) + nonce).digest()
+
+
+def parse_enrollment(text: str, what: str) -> bytes:
+    """Read the text form of an enrollment id.
+
+    Raises:
+        FormatError: Not 64 lower-case hex digits.
+    """
+    if not _ENROLLMENT.fullmatch(text):
+        raise FormatError(f"{what}: {text[:80]!r} is no enrollment id (64 lower-case hex digits)")
+    return bytes.fromhex(text)
+
+
+def parse_bin(value: object, what: str) -> str | None:
+    """Read a bin: None, or 1 to 16 of ``0-9a-z``.
+
+    Raises:
+        FormatError: Something else.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _BIN.fullmatch(value):
+        raise FormatError(f"{what}: 'bin' is not 1 to 16 lower-case letters and digits")
+    return value
 
 
 def enroll_qualifying(nonce: bytes) -> bytes:
-    """The qualifyingData (32 bytes) under which AK certifies SK at enrollment; the label keeps it apart from quotes."""
-    return hashlib.sha256(b"edgeprov.enrol\0" + nonce).digest()
+    """The qualifyingData (32 bytes) under which AK certifies SK and the kit counter at enrollment.
+
+    The label keeps it apart from quotes.
+    """
+    return hashlib.sha256(b"edgeprov.enroll\0" + nonce).digest()
 
 
 def vouch_qualifying(nonce: bytes) -> bytes:
@@ -92,8 +150,23 @@ def encode_factory_key(key: FactoryKey) -> JsonObject:
     return {
         "public": b64(key.public.raw),
         "certificate": b64(key.certificate),
-        "certify": {"attest": b64(key.certify.attest), "signature": b64(key.certify.signature)},
+        "certify": encode_attestation(key.certify),
     }
+
+
+def encode_attestation(attestation: Attestation) -> JsonObject:
+    """As a member of a record or a request: ``{attest, signature}`` in base64."""
+    return {"attest": b64(attestation.attest), "signature": b64(attestation.signature)}
+
+
+def parse_attestation(obj: JsonObject, key: str, what: str) -> Attestation:
+    """Read the member ``key``: ``{attest, signature}`` in base64.
+
+    Raises:
+        FormatError: It is missing or malformed.
+    """
+    pair = get_object(obj, key, what)
+    return Attestation(attest=get_b64(pair, "attest", what), signature=get_b64(pair, "signature", what))
 
 
 def parse_factory_key(obj: JsonObject, what: str) -> FactoryKey | None:
@@ -105,11 +178,10 @@ def parse_factory_key(obj: JsonObject, what: str) -> FactoryKey | None:
     if obj.get("iak") is None:
         return None
     iak = get_object(obj, "iak", what)
-    certify = get_object(iak, "certify", what)
     return FactoryKey(
         public=parse_public(get_b64(iak, "public", what)),
         certificate=_certificate(iak.get("certificate")),
-        certify=Attestation(attest=get_b64(certify, "attest", what), signature=get_b64(certify, "signature", what)),
+        certify=parse_attestation(iak, "certify", what),
     )
 
 
@@ -120,10 +192,14 @@ def encode_device_record(record: DeviceRecord) -> bytes:
             **({} if record.factory is None else {"iak": encode_factory_key(record.factory)}),
             "v": 1,
             "device": record.device,
+            "enrollment": record.enrollment.hex(),
+            "replaces": None if record.replaces is None else record.replaces.hex(),
+            "bin": record.bin,
             "ak": b64(record.ak.raw),
             "sk": b64(record.sk.raw),
             "certificates": [b64(item) for item in record.certificates],
-            "certify": {"attest": b64(record.certify.attest), "signature": b64(record.certify.signature)},
+            "certify": encode_attestation(record.certify),
+            "counter": encode_attestation(record.counter),
             "nonce": b64(record.nonce),
             "ek": None if record.ek_certificate is None else b64(record.ek_certificate),
             "assurance": record.assurance,
@@ -158,30 +234,38 @@ def parse_device_record(raw: bytes) -> DeviceRecord:
     obj = parse_json_object(raw, what, max_bytes=LIMITS.device_record_bytes)
     if get_int(obj, "v", what) != 1:
         raise FormatError("device record has another version")
-    certify = get_object(obj, "certify", what)
     ek = obj.get("ek")
     if ek is not None and not isinstance(ek, str):
         raise FormatError("device record: 'ek' is not a string")
     proof = get_str(get_object(obj, "proof", what), "credential", what)
     if proof not in PROOFS:
         raise FormatError("device record: unknown proof of enrollment")
-    return DeviceRecord(
+    replaces = None if obj.get("replaces") is None else parse_enrollment(get_str(obj, "replaces", what), what)
+    record = DeviceRecord(
         device=get_str(obj, "device", what),
         ak=parse_public(get_b64(obj, "ak", what)),
         sk=parse_public(get_b64(obj, "sk", what)),
         certificates=tuple(
             _certificate(item) for item in get_list(obj, "certificates", what, maximum=LIMITS.certificate_chain)
         ),
-        certify=Attestation(attest=get_b64(certify, "attest", what), signature=get_b64(certify, "signature", what)),
+        certify=parse_attestation(obj, "certify", what),
+        counter=parse_attestation(obj, "counter", what),
         nonce=get_b64(obj, "nonce", what),
         ek_certificate=None if ek is None else parse_b64(ek, "device record: 'ek'"),
         assurance=parse_assurance(get_str(obj, "assurance", what), what),
-        counter_base=get_int(obj, "counter_base", what, maximum=2**64 - 1),
+        counter_base=get_int(obj, "counter_base", what),
         counter_index=get_int(obj, "counter_index", what, maximum=2**32 - 1),
         enrolled_at=get_str(obj, "enrolled_at", what),
         proof=proof,
         factory=parse_factory_key(obj, what),
+        replaces=replaces,
+        bin=parse_bin(obj.get("bin"), what),
     )
+    if parse_enrollment(get_str(obj, "enrollment", what), what) != record.enrollment:
+        raise FormatError("device record: the enrollment id is not that of its key, counter base and nonce")
+    if record.replaces == record.enrollment:
+        raise FormatError("device record: it replaces its own enrollment")
+    return record
 
 
 def parse_device_record_artifact(manifest: Manifest, raw: bytes) -> DeviceRecord:

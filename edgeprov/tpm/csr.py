@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, utils
@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import TpmError
-from edgeprov.tpm.device import Tpm
+
+if TYPE_CHECKING:
+    from edgeprov.tpm.device import Tpm
 
 
 class TpmPrivateKey(ec.EllipticCurvePrivateKey):

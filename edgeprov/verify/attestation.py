@@ -130,7 +130,7 @@ def verify_counter(attest: Attest, index: int, value: int) -> None:
         raise EvidenceInvalid("the counter was not certified as a whole", step=8)
     actual = int.from_bytes(nv.contents, "big")
     if actual != value:
-        raise EvidenceInvalid(f"the counter stood at {actual}, but the kit claims number {value}", step=8)
+        raise EvidenceInvalid(f"the counter stood at {actual}, not at the claimed {value}", step=8)
 
 
 @lru_cache(maxsize=1_024)

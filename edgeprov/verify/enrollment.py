@@ -31,6 +31,7 @@ from edgeprov.verify.attestation import (
     attestation_key_fault,
     signing_key_fault,
     verify_attestation,
+    verify_counter,
     verify_extra_data,
 )
 from edgeprov.verify.certificates import certificate_spki
@@ -52,6 +53,11 @@ class VerifiedDevice:
     def device(self) -> str:
         """URN of the device."""
         return self.record.device
+
+    @property
+    def enrollment(self) -> bytes:
+        """Its enrollment id, 32 bytes."""
+        return self.record.enrollment
 
 
 def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce: bytes) -> None:
@@ -79,6 +85,31 @@ def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce:
         raise EnrollmentRefused(f"the certification of the signing key: {error.message}") from error
     if not isinstance(attest.info, Certify) or attest.info.name != sk.name:
         raise EnrollmentRefused("the attestation key certified another key than the signing key")
+
+
+def verify_counter_base(ak: PublicArea, counter: Attestation, index: int, base: int, nonce: bytes) -> None:
+    """AK certified, for this nonce, that the kit counter stood at the counter base.
+
+    Args:
+        ak: Attestation key, judged by verify_tpm_keys.
+        counter: TPM2_NV_Certify of the kit counter by AK.
+        index: NV handle of the kit counter.
+        base: Value that the record or request names.
+        nonce: The enroller's challenge.
+
+    Raises:
+        EnrollmentRefused: Another signer, challenge, NV index or value.
+    """
+    what = "the certification of the kit counter"
+    try:
+        attest = tpmt.parse_attest(counter.attest)
+        verify_attestation(ak, counter, attest, tpmt.ST_ATTEST_NV, what)
+        verify_extra_data(attest, enroll_qualifying(nonce), what)
+        verify_counter(attest, index, base)
+    except EvidenceInvalid as error:
+        raise EnrollmentRefused(error.message.partition(": ")[2]) from error
+    except FormatError as error:
+        raise EnrollmentRefused(f"{what}: {error.message}") from error
 
 
 def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> None:
@@ -179,6 +210,7 @@ def verify_device_record(
     try:
         record = parse_device_record_artifact(manifest, raw)
         verify_tpm_keys(record.ak, record.sk, record.certify, record.nonce)
+        verify_counter_base(record.ak, record.counter, record.counter_index, record.counter_base, record.nonce)
         if record.factory is not None:
             verify_factory_key(record.factory, record.ak, record.nonce)
     except (FormatError, EnrollmentRefused) as error:

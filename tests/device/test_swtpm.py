@@ -19,10 +19,10 @@ from cryptography import x509
 from edgeprov.device.context import Context
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.datakit import parse_datakit, parse_evidence, parse_part
-from edgeprov.formats.devicerecord import DeviceRecord, build_device_record
+from edgeprov.formats.devicerecord import DeviceRecord, build_device_record, parse_attestation
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.head import parse_head
-from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, parse_public
+from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout import Layout
 from edgeprov.tpm import simulator
@@ -69,7 +69,8 @@ class Box:
             ak=parse_public(parse_b64(request["ak"], "ak")),
             sk=parse_public(parse_b64(request["sk"], "sk")),
             certificates=certificate.certificate_chain,
-            certify=Attestation(**{name: parse_b64(text, name) for name, text in request["certify"].items()}),
+            certify=parse_attestation(request, "certify", "request"),
+            counter=parse_attestation(request, "counter", "request"),
             nonce=bytes.fromhex(request["nonce"]),
             assurance=request["assurance"],
             counter_base=request["counter_base"],

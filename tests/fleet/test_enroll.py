@@ -20,7 +20,7 @@ from edgeprov.errors import EnrollmentRefused
 from edgeprov.fleet.enrollment import enroll
 from edgeprov.fleet.registries.sources import ArtifactReader, parse_source
 from edgeprov.fleet.trust.folder import load_trust
-from edgeprov.formats.devicerecord import encode_factory_key, enroll_qualifying
+from edgeprov.formats.devicerecord import encode_attestation, encode_factory_key, enroll_qualifying
 from edgeprov.verify.enrollment import verify_device_record
 from tests.support import pki
 from tests.support.factory import factory_key, maker_root
@@ -44,11 +44,11 @@ def csr(key: ec.EllipticCurvePrivateKey, serial: str, *names: str) -> bytes:
 
 
 def request(tpm: SoftTpm, serial: str = "ward-1", **changes: object) -> dict:
-    certify = tpm.certify_sk(enroll_qualifying(NONCE))
+    certify, counter = tpm.certify_sk(enroll_qualifying(NONCE)), tpm.certify_counter(enroll_qualifying(NONCE))
     return {
         "type": "edgeprov.enrollment-request", "v": 1, "device": f"urn:edgeprov:device:{serial}", "csr": b64(csr(tpm.sk, serial)),
         "ak": b64(tpm.ak_public), "sk": b64(tpm.sk_public), "nonce": NONCE.hex(),
-        "certify": {"attest": b64(certify.attest), "signature": b64(certify.signature)}, "ek": None, "ek_public": None,
+        "certify": encode_attestation(certify), "counter": encode_attestation(counter), "ek": None, "ek_public": None,
         "assurance": "dev", "counter_base": 100, "counter_index": 0x01800100,
     } | changes  # fmt: skip
 
@@ -127,7 +127,7 @@ def lies() -> dict[str, tuple[dict, int]]:
     unrestricted.ak_attributes = unrestricted.sk_attributes
 
     def certified(attestation):
-        return {"attest": b64(attestation.attest), "signature": b64(attestation.signature)}
+        return encode_attestation(attestation)
 
     return {
         "certified under another nonce": (good | {"certify": certified(forged)}, 18),
@@ -147,6 +147,12 @@ def lies() -> dict[str, tuple[dict, int]]:
         "a garbled request": (good | {"csr": b64(b"garbage")}, 18),
         "a restricted signing key": (request(restricted), 18),
         "an unrestricted attestation key": (request(unrestricted), 18),
+        "a base that the counter never had": (good | {"counter_base": 150}, 18),
+        "a counter certified under another nonce": (
+            good | {"counter": certified(tpm.certify_counter(enroll_qualifying(b"another nonce!!!")))},
+            18,
+        ),
+        "another TPM's counter": (good | {"counter": certified(other.certify_counter(enroll_qualifying(NONCE)))}, 18),
         "another counter": (good | {"counter_index": 0x01800200}, 18),
         "hardware without EK certificate": (good | {"assurance": "hardware"}, 19),
         "a name that is no serial": (good | {"device": "urn:edgeprov:device:a.b"}, 4),

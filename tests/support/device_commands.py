@@ -288,10 +288,10 @@ def _label(site: Site, acknowledge: Acknowledge) -> None:
 
 
 def first_start(site: Site, acknowledge: Acknowledge) -> None:
-    from edgeprov.device.identity import create_identity, install_certificates
+    from edgeprov.device.identity import install_certificates
 
     check_boot(site, acknowledge)
-    create_identity(site.context)
+    site.request_enrollment()
     install_certificates(site.context, (site.root / "identity.json").read_bytes())
     acknowledge("identity")
     _infer(site, acknowledge, 1)

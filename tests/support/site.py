@@ -71,6 +71,15 @@ class DeviceTpm(SoftTpm):
     def create_identity(self) -> SimpleNamespace:
         return self.identity()
 
+    def ek_certificate(self) -> None:
+        return None
+
+    def ek_public(self) -> bytes:
+        return b""
+
+    def factory_key(self, _qualifying: bytes) -> None:
+        return None
+
     def identity(self) -> SimpleNamespace:
         return SimpleNamespace(ak_public=self.ak_public, sk_public=self.sk_public, counter_value=self.counter)
 
@@ -141,14 +150,22 @@ dir = "trust.d"
         yield self.tpm
 
     def install_identity(self) -> None:
-        from edgeprov.device.identity import create_identity, install_certificates
+        from edgeprov.device.identity import install_certificates
+
+        self.request_enrollment()
+        install_certificates(self.context, self.identity_document())
+
+    def request_enrollment(self) -> None:
+        """Keys and a request: the enrollment is that of ``unit``'s record, as long as no number was taken."""
+        from edgeprov.device.identity import create_identity, create_request
 
         create_identity(self.context)
-        install_certificates(self.context, self.identity_document())
+        create_request(self.context, self.unit.record.nonce)
 
     def identity_document(self) -> bytes:
         """What the factory's enrollment hands to the device."""
         document = {"type": "edgeprov.identity", "v": 1, "device": self.unit.urn}
+        document["enrollment"] = self.unit.record.enrollment.hex()
         document["certificates"] = [b64(item) for item in self.unit.record.certificates]
         return json.dumps(document).encode()
 

@@ -410,6 +410,7 @@ class World:
             "sk": parse_public(tpm.sk_public),
             "certificates": certificate.certificate_chain,
             "certify": tpm.certify_sk(enroll_qualifying(nonce)),
+            "counter": tpm.certify_counter(enroll_qualifying(nonce), value=changes.get("counter_base")),  # type: ignore[arg-type]
             "nonce": nonce,
             "assurance": "dev",
             "counter_base": tpm.counter,

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from edgeprov.formats import tpmt
-from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying
+from edgeprov.formats.descriptor import describe
+from edgeprov.formats.devicerecord import build_device_record, encode_attestation, enroll_qualifying, enrollment_id
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
+from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
+from edgeprov.formats.mediatypes import DEVICE_RECORD, SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.tpmt import parse_public
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
@@ -87,6 +90,11 @@ def accepted() -> Iterator[Case]:
     key = factory_key(s.unit.record.ak.raw, s.unit.record.nonce, maker_root())
     yield case("factory-key", "a factory key (IAK) in the same TPM vouches for AK", vouched(s, factory=key))
     s = Stage()
+    again = {"replaces": hashlib.sha256(b"an ended enrollment").digest(), "bin": "07"}
+    yield case(
+        "enrolled-again", "the record names the enrollment that ended, and a bin", vouched(s, proof="none", **again)
+    )
+    s = Stage()
     yield case("firmware-listed", "the policy lists TPM firmware, and this one is on it", s.doc(), trust="firmware")
 
 
@@ -138,6 +146,84 @@ def factory_keys() -> Iterator[Case]:
         "the record says activated and holds no EK certificate",
         vouched(Stage(), proof="activated"),
     )
+
+
+def rewritten(s: Stage, edit: Callable[[dict], object]) -> dict:
+    """A proof whose record's JSON was edited and vouched for anew."""
+    value = json.loads(s.unit.record_blob)
+    edit(value)
+    blob = encode_json(value)
+    notes = s.unit.record_manifest.annotations
+    layer = describe(blob, DEVICE_RECORD)
+    s.unit.record_manifest = build_manifest(
+        config=EMPTY_CONFIG, layers=[layer], artifact_type=DEVICE_RECORD, annotations=notes
+    )
+    s.unit.record_blob = blob
+    s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, s.unit.record)]
+    return s.doc()
+
+
+def enrollments() -> Iterator[Case]:
+    """Enrollment id, certified counter base, and what the enroller adds."""
+
+    def refused(name: str, comment: str, edit: Callable[[Stage], Callable[[dict], object]]) -> Case:
+        s = Stage()
+        return case(name, comment, rewritten(s, edit(s)))
+
+    def sets(**values: object) -> Callable[[Stage], Callable[[dict], object]]:
+        return lambda _s: lambda record: record.update(values)
+
+    def counter(make: Callable[[SoftTpm, bytes], tpmt.Attestation]) -> Callable[[Stage], Callable[[dict], object]]:
+        def edit(s: Stage) -> Callable[[dict], object]:
+            words = make(s.unit.tpm, enroll_qualifying(s.unit.record.nonce))
+            return lambda record: record.update(counter=encode_attestation(words))
+
+        return edit
+
+    def other_index(tpm: SoftTpm, qualifying: bytes) -> tpmt.Attestation:
+        tpm.counter_index = 0x01800200
+        words = tpm.certify_counter(qualifying)
+        tpm.counter_index = tpmt.COUNTER_INDEX
+        return words
+
+    def raised(s: Stage) -> Callable[[dict], object]:
+        record = s.unit.record
+        claimed = enrollment_id(record.ak.name, 150, record.nonce).hex()
+        return lambda value: value.update(counter_base=150, enrollment=claimed)
+
+    yield refused("enrollment-of-another", "the id is made up", sets(enrollment="ab" * 32))
+    yield refused("enrollment-missing", "the record has no id", lambda _s: lambda value: value.pop("enrollment"))
+    yield refused(
+        "enrollment-upper-case",
+        "the id in capitals",
+        lambda _s: lambda value: value.update(enrollment=value["enrollment"].upper()),
+    )
+    yield refused("counter-base-claimed", "a base that the TPM never showed hides 50 kits", raised)
+    yield refused(
+        "counter-base-replayed",
+        "the counter was certified for another nonce",
+        counter(lambda tpm, _q: tpm.certify_counter(bytes(32))),
+    )
+    yield refused(
+        "counter-base-forged",
+        "another TPM certified its own counter",
+        counter(lambda _tpm, q: SoftTpm("another").certify_counter(q)),
+    )
+    yield refused("counter-base-of-another-index", "another counter of this TPM", counter(other_index))
+    yield refused(
+        "counter-base-is-a-certify",
+        "the certification of SK in its place",
+        counter(lambda tpm, q: tpm.certify_sk(q)),
+    )
+    yield refused("counter-base-missing", "nothing certified", lambda _s: lambda value: value.pop("counter"))
+    yield refused(
+        "replaces-itself",
+        "the record replaces its own enrollment",
+        lambda _s: lambda value: value.update(replaces=value["enrollment"]),
+    )
+    yield refused("replaces-no-id", "the record replaces something that is no id", sets(replaces="ward-1"))
+    yield refused("bin-with-slash", "a bin that leaves its folder", sets(bin="../b"))
+    yield refused("bin-upper-case", "a bin that no repository name can hold", sets(bin="B1"))
 
 
 def step_1() -> Iterator[Case]:

@@ -12,7 +12,7 @@ from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
 from edgeprov.formats.eventlog import Event, encode_event
 from edgeprov.formats.tpmt import Attestation
 from tests.support.softtpm import SoftTpm, soft_key
-from tests.vectors.cases_device import OTHER, Case, Stage, accepted, case, factory_keys, step_1, step_2
+from tests.vectors.cases_device import OTHER, Case, Stage, accepted, case, enrollments, factory_keys, step_1, step_2
 from tests.vectors.make import b64, document, edited, make_world
 
 
@@ -312,3 +312,4 @@ def all_evidence() -> Iterator[tuple[int, Case]]:
     ):
         yield from ((number, item) for item in group())
     yield from ((1, item) for item in factory_keys())
+    yield from ((1, item) for item in enrollments())

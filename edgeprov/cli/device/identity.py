@@ -44,10 +44,9 @@ def _create(_args: argparse.Namespace, out: Output) -> None:
     document = create_identity(load_context())
     out.item(
         "identity",
-        f"identity of {document['device']}, assurance {document['assurance']}, counter at {document['counter_base']}",
+        f"identity of {document['device']}, assurance {document['assurance']}",
         device=document["device"],
         assurance=document["assurance"],
-        counter_base=document["counter_base"],
     )
     out.next("edgeprov identity csr -o request.json")
 
@@ -82,7 +81,7 @@ def _install(args: argparse.Namespace, out: Output) -> None:
 
 
 def _show(_args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import load_certificates, load_keys
+    from edgeprov.device.identity import find_enrollment, load_bin, load_certificates, load_keys
     from edgeprov.formats.b64 import parse_b64
     from edgeprov.formats.tpmt import parse_public
 
@@ -92,6 +91,7 @@ def _show(_args: argparse.Namespace, out: Output) -> None:
         chain = load_certificates(state)
     except IdentityError:
         chain = ()
+    enrollment, place = find_enrollment(state), load_bin(state)
     names = {key: parse_public(parse_b64(keys[key], key)).name.hex() for key in ("ak", "sk")}
     out.item(
         "identity",
@@ -101,7 +101,8 @@ def _show(_args: argparse.Namespace, out: Output) -> None:
                 f"assurance    {keys['assurance']}",
                 f"AK name      {names['ak']}",
                 f"SK name      {names['sk']}",
-                f"counter base {keys['counter_base']}",
+                f"enrollment   {enrollment.id.hex() if enrollment else 'no request made yet'}",
+                f"counter base {enrollment.counter_base if enrollment else '-'}",
                 f"certificate  {f'installed, chain of {len(chain)}' if chain else 'none yet'}",
             )
         ),
@@ -109,6 +110,8 @@ def _show(_args: argparse.Namespace, out: Output) -> None:
         assurance=keys["assurance"],
         ak_name=names["ak"],
         sk_name=names["sk"],
-        counter_base=keys["counter_base"],
+        enrollment=enrollment.id.hex() if enrollment else None,
+        counter_base=enrollment.counter_base if enrollment else None,
+        bin=place,
         certificates=len(chain),
     )

@@ -98,9 +98,10 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
     remove(pending)
     out.item(
         "enrolled",
-        f"{request.device}: assurance {request.assurance}, counter base {request.counter_base}, "
-        f"record {result.manifest.digest}",
+        f"{request.device}: enrollment {request.enrollment.hex()}, assurance {request.assurance}, "
+        f"counter base {request.counter_base}, record {result.manifest.digest}",
         device=request.device,
+        enrollment=request.enrollment.hex(),
         assurance=request.assurance,
         counter_base=request.counter_base,
         record=str(result.manifest.digest),

@@ -39,13 +39,15 @@ from edgeprov.formats.devicerecord import (
     DeviceRecord,
     FactoryKey,
     build_device_record,
+    enrollment_id,
     parse_assurance,
+    parse_attestation,
     parse_device_record,
     parse_factory_key,
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
-from edgeprov.formats.jsonx import JsonObject, get_int, get_object, get_str, parse_json_object
+from edgeprov.formats.jsonx import JsonObject, get_int, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import DEVICE_PREDICATE, EMPTY_BLOB, Assurance
 from edgeprov.formats.rfc3339 import rfc3339
@@ -56,6 +58,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.registry.base import attach
 from edgeprov.verify.certificates import certificate_spki
 from edgeprov.verify.enrollment import (
+    verify_counter_base,
     verify_ek_certificate,
     verify_factory_certificate,
     verify_factory_key,
@@ -79,6 +82,7 @@ class Request:
     sk: PublicArea
     nonce: bytes
     certify: Attestation = field(repr=False)
+    counter: Attestation = field(repr=False)
     ek_certificate: bytes | None = field(repr=False)
     ek_public: bytes | None = field(repr=False)
     factory: FactoryKey | None = field(default=None, repr=False)
@@ -90,6 +94,11 @@ class Request:
     def serial(self) -> str:
         """Serial number of the device."""
         return device_serial(self.device)
+
+    @property
+    def enrollment(self) -> bytes:
+        """The enrollment id that this request asks for, 32 bytes."""
+        return enrollment_id(self.ak.name, self.counter_base, self.nonce)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +125,6 @@ def parse_request(raw: bytes) -> Request:
         raise FormatError("not an enrollment request", advice="Make one on the device: edgeprov identity csr -o FILE.")
     device = get_str(obj, "device", what)
     device_serial(device)
-    certify = get_object(obj, "certify", what)
     try:
         nonce = bytes.fromhex(get_str(obj, "nonce", what))
     except ValueError as error:
@@ -128,7 +136,8 @@ def parse_request(raw: bytes) -> Request:
         ak=parse_public(get_b64(obj, "ak", what)),
         sk=parse_public(get_b64(obj, "sk", what)),
         nonce=nonce,
-        certify=Attestation(attest=get_b64(certify, "attest", what), signature=get_b64(certify, "signature", what)),
+        certify=parse_attestation(obj, "certify", what),
+        counter=parse_attestation(obj, "counter", what),
         ek_certificate=ek,
         ek_public=ek_public,
         factory=parse_factory_key(obj, what),
@@ -157,6 +166,7 @@ def verify_request(request: Request, policy: TrustPolicy, now: dt.datetime, *, n
     verify_csr(request.csr, request.sk.spki, request.device, request.serial)
     if request.counter_index != COUNTER_INDEX:
         raise EnrollmentRefused(f"the kit counter is at 0x{request.counter_index:08x}, not at 0x{COUNTER_INDEX:08x}")
+    verify_counter_base(request.ak, request.counter, request.counter_index, request.counter_base, request.nonce)
     for spki in (request.ak.spki, request.sk.spki):
         policy.verify_key_allowed(credential.sha256_hex(spki))
     policy.verify_assurance(request.assurance, request.device)
@@ -265,6 +275,7 @@ def enroll(
         sk=request.sk,
         certificates=certificates,
         certify=request.certify,
+        counter=request.counter,
         nonce=request.nonce,
         ek_certificate=request.ek_certificate,
         assurance=request.assurance,
@@ -309,6 +320,8 @@ def identity_file(record: DeviceRecord) -> JsonObject:
         "type": "edgeprov.identity",
         "v": 1,
         "device": record.device,
+        "enrollment": record.enrollment.hex(),
+        "bin": record.bin,
         "certificates": [b64(item) for item in record.certificates],
     }
 

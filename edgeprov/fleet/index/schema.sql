@@ -39,6 +39,8 @@ CREATE TABLE model_tags (
 CREATE TABLE devices (
   digest TEXT PRIMARY KEY,            -- manifest digest of the record
   device TEXT NOT NULL,               -- URN
+  enrollment TEXT NOT NULL,           -- id, hex: several records have the same after a renewal
+  replaces TEXT,                      -- enrollment id that ended on the same TPM
   source INTEGER NOT NULL REFERENCES sources(id),
   enrolled_at TEXT NOT NULL,
   assurance TEXT NOT NULL,            -- as the record says, before verification
@@ -49,6 +51,7 @@ CREATE TABLE devices (
   signatures BLOB NOT NULL            -- JSON: [[manifest, blob], ...] in base64
 ) WITHOUT ROWID;
 CREATE INDEX devices_by_device ON devices(device);
+CREATE INDEX devices_by_enrollment ON devices(enrollment);
 
 -- Data kits and tombstones, from their own manifests (digest checked). What annotations claim is unproved
 -- until `verdicts` has a row.

@@ -335,6 +335,8 @@ class _Sync:
             "devices",
             digest=str(manifest.digest),
             device=record.device,
+            enrollment=record.enrollment.hex(),
+            replaces=None if record.replaces is None else record.replaces.hex(),
             source=self.source_id,
             enrolled_at=record.enrolled_at,
             assurance=record.assurance,

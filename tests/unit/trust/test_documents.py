@@ -22,7 +22,8 @@ DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
-# Words of the sentence with the MUST, and its refused cases: vectors by their id, tests by file and name.
+# The id of a rule for readers (R-area-n), or words of its sentence with MUST, and its refused cases: vectors by their id, tests
+# by file and name. Rules for writers (W-area-n) name their test in FORMAT.md itself.
 RULES: Mapping[str, tuple[str, ...]] = {
     "with their signatures. A device MUST refuse one": (
         "transport/test_stick.py::test_a_receipt_that_nobody_may_give_frees_nothing",
@@ -96,6 +97,21 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-01/factory-key-of-another-ak_fail",
         "step-01/factory-key-replayed_fail",
     ),
+    "R-enr-1": (
+        "step-01/enrollment-of-another_fail",
+        "step-01/enrollment-missing_fail",
+        "step-01/enrollment-upper-case_fail",
+    ),
+    "R-enr-2": (
+        "step-01/counter-base-claimed_fail",
+        "step-01/counter-base-replayed_fail",
+        "step-01/counter-base-forged_fail",
+        "step-01/counter-base-of-another-index_fail",
+        "step-01/counter-base-is-a-certify_fail",
+        "step-01/counter-base-missing_fail",
+    ),
+    "R-enr-3": ("step-01/replaces-itself_fail", "step-01/replaces-no-id_fail"),
+    "R-enr-4": ("step-01/bin-with-slash_fail", "step-01/bin-upper-case_fail"),
     "All steps MUST hold": ("steps",),  # tests/vectors/test_vectors.py: two refused cases for each step
     "MUST be the digest that passed": ("device/test_record_session.py::test_bad_hello", "device/test_record_session.py::test_nothing_is_recorded_without_the_boot_check"),
 }  # fmt: skip
@@ -161,7 +177,10 @@ def exists(case: str) -> bool:
 
 
 def sentences() -> list[str]:
-    return [line for line in (DOCUMENTS / "FORMAT.md").read_text().splitlines() if re.search(r"\bMUST\b", line)]
+    """Lines with a MUST or an id of a rule for readers; heads of tables and rules for writers are no rules for readers."""
+    lines = (DOCUMENTS / "FORMAT.md").read_text().splitlines()
+    found = [line for line in lines if re.search(r"\bMUST\b|\bR-[a-z]+-\d+\b", line)]
+    return [line for line in found if not line.startswith(("| rule |", "| W-"))]
 
 
 def test_every_must_is_in_the_table() -> None:
@@ -173,7 +192,21 @@ def test_every_must_is_in_the_table() -> None:
         and not line.startswith("| step | name |")  # the head of the table of steps
     ]
     assert not unknown
-    assert [rule for rule in RULES if not any(rule in line for line in sentences())] == []
+    assert [
+        rule for rule in RULES if not any(re.search(rf"{re.escape(rule)}(?!\d)", line) for line in sentences())
+    ] == []
+    named = set(re.findall(r"\bR-[a-z]+-\d+\b", "\n".join(sentences())))
+    assert named - set(RULES) == set()
+
+
+def test_every_rule_for_writers_names_its_test() -> None:
+    rows = re.findall(
+        r"^\| (W-[a-z]+-\d+) \|.*\| `tests/(\S+)` \|$", (DOCUMENTS / "FORMAT.md").read_text(), re.MULTILINE
+    )
+    named = set(re.findall(r"\bW-[a-z]+-\d+\b", (DOCUMENTS / "FORMAT.md").read_text()))
+    assert rows
+    assert named - {rule for rule, _ in rows} == set()
+    assert [rule for rule, case in rows if "::" not in case or not exists(case)] == []
 
 
 @pytest.mark.parametrize("rule", RULES)

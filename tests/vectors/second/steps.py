@@ -8,11 +8,12 @@ import argparse
 import datetime as dt
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from cryptography import x509
 
-from tests.vectors.second.base import Bad, Policy, load_json, need, sha, un64, unpack
+from tests.vectors.second.base import HEX64, Bad, Policy, load_json, need, sha, un64, unpack
 from tests.vectors.second.signatures import (
     Artifact,
     device_statement,
@@ -70,8 +71,10 @@ class Checker:
         raw = un64(record["certify"]["attest"])
         certify = Attest(raw)
         attested(self.ak, raw, un64(record["certify"]["signature"]), certify, 0x8017)
-        need(certify.extra == sha(b"edgeprov.enrol\0" + un64(record["nonce"])), "nonce")
+        nonce, base = un64(record["nonce"]), record["counter_base"]
+        need(certify.extra == sha(b"edgeprov.enroll\0" + nonce), "nonce")
         need(certify.name == self.sk.name, "certified name")
+        enrollment_of(record, self.ak, nonce, base)
         chain = [un64(item) for item in record["certificates"]]
         need(chain, "no certificate")
         enrolled = dt.datetime.fromisoformat(record["enrolled_at"])
@@ -171,10 +174,7 @@ class Checker:
             need(active.get(header["slot"]) == header["model"], "model not measured")
 
     def step_8(self) -> None:
-        index = self.device_record["counter_index"].to_bytes(4, "big")
-        name = b"\x00\x0b" + sha(index + b"\x00\x0b" + b"\x22\x06\x00\x14" + b"\x00\x00" + b"\x00\x08")
-        need(self.counter.index == name and self.counter.offset == 0 and len(self.counter.contents) == 8, "counter")
-        need(int.from_bytes(self.counter.contents, "big") == int(self.note("seq")), "counter value")
+        counter_shows(self.counter, self.device_record["counter_index"], int(self.note("seq")))
 
     def step_9(self) -> None:
         seq, base = int(self.note("seq")), self.device_record["counter_base"]
@@ -234,6 +234,27 @@ class Checker:
                 getattr(self, f"step_{number}")()
             except (Bad, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 raise Refused(number, f"{type(error).__name__}: {error}") from error
+
+
+def counter_shows(attest: Attest, handle: int, value: int) -> None:
+    """NV_Certify of the whole written counter (section 21, step 8)."""
+    index = handle.to_bytes(4, "big")
+    name = b"\x00\x0b" + sha(index + b"\x00\x0b" + b"\x22\x06\x00\x14" + b"\x00\x00" + b"\x00\x08")
+    need(attest.index == name and attest.offset == 0 and len(attest.contents) == 8, "counter")
+    need(int.from_bytes(attest.contents, "big") == value, "counter value")
+
+
+def enrollment_of(record: dict, ak: Public, nonce: bytes, base: int) -> None:
+    """Enrollment id, counter base, `replaces` and `bin` (section 19)."""
+    words = record["counter"]
+    counter = Attest(un64(words["attest"]))
+    attested(ak, un64(words["attest"]), un64(words["signature"]), counter, 0x8014)
+    need(counter.extra == sha(b"edgeprov.enroll\0" + nonce), "nonce of the counter")
+    counter_shows(counter, record["counter_index"], base)
+    own, before, place = record["enrollment"], record.get("replaces"), record.get("bin")
+    need(own == sha(ak.name + base.to_bytes(8, "big") + nonce).hex(), "enrollment id")
+    need(before is None or (HEX64.fullmatch(before) and before != own), "replaces")
+    need(place is None or re.fullmatch("[0-9a-z]{1,16}", place), "bin")
 
 
 def stored_evidence(layer: bytes) -> bytes | None:
