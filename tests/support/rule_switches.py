@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""Switch one rule for writers off, to show that the test which FORMAT.md names for it can fail.
+
+A pytest plugin: with EDGEPROV_RULE_OFF=W-area-n in its environment the product is changed before the tests
+are collected. Each entry makes the product break exactly that rule.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from edgeprov.errors import IdentityError
+
+
+def replaced(target: str, made_of: Callable[[Any], Any]) -> Callable[[], None]:
+    """A switch that replaces one attribute.
+
+    Args:
+        target: ``package.module:attribute`` or ``package.module:Class.attribute``.
+        made_of: Takes the original and returns what takes its place.
+    """
+
+    def off() -> None:
+        module, _, path = target.partition(":")
+        holder: Any = importlib.import_module(module)
+        *outer, name = path.split(".")
+        for part in outer:
+            holder = getattr(holder, part)
+        setattr(holder, name, made_of(getattr(holder, name)))
+
+    return off
+
+
+class Anything(bytes):
+    """Bytes that are equal to all others."""
+
+    __slots__ = ()
+
+    def __eq__(self, _other: object) -> bool:
+        return True
+
+    def __ne__(self, _other: object) -> bool:
+        return False
+
+    __hash__ = bytes.__hash__
+
+
+def _forget_another_nonce(make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(state: Any, *args: Any) -> Any:
+        try:
+            return make(state, *args)
+        except IdentityError:
+            (state.identity_dir / "enrollment.json").unlink()
+            (state.identity_dir / "certificates.json").unlink(missing_ok=True)
+            return make(state, *args)
+
+    return made
+
+
+SWITCHES: Mapping[str, Callable[[], None]] = {
+    "W-enr-1": replaced("edgeprov.device.identity:_enrollment", _forget_another_nonce),
+    "W-enr-2": replaced("edgeprov.device.identity:parse_enrollment", lambda parse: lambda *of: Anything(parse(*of))),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    del config
+    if rule := os.environ.get("EDGEPROV_RULE_OFF"):
+        SWITCHES[rule]()
