@@ -46,6 +46,7 @@ class RegistryConfig:
 
     name: str = ""
     data_template: str = "data/{model}/{month}"
+    subject: str = "none"  # model: kits name the model as OCI subject too, where their repository holds it
     plain_http: bool = False
     auth: str = "none"
     credentials_file: Path | None = None  # docker config.json form
@@ -138,6 +139,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "record.full": ("stop", "discard-oldest"),
     "record.capture": ("none", "digest", "sampled", "full"),
     "registry.auth": ("none", "basic", "token"),
+    "registry.subject": ("none", "model"),
     "seal.signatures": ("cosign", "notation"),
     "upload.order": ("oldest", "smallest"),
     "upload.metered": ("no", "yes"),

@@ -133,7 +133,8 @@ class Sequencer:
             seq = self._next_number(intent)
             now_ns = time.time_ns()
             manifest, config = build_datakit(
-                model=subject,
+                model=work.model,
+                subject=subject,
                 device=self._context.urn,
                 slot=work.slot,
                 seq=seq,
@@ -219,7 +220,8 @@ class Sequencer:
                 intent.setdefault("base", number - 1)
                 now_ns = time.time_ns()
                 manifest, layer = build_tombstone(
-                    model=subject,
+                    model=model,
+                    subject=subject,
                     device=self._context.urn,
                     slot=slot,
                     seq=number,
@@ -245,7 +247,9 @@ class Sequencer:
 
     # -- both -----------------------------------------------------------------------------------
 
-    def _subject(self, model: Digest) -> Descriptor:
+    def _subject(self, model: Digest) -> Descriptor | None:
+        if self._context.config.registry.subject != "model":
+            return None
         try:
             return model_descriptor(self._state, model)
         except NotStored:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data kit: a native ModelKit without a model, whose ``subject`` is the model that made the data.
+"""Data kit: a native ModelKit without a model; an annotation names the model that made the data.
 
 The annotations are what a fleet query reads without opening the kit; they stand in the manifest, so
 the signature over its digest covers them. Readers refuse a kit that says one thing in two ways.
@@ -129,7 +129,7 @@ class KitTag:
 
 def build_datakit(
     *,
-    model: Descriptor,
+    model: Digest,
     device: str,
     slot: str,
     seq: int,
@@ -143,11 +143,12 @@ def build_datakit(
     merkle: bytes,
     parts: Sequence[Part],
     created: str,
+    subject: Descriptor | None = None,
 ) -> tuple[Manifest, bytes]:
     """Write a data kit; returns its manifest and its config blob.
 
     Args:
-        model: Manifest descriptor of the model kit; becomes the subject.
+        model: Manifest digest of the model kit.
         device: Device URN.
         slot: Slot that the records come from.
         seq: TPM counter value.
@@ -161,13 +162,14 @@ def build_datakit(
         merkle: Root (32 bytes) over all records in order.
         parts: Layers in order: records, labels, inputs, evidence.
         created: RFC 3339 time, device clock.
+        subject: Manifest descriptor of the model kit, for registries that hold it in the same repository.
 
     Raises:
         FormatError: Values that do not fit each other.
         LimitError: More parts or longer annotations than a kit may have.
     """
     annotations = {
-        A_MODEL: str(model.digest),
+        A_MODEL: str(model),
         A_DEVICE: device,
         A_SLOT: slot,
         A_SEQ: str(seq),
@@ -187,13 +189,13 @@ def build_datakit(
         }
     if (size := sum(len(key) + len(value) for key, value in annotations.items())) > LIMITS.kit_annotation_bytes:
         raise LimitError(f"annotations of a data kit have {size} bytes, more than {LIMITS.kit_annotation_bytes}")
-    _verify_parts(parse_datakit_annotations(annotations, model.digest), parts)
+    _verify_parts(parse_datakit_annotations(annotations, subject.digest if subject else None), parts)
     config = encode_json(_kitfile(parts, annotations))
     manifest = build_manifest(
         config=describe(config, KIT_CONFIG),
         layers=[part.layer.with_annotations({FILEPATH: part.path}) for part in parts],
         artifact_type=KIT_ARTIFACT,
-        subject=model,
+        subject=subject,
         annotations=annotations,
     )
     return manifest, config
@@ -241,7 +243,7 @@ def parse_datakit_annotations(annotations: Mapping[str, str], subject: Digest | 
         FormatError: One is missing or malformed, or they contradict each other.
     """
     model, device = parse_digest(_get(annotations, A_MODEL)), _get(annotations, A_DEVICE)
-    if subject != model:
+    if subject not in (None, model):
         raise FormatError("data kit: the subject is not the model that the annotations name")
     device_serial(device)
     records, labels = _get_uint(annotations, A_RECORDS), 0

@@ -75,7 +75,8 @@ A_MERKLE: Final = PREFIX + "merkle"
 A_REASON: Final = PREFIX + "reason"
 A_VERITY: Final = PREFIX + "verity"
 A_COLLECTION: Final = PREFIX + "collection"  # on a model: SHA-256 of the statement about what it was trained on
-A_SUBJECT: Final = PREFIX + "subject"  # in index.json of a layout: the subject of the entry's manifest
+A_SUBJECT: Final = PREFIX + "subject"  # in index.json of a layout: the subject of the entry's manifest, or NO_SUBJECT
+NO_SUBJECT: Final = "none"
 
 DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"
 ENROLLER_URN_PREFIX: Final = "urn:edgeprov:enroller:"

@@ -60,7 +60,7 @@ class Tombstone:
 
 def build_tombstone(
     *,
-    model: Descriptor,
+    model: Digest,
     device: str,
     slot: str,
     seq: int,
@@ -68,11 +68,12 @@ def build_tombstone(
     reason: Reason,
     discarded: Sequence[tuple[int, int]] = (),
     at: str,
+    subject: Descriptor | None = None,
 ) -> tuple[Manifest, bytes]:
     """Write a tombstone; returns its manifest and its one layer. The config is OCI's empty blob.
 
     Args:
-        model: Manifest descriptor of the model that was active; the subject.
+        model: Manifest digest of the model that was active.
         device: Device URN.
         slot: Slot of the kit whose place it takes.
         seq: TPM counter value.
@@ -80,6 +81,7 @@ def build_tombstone(
         reason: What happened.
         discarded: Ranges of record numbers that are gone.
         at: RFC 3339 time, device clock.
+        subject: As in build_datakit.
     """
     prev_text = str(prev) if prev else NO_PREV
     layer = encode_json(
@@ -88,7 +90,7 @@ def build_tombstone(
             "seq": seq,
             "prev": prev_text,
             "reason": reason,
-            "model": str(model.digest),
+            "model": str(model),
             "slot": slot,
             "discarded": [list(item) for item in discarded],
             "at": at,
@@ -98,11 +100,11 @@ def build_tombstone(
         config=EMPTY_CONFIG,
         layers=[describe(layer, TOMBSTONE)],
         artifact_type=TOMBSTONE,
-        subject=model,
+        subject=subject,
         annotations={
             A_DEVICE: device,
             A_SLOT: slot,
-            A_MODEL: str(model.digest),
+            A_MODEL: str(model),
             A_SEQ: str(seq),
             A_PREV: prev_text,
             A_REASON: reason,
@@ -153,7 +155,7 @@ def parse_tombstone(manifest: Manifest, layer_raw: bytes) -> Tombstone:
     }
     if any(manifest.annotations.get(key) != value for key, value in stated.items()):
         raise FormatError(f"{what}: annotations and layer say different things")
-    if manifest.subject is None or manifest.subject.digest != tombstone.model:
+    if manifest.subject is not None and manifest.subject.digest != tombstone.model:
         raise FormatError(f"{what}: the subject is not the model that it names")
     return tombstone
 

@@ -15,7 +15,7 @@ from edgeprov.errors import FormatError
 from edgeprov.formats.descriptor import Descriptor, encode_descriptor, parse_descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_list, parse_json_object
-from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, OCI_INDEX
+from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, NO_SUBJECT, OCI_INDEX
 from edgeprov.limits import LIMITS
 
 
@@ -71,7 +71,7 @@ class LayoutIndex:
         return tuple(self._by_digest.get(digest, ()))
 
     def by_subject(self, subject: Digest | None) -> tuple[Descriptor, ...]:
-        """Entries that name this subject, in file order; with None, those that name none (other tools write such)."""
+        """Entries that name this subject, in file order; with None, those of other tools, which do not tell it."""
         if self._by_subject is None:
             self._by_subject = {}
             for entry in self.entries:
@@ -141,9 +141,14 @@ def index_entry(
     merged.pop(A_SUBJECT, None)
     if ref:
         merged[ANNOTATION_REF_NAME] = ref
-    if subject:
-        merged[A_SUBJECT] = str(subject)
+    merged[A_SUBJECT] = str(subject) if subject else NO_SUBJECT  # told: then nobody has to read the manifest for it
     return descriptor.with_annotations(merged)
+
+
+def entry_subject(entry: Descriptor) -> str | None:
+    """The subject that an entry of index.json tells; None when it has none, or does not tell."""
+    named = entry.annotations.get(A_SUBJECT)
+    return None if named == NO_SUBJECT else named
 
 
 def plain(entry: Descriptor) -> Descriptor:

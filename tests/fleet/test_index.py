@@ -199,7 +199,7 @@ def test_artifacts_of_unknown_types_are_passed_over(hub, kind):
         sealed = unit.seal(records=5)
         repo = push_kit(hub.registry, unit, sealed)
         index = json.loads(encode_index([sealed.manifest.descriptor]))
-        index |= {"artifactType": unknown, "subject": encode_descriptor(sealed.manifest.subject)}
+        index |= {"artifactType": unknown, "subject": encode_descriptor(hub.world.model.descriptor)}
         raw = encode_json(index)
         hub.registry.push_index(repo, raw, tag="rollup.1")
         on_index = describe(raw, OCI_INDEX)

@@ -9,9 +9,8 @@ import json
 import yaml
 
 from edgeprov.formats.datakit import EVIDENCE_NAME, EVIDENCE_PATH, PART_LAYER, Part, build_datakit, part_name, part_path
-from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import parse_digest
-from edgeprov.formats.mediatypes import OCI_MANIFEST
 from tests.support.kits import KITS
 
 
@@ -26,7 +25,7 @@ def test_kit_shows_what_we_wrote() -> None:
         for kind, name, path in (*names, ("evidence", EVIDENCE_NAME, EVIDENCE_PATH))
     ]
     _, config = build_datakit(
-        model=Descriptor(media_type=OCI_MANIFEST, digest=model, size=1),
+        model=model,
         device="urn:edgeprov:device:dev1",
         slot="default",
         seq=3,

@@ -42,7 +42,13 @@ HEADER = segment_header(params={"threshold": 0.5})
 KIT = data_kit(records=30)
 BLOCK = encode_block([*record_rows(3), encode_record(9, 1, 2, 3, (b"xyz",), None, {"k": 1})], 0, HEADER)
 STONE = build_tombstone(
-    model=MODEL, device="urn:edgeprov:device:d", slot="s", seq=1, prev=None, reason="crash", at="2026-01-01T00:00:00Z"
+    model=MODEL.digest,
+    device="urn:edgeprov:device:d",
+    slot="s",
+    seq=1,
+    prev=None,
+    reason="crash",
+    at="2026-01-01T00:00:00Z",
 )
 
 

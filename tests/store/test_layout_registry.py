@@ -46,7 +46,9 @@ def test_names_in_the_index_hold_repository_and_tag(registry: LayoutRegistry) ->
     kit = push(registry, REPO, "kit", tag="d1.0000000001.aa")
     signature = push(registry, REPO, "signature", subject=kit)
     first, second = entries(registry)
-    assert first["annotations"] == {"name": "kit", ANNOTATION_REF_NAME: f"{REPO}:d1.0000000001.aa"}
+    assert first["annotations"] == {
+        "name": "kit", ANNOTATION_REF_NAME: f"{REPO}:d1.0000000001.aa", A_SUBJECT: "none",
+    }  # fmt: skip
     assert second["annotations"] == {
         "name": "signature", ANNOTATION_REF_NAME: f"{REPO}@{signature.digest}", A_SUBJECT: str(kit.digest),
     }  # fmt: skip

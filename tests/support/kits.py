@@ -156,7 +156,7 @@ def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) ->
     evidence = SegmentEvidence(header=header.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"")
     add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([evidence]))
     manifest, config = build_datakit(
-        model=model,
+        model=model.digest,
         device=header.device,
         slot="default",
         seq=41,

@@ -8,10 +8,12 @@ same bytes. Keyword arguments of ``Unit.seal`` replace single pieces, which is h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from edgeprov.formats import merkle
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
@@ -32,7 +34,7 @@ from edgeprov.formats.datakit import (
 )
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.devicerecord import DeviceRecord, build_device_record, enroll_qualifying
-from edgeprov.formats.digest import Digest
+from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
 from edgeprov.formats.head import Head, head_qualifying
@@ -106,6 +108,14 @@ def sign_bundle(
     return SignatureArtifact(
         manifest=build_signature_manifest(subject, describe(blob, SIGSTORE_BUNDLE), predicate_type, CREATED), blob=blob
     )
+
+
+def edited_manifest(manifest: Manifest, edit: Callable[[dict[str, Any]], object]) -> Manifest:
+    """The manifest with other bytes, which no reader has accepted yet."""
+    value = json.loads(manifest.raw)
+    edit(value)
+    raw = encode_json(value)
+    return replace(manifest, raw=raw, digest=digest_of(raw))
 
 
 def sign_notation(subject: Descriptor, signer: Signer) -> SignatureArtifact:
@@ -238,6 +248,7 @@ class Unit:
         seq: int | None = None,
         prev: Digest | str | None = "",
         notation: bool = False,
+        edit: Callable[[dict[str, Any]], object] | None = None,
     ) -> Sealed:
         """One kit in the order of the real flow; keywords replace single pieces of it."""
         model = model or self.world.model
@@ -249,6 +260,8 @@ class Unit:
         kit, config, blobs = self.pack(
             rows, labels, headers, segments, model, number, self.prev if prev == "" else prev
         )  # type: ignore[arg-type]
+        if edit is not None:
+            kit = replace(kit, manifest=edited_manifest(kit.manifest, edit))
         digest = kit.manifest.digest
         evidence = SealEvidence(
             quote=(quote or (lambda tpm, q: tpm.quote(q)))(self.tpm, digest.raw),  # type: ignore[arg-type]
@@ -305,7 +318,7 @@ class Unit:
         last = self.next_n - 1
         first = self.next_n - len(rows)
         manifest, config = build_datakit(
-            model=model.descriptor,
+            model=model.digest,
             device=self.urn,
             slot=self.slot,
             seq=seq,
@@ -327,7 +340,7 @@ class Unit:
         """A tombstone for the number that a crash burnt, or for records that are gone."""
         number = self.tpm.increment_counter()
         manifest, layer = build_tombstone(
-            model=self.world.model.descriptor,
+            model=self.world.model.digest,
             device=self.urn,
             slot=self.slot,
             seq=number,

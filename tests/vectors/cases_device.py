@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from edgeprov.formats import tpmt
-from edgeprov.formats.descriptor import describe
+from edgeprov.formats.descriptor import describe, encode_descriptor
 from edgeprov.formats.devicerecord import build_device_record, encode_attestation, enroll_qualifying, enrollment_id
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import encode_json
@@ -82,6 +82,11 @@ def accepted() -> Iterator[Case]:
     rubbish = SignatureArtifact(manifest=sealed.signatures[0].manifest, blob=b"{}")
     sealed.signatures.insert(0, rubbish)
     yield case("rubbish-beside", "an unreadable signature beside a good one does not block", s.doc(sealed))
+    s = Stage()
+    subject = encode_descriptor(s.world.model.descriptor)
+    yield case(
+        "subject-model", "the kit's OCI subject is its model", s.doc(s.seal(edit=lambda m: m.update(subject=subject)))
+    )
     s = Stage()
     golden = hashlib.sha256(b"boot loader").digest()
     s.unit.tpm.pcrs[4] = golden

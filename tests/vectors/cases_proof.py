@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edgeprov.formats.bundle import build_signature_manifest
-from edgeprov.formats.descriptor import describe
+from edgeprov.formats.descriptor import describe, encode_descriptor
 from edgeprov.formats.envelope import pae
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
@@ -26,6 +26,7 @@ from edgeprov.formats.mediatypes import (
     COSIGN_SIMPLE_SIGNING,
     IN_TOTO_PAYLOAD,
     NOTATION_SIGNATURE,
+    OCI_MANIFEST,
     SIGSTORE_BUNDLE,
     SLSA_PROVENANCE,
 )
@@ -389,6 +390,14 @@ def malformed() -> Iterator[Case]:
         "the model's manifest in the place of the kit's",
         edited(doc, lambda d: d["kit"].update(manifest=d["model"]["manifest"])),
     )
+    for name, comment, subject in (
+        ("other", "the kit's subject is another model than its annotation names", describe(b"x", OCI_MANIFEST)),
+        ("signature", "the kit's subject is a signature of its model", Stage().world.sign_model().manifest.descriptor),
+    ):
+        s = Stage()
+        described = encode_descriptor(subject)
+        sealed = s.seal(edit=lambda manifest, described=described: manifest.update(subject=described))
+        yield case(f"format-subject-{name}", comment, s.doc(sealed))
     yield case(
         "format-evidence",
         "evidence with a byte behind it",

@@ -25,12 +25,13 @@ from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import A_DEVICE, A_SUBJECT, ANNOTATION_REF_NAME, OCI_MANIFEST
+from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_REF_NAME, OCI_MANIFEST
 from edgeprov.formats.receipt import MAX_KITS, Receipt, encode_receipt
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.registry.base import Registry, push_referrer
 from edgeprov.store.layout import Layout
+from edgeprov.store.layout_index import entry_subject
 from edgeprov.store.layout_registry import LayoutRegistry
 
 
@@ -111,7 +112,7 @@ def _entries(layout: Layout) -> Iterator[_Found]:
         head, at, _ = ref.partition("@")
         repo, colon, tag = ("", "", "") if at else ref.rpartition(":")
         if entry.media_type == OCI_MANIFEST:
-            yield _Found(head if at else repo, tag if colon else None, entry.digest, entry.annotations.get(A_SUBJECT))
+            yield _Found(head if at else repo, tag if colon else None, entry.digest, entry_subject(entry))
 
 
 def _import_one(

@@ -37,7 +37,6 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_COLLECTION,
-    A_SUBJECT,
     ANNOTATION_CREATED,
     ANNOTATION_REF_NAME,
     KIT_ARTIFACT,
@@ -50,6 +49,7 @@ from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.formats.rfc3339 import rfc3339_ms
 from edgeprov.formats.segment import device_serial
 from edgeprov.limits import LIMITS
+from edgeprov.store.layout_index import entry_subject
 from edgeprov.verify.signature import SignatureArtifact
 
 BATCH: Final = 500
@@ -155,7 +155,7 @@ class _Sync:
             repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
             if entry.media_type != OCI_MANIFEST:
                 continue
-            subject = entry.annotations.get(A_SUBJECT)
+            subject = entry_subject(entry)
             if (
                 subject
                 and (entry.artifact_type in _SIGNATURES or reference.startswith("sha256:"))

@@ -269,7 +269,7 @@ class FleetDevice:
         self._tick(day, 72_000)
         seq = self.tpm.increment_counter()
         manifest, config = build_datakit(
-            model=source.descriptor,
+            model=source.digest,
             device=self.unit.urn,
             slot=SLOT,
             seq=seq,
@@ -337,7 +337,7 @@ class FleetDevice:
         model = self.models[self._active]
         at = rfc3339_ms_of_ns(self._wall_ns(day, 3_600))
         manifest, layer = build_tombstone(
-            model=model.descriptor,
+            model=model.digest,
             device=self.unit.urn,
             slot=SLOT,
             seq=seq,

@@ -12,7 +12,7 @@ from typing import Any
 from edgeprov.formats.descriptor import Descriptor, encode_descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, OCI_INDEX
+from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, NO_SUBJECT, OCI_INDEX
 from edgeprov.registry.base import Registry, attach
 from tests.bench.fleetgen.device import Artifact
 
@@ -46,8 +46,7 @@ class LayoutSink:
     def _manifest(self, manifest: Manifest, ref: str, changes: dict[str, str]) -> None:
         self._blob(manifest.digest, manifest.raw)
         marks = {**manifest.annotations, **changes, ANNOTATION_REF_NAME: ref}
-        if manifest.subject:
-            marks[A_SUBJECT] = str(manifest.subject.digest)
+        marks[A_SUBJECT] = str(manifest.subject.digest) if manifest.subject else NO_SUBJECT
         entry: Descriptor = manifest.descriptor.with_annotations(marks)
         self.entries.append(encode_descriptor(entry))
 

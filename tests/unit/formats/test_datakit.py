@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from edgeprov.formats.datakit import (
     parse_part,
     parse_tombstone,
 )
-from edgeprov.formats.descriptor import describe
+from edgeprov.formats.descriptor import Descriptor, describe, encode_descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import Manifest, parse_manifest
@@ -100,14 +101,14 @@ def annotate(key: str, value: str | None) -> Callable[[dict[str, Any], dict[str,
 @pytest.mark.parametrize(
     "change",
     [
-        annotate("model", None), annotate("model", str(digest_of(b"other"))), annotate("device", "dev042"), annotate("device", None),
+        annotate("model", None), annotate("model", "x"), annotate("device", "dev042"), annotate("device", None),
         annotate("slot", "A"), annotate("slot", None), annotate("seq", "041"), annotate("seq", "-1"), annotate("seq", "99999999999"), annotate("seq", None), annotate("seq", "\u0664"),
         annotate("prev", ""), annotate("prev", None), annotate("records", "x"), annotate("records", "0"), annotate("records", "1501"), annotate("records", "100000001"),
         annotate("labels", "0"), annotate("labels", None), annotate("labels", "1e3"), annotate("first", None), annotate("last", "10"), annotate("first", "9999"),
         annotate("recorded.first", "yesterday"), annotate("recorded.last", "2026-13-01T00:00:00Z"), annotate("recorded.last", "2026-01-01T00:00:00+02:00"),
         annotate("merkle", "sha256:00"), annotate("merkle", None),
         lambda m, _: m["annotations"].pop("org.opencontainers.image.created"),
-        lambda m, _: m.pop("subject"), lambda m, _: m["subject"].update(digest=str(digest_of(b"other"))),
+        lambda m, _: m.update(subject=encode_descriptor(replace(MODEL, digest=digest_of(b"other")))),
         lambda m, _: m.pop("artifactType"), lambda m, _: m.update(artifactType="application/x"), lambda m, _: m["config"].update(mediaType="application/json"),
         lambda m, _: m["layers"].pop(), lambda m, _: m["layers"].reverse(), lambda m, _: m["layers"].append(m["layers"][0]), lambda m, _: m["layers"].clear(),
         lambda m, _: m["layers"][0].update(mediaType="application/vnd.kitops.modelkit.dataset.v1.tar+gzip"),
@@ -159,7 +160,7 @@ def test_a_kit_without_records_may_not_speak_of_them() -> None:
 def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> None:
     kit = parse_datakit(data_kit(labels=0).manifest, data_kit(labels=0).config)
     values: dict[str, Any] = {
-        "model": MODEL, "device": kit.device, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
+        "model": MODEL.digest, "device": kit.device, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
         "last": kit.last, "recorded_first_ns": 1, "recorded_last_ns": 2, "merkle": kit.merkle, "parts": kit.parts, "created": kit.created,
     }  # fmt: skip
     build_datakit(**values)
@@ -227,9 +228,21 @@ def test_what_is_no_evidence_is_refused(value: object) -> None:
     assert unpack(pack({"v": 1, "segments": [GOOD_SEGMENT]}), max_bytes=999, what="x")
 
 
+@pytest.mark.parametrize("subject", [None, MODEL])
+def test_a_kit_and_a_tombstone_may_have_their_model_as_subject(subject: Descriptor | None) -> None:
+    def change(manifest: dict[str, Any], _: object = None) -> None:
+        if subject is not None:
+            manifest["subject"] = encode_descriptor(subject)
+
+    manifest, config = rebuilt(change)
+    assert parse_datakit(manifest, config).manifest.subject == subject
+    manifest, layer = tombstone(subject=subject)
+    assert parse_tombstone(manifest, layer).manifest.subject == subject
+
+
 def tombstone(**changes: Any) -> tuple[Manifest, bytes]:
     values: dict[str, Any] = {
-        "model": MODEL, "device": "urn:edgeprov:device:dev042", "slot": "default", "seq": 5, "prev": None, "reason": "crash", "at": "2026-01-01T00:00:00Z",
+        "model": MODEL.digest, "device": "urn:edgeprov:device:dev042", "slot": "default", "seq": 5, "prev": None, "reason": "crash", "at": "2026-01-01T00:00:00Z",
     }  # fmt: skip
     return build_tombstone(**(values | changes))
 
@@ -254,7 +267,7 @@ def test_what_is_no_tombstone_is_not_built(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.pop("artifactType"), lambda m: m.pop("subject"), lambda m: m["subject"].update(digest=str(digest_of(b"x"))), lambda m: m["layers"].clear(),
+        lambda m: m.pop("artifactType"), lambda m: m.update(subject=encode_descriptor(replace(MODEL, digest=digest_of(b"x")))), lambda m: m["layers"].clear(),
         lambda m: m["layers"][0].update(mediaType="application/json"), *(annotate(key, None) for key in ("device", "slot", "model", "seq", "prev", "reason")), annotate("seq", "6"),
     ],
 )  # fmt: skip

@@ -50,9 +50,11 @@ RULES: Mapping[str, tuple[str, ...]] = {
         MODELKIT + "test_a_data_kit_is_no_model_kit",
         MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
     ),
-    "digest; MUST be the subject's": (
+    "R-reg-1": (
+        "malformed/format-subject-other_fail",
+        "malformed/format-subject-signature_fail",
         DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
-        "step-02/claims-another-model_fail",
+        DATAKIT + "test_a_tombstone_that_contradicts_itself_is_refused",
     ),
     "MUST NOT have more than 4 MiB": (DATAKIT + "test_a_part_has_a_bound", DATAKIT + "test_what_is_no_part_is_refused"),
     "MUST say the same.": (

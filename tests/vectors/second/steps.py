@@ -49,7 +49,8 @@ class Checker:
         need(self.manifest.get("artifactType") == "application/vnd.kitops.modelkit.manifest.v1+json", "not a data kit")
         notes = self.manifest.get("annotations", {})
         self.note = lambda name: notes["dev.edgeprov." + name]
-        need(self.note("model") == self.manifest["subject"]["digest"], "subject")
+        model, subject = self.note("model"), self.manifest.get("subject")
+        need(subject is None or subject["digest"] == model, "subject")
         evidence = unpack(self.evidence)
         need(isinstance(evidence, dict) and set(evidence) == {"v", "segments"} and evidence["v"] == 1, "evidence")
         self.segments = evidence["segments"]
