@@ -21,7 +21,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from edgeprov._dataclass import dataclass, field, field_names, replace
 from edgeprov.errors import ConfigError
-from edgeprov.formats.names import is_serial, is_slot
+from edgeprov.formats.names import SERIAL_RULE, is_serial, is_slot
 from edgeprov.limits import LIMITS, MIB
 
 SEARCH_PATH: Final = (Path("/etc/edgeprov"), Path("/run/edgeprov"), Path("/usr/lib/edgeprov"))
@@ -265,7 +265,7 @@ def _verify_value(name: str, value: object, path: Path) -> None:
         if not low <= value <= high:
             raise ConfigError(f"{path}: {name} = {value} is outside {low:g} to {high:g}")
     if name == "device.serial" and not is_serial(str(value)):
-        raise ConfigError(f"{path}: {name} must be 1 to 48 letters, digits, - or _")
+        raise ConfigError(f"{path}: {name} must be {SERIAL_RULE}")
     if name == "device.slots":
         slots = value if isinstance(value, tuple) else ()
         if not slots or len(set(slots)) != len(slots) or not all(is_slot(slot) for slot in slots):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeprov import journal
 from edgeprov.device.event_log import current_log
+from edgeprov.device.identity import verify_own_name
 from edgeprov.device.series_state import SEAL_LOCK, load_head
 from edgeprov.errors import UsageError
 from edgeprov.formats.head import Head, encode_head, head_qualifying
@@ -34,6 +35,7 @@ def attest(context: Context, nonce_hex: str) -> bytes:
     Raises:
         UsageError: Not hex.
         FormatError: A nonce that is too short or too long.
+        IdentityError: Serial, certificate and TPM do not belong together.
         TpmError: The TPM failed.
     """
     try:
@@ -43,6 +45,7 @@ def attest(context: Context, nonce_hex: str) -> bytes:
     state = context.state()
     # No kit may be sealed between reading the head and certifying the counter.
     with state.lock(SEAL_LOCK, wait=True), context.tpm() as tpm, tpm.group():
+        verify_own_name(context, state, tpm)
         head = load_head(state)
         newest = head.digest if head else None
         qualifying = head_qualifying(nonce, newest)

@@ -17,7 +17,7 @@ from edgeprov.device.boot import active_models, returned_from, verify_model
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.event_log import current_log
-from edgeprov.device.identity import counter_base, load_certificates, load_keys
+from edgeprov.device.identity import counter_base, load_certificates, load_keys, verify_own_name
 from edgeprov.device.series_state import load_head
 from edgeprov.device.stored_signatures import load_model_signatures
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
@@ -168,6 +168,7 @@ def _identity(context: Context) -> Finding:
             fix="The TPM was cleared or replaced: enroll this device anew.",
             code=24,
         )
+    verify_own_name(context, state)
     load_certificates(state)
     return Finding(check="identity", verdict="ok", found=f"{keys['device']}, certificate installed")
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, free_bytes
+from edgeprov.device.identity import verify_own_name
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
 from edgeprov.device.upload import unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull
@@ -75,11 +76,13 @@ def export(
         changed: Told after each blob.
 
     Raises:
+        IdentityError: The configured serial is not that of the identity; nothing is written.
         StoreFull: The stick is too small; nothing was written.
         StoreCorrupt: ``verify`` found a difference.
         StoreError: The stick cannot be written, or was pulled.
     """
     state = context.state()
+    verify_own_name(context, state)
     result = Exported()
     with state.lock(UPLOAD_LOCK):
         entries = unsent(state)

@@ -1,36 +1,29 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The device's identity: keys in the TPM, the request for a certificate, and the certificate.
+"""The device's identity: keys in the TPM, the enrollment that it records under, and its certificate.
 
-Only public parts lie on the disk. The request carries what an enroller needs to believe that both
-keys live in one TPM: AK and SK, and the AK's certifications of the SK and of the kit counter over the
-enroller's nonce. It fixes the enrollment id, under which the device records from then on.
+Only public parts lie on the disk. device.enrollment_request makes the request for a certificate.
 
-Spec: FORMAT.md section "Enrollment".
+Spec: FORMAT.md section "Device record".
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field
-from edgeprov.errors import FormatError, IdentityError, NotStored, TpmError
-from edgeprov.formats.b64 import b64, get_b64, parse_b64
+from edgeprov.errors import FormatError, IdentityError, NotStored
+from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.devicerecord import (
     encode_attestation,
-    encode_factory_key,
-    enroll_qualifying,
-    enrollment_id,
     parse_attestation,
     parse_bin,
     parse_enrollment,
-    vouch_qualifying,
 )
 from edgeprov.formats.jsonx import encode_json, get_int, get_list, get_str, parse_json_object
-from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, NvCertify, parse_attest, parse_public
+from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, save_bytes
 
@@ -39,16 +32,15 @@ if TYPE_CHECKING:
     from edgeprov.store.state import State
     from edgeprov.tpm.device import Tpm
 
-REQUEST_TYPE: Final = "edgeprov.enrollment-request"
 IDENTITY_TYPE: Final = "edgeprov.identity"
-CHALLENGE_TYPE: Final = "edgeprov.credential-challenge"
-RESPONSE_TYPE: Final = "edgeprov.credential-response"
 
 _KEYS: Final = "device.json"  # identity.json is the TPM module's own
 _ENROLLMENT: Final = "enrollment.json"
 _CERTIFICATES: Final = "certificates.json"
-_NONCE_BYTES: Final = 32
-_NONCE_LIMITS: Final = (8, 64)
+_OTHER_TPM: Final = (
+    "The TPM was cleared or replaced, or this state folder is a copy (a golden image): move the state folder away, "
+    "run `edgeprov identity create`, and enroll the device anew. Records and kits of the old state stay in the folder."
+)
 
 
 def create_identity(context: Context) -> dict[str, Any]:
@@ -63,7 +55,10 @@ def create_identity(context: Context) -> dict[str, Any]:
     """
     state = context.state()
     with context.tpm() as tpm:
-        identity = tpm.create_identity()
+        try:
+            identity = tpm.create_identity()
+        except IdentityError as error:
+            raise IdentityError(error.message, advice=_OTHER_TPM) from error
         document = {
             "v": 1,
             "device": context.urn,
@@ -73,11 +68,9 @@ def create_identity(context: Context) -> dict[str, Any]:
         }
     known = _load(state, _KEYS)
     if known is not None:
-        if known["ak"] != document["ak"] or known["sk"] != document["sk"] or known["device"] != document["device"]:
-            raise IdentityError(
-                "the stored identity has other keys than this TPM, or another serial",
-                advice="The TPM was cleared or replaced: move the state folder away and enroll the device anew.",
-            )
+        if known["ak"] != document["ak"] or known["sk"] != document["sk"]:
+            raise IdentityError("the stored identity has other keys than this TPM", advice=_OTHER_TPM)
+        verify_own_name(context, state)
         return known
     save_bytes(state.identity_dir / _KEYS, encode_json(document), mode=0o644)
     journal.event("identity-created", f"identity of {context.urn} created", device=context.urn)
@@ -103,100 +96,6 @@ class Enrollment:
     counter: Attestation = field(repr=False)
 
 
-def create_request(context: Context, nonce: bytes | None) -> bytes:
-    """The enrollment request. The first one begins the enrollment; later ones repeat it, so a renewal keeps the id.
-
-    Args:
-        context: The device.
-        nonce: 8 to 64 bytes from the enroller. None repeats the nonce of the device's enrollment; where it has
-            none yet, a random one is taken, which proves no freshness.
-
-    Raises:
-        IdentityError: No identity was created, or the device has numbers of an enrollment with another nonce.
-        FormatError: A nonce of another length.
-        TpmError: The TPM failed.
-    """
-    from edgeprov.tpm.csr import create_csr
-
-    if nonce is not None and not _NONCE_LIMITS[0] <= len(nonce) <= _NONCE_LIMITS[1]:
-        raise FormatError(f"a nonce has {_NONCE_LIMITS[0]} to {_NONCE_LIMITS[1]} bytes, not {len(nonce)}")
-    state = context.state()
-    keys = load_keys(state)
-    with context.tpm() as tpm, tpm.group():
-        enrollment = _enrollment(state, tpm, keys, nonce)
-        certificate, factory = tpm.ek_certificate(), tpm.factory_key(vouch_qualifying(enrollment.nonce))
-        document = {
-            "type": REQUEST_TYPE,
-            "v": 1,
-            "device": context.urn,
-            "csr": b64(create_csr(tpm, common_name=context.serial, uri=context.urn)),
-            "ak": keys["ak"],
-            "sk": keys["sk"],
-            "nonce": enrollment.nonce.hex(),
-            "certify": encode_attestation(enrollment.certify),
-            "counter": encode_attestation(enrollment.counter),
-            "iak": None if factory is None else encode_factory_key(factory),
-            "ek": None if certificate is None else b64(certificate),
-            "ek_public": b64(tpm.ek_public()),
-            "assurance": tpm.assurance,
-            "counter_base": enrollment.counter_base,
-            "counter_index": COUNTER_INDEX,
-        }
-    return encode_json(document)
-
-
-def _enrollment(state: State, tpm: Tpm, keys: Mapping[str, Any], nonce: bytes | None) -> Enrollment:
-    """The stored enrollment, or a new one for this nonce, certified by the TPM and stored.
-
-    Raises:
-        IdentityError: Numbers were taken, or a certificate is installed, under another nonce.
-    """
-    known = find_enrollment(state)
-    if known is not None and nonce in (None, known.nonce):
-        return known
-    if known is not None and (tpm.read_counter() != known.counter_base or _load(state, _CERTIFICATES) is not None):
-        raise IdentityError(
-            f"this device records under the enrollment {known.id.hex()}, which was made with another nonce",
-            advice="Leave --nonce away to renew the certificate of this enrollment; for a new enrollment send what is "
-            "there (edgeprov seal, edgeprov upload), then move the state folder away and begin at identity create.",
-        )
-    nonce = os.urandom(_NONCE_BYTES) if nonce is None else nonce
-    certify, counter = tpm.certify_sk(enroll_qualifying(nonce)), tpm.certify_counter(enroll_qualifying(nonce))
-    shown = parse_attest(counter.attest).info
-    if not isinstance(shown, NvCertify):
-        raise TpmError("the TPM certified something else than the kit counter")
-    base = int.from_bytes(shown.contents, "big")
-    ak = parse_public(parse_b64(keys["ak"], "AK"))
-    new = Enrollment(
-        id=enrollment_id(ak.name, base, nonce), nonce=nonce, counter_base=base, certify=certify, counter=counter
-    )
-    document = {
-        "v": 1,
-        "enrollment": new.id.hex(),
-        "nonce": nonce.hex(),
-        "counter_base": base,
-        "certify": encode_attestation(certify),
-        "counter": encode_attestation(counter),
-    }
-    save_bytes(state.identity_dir / _ENROLLMENT, encode_json(document), mode=0o644)
-    return new
-
-
-def activate_credential(context: Context, raw: bytes) -> bytes:
-    """Answer the enroller's credential challenge, which only the TPM with both EK and AK can.
-
-    Raises:
-        FormatError: Not a challenge.
-        TpmError: The challenge is not for this TPM.
-    """
-    document = _typed(raw, CHALLENGE_TYPE, "challenge")
-    with context.tpm() as tpm:
-        credential = tpm.activate_credential(
-            get_b64(document, "blob", "challenge"), get_b64(document, "secret", "challenge")
-        )
-    return encode_json({"type": RESPONSE_TYPE, "v": 1, "credential": b64(credential)})
-
-
 def install_certificates(context: Context, raw: bytes) -> str:
     """Install the SK certificate with its chain, after checking that it is for this very key.
 
@@ -215,7 +114,7 @@ def install_certificates(context: Context, raw: bytes) -> str:
     from edgeprov.verify.x509path import verify_chain
 
     pem = raw.lstrip().startswith(b"-----BEGIN")
-    answer: dict[str, Any] = {} if pem else _typed(raw, IDENTITY_TYPE, "identity")
+    answer: dict[str, Any] = {} if pem else parse_typed(raw, IDENTITY_TYPE, "identity")
     chain = parse_pem_certificates(raw, "identity") if pem else _certificates(answer)
     state = context.state()
     keys, enrollment = load_keys(state), load_enrollment(state)
@@ -237,12 +136,49 @@ def install_certificates(context: Context, raw: bytes) -> str:
     save_bytes(
         state.identity_dir / _CERTIFICATES,
         encode_json(
-            {"v": 1, "certificates": [b64(item) for item in chain], "bin": parse_bin(answer.get("bin"), "identity")}
+            {
+                "v": 1,
+                "device": leaf.san,
+                "certificates": [b64(item) for item in chain],
+                "bin": parse_bin(answer.get("bin"), "identity"),
+            }
         ),
         mode=0o644,
     )
     journal.event("identity-installed", f"certificate of {context.urn} installed", device=context.urn)
     return context.urn
+
+
+def verify_own_name(context: Context, state: State, tpm: Tpm | None = None) -> None:
+    """The configured serial, the certificate and the identity are those of one device, and the identity is this TPM's.
+
+    Asked before a record is taken, a kit sealed, a challenge answered, or anything sent. What is stored stays.
+
+    Args:
+        context: The device.
+        state: Its state folder.
+        tpm: Compared too where it is at hand; its stored public parts are read, no command is sent.
+
+    Raises:
+        IdentityError: They differ. Nothing is said of what is not there yet.
+    """
+    keys, certificates = _load(state, _KEYS), _load(state, _CERTIFICATES)
+    if keys is None:
+        return
+    for what, found in (("identity", keys["device"]), ("certificate", (certificates or keys).get("device"))):
+        if found != context.urn:
+            origin = context.config.origins.get("device.serial", "the configuration")
+            raise IdentityError(
+                f"this device's {what} is that of {found}, but {origin} says device.serial = {context.serial!r}; "
+                "nothing is recorded, sealed or sent, and what is stored stays",
+                advice=f"Correct device.serial there. Where this is another board with a copied {state.root}: give it "
+                "a state folder of its own and enroll it.",
+            )
+    if tpm is not None and b64(tpm.identity().ak_public) != keys["ak"]:
+        raise IdentityError(
+            f"{state.identity_dir / _KEYS} and {context.tpm_dir} belong to different identities",
+            advice=_OTHER_TPM,
+        )
 
 
 def load_keys(state: State) -> dict[str, Any]:
@@ -255,6 +191,11 @@ def load_keys(state: State) -> dict[str, Any]:
     if document is None:
         raise IdentityError("this device has no identity yet")
     return document
+
+
+def has_certificate(state: State) -> bool:
+    """Whether a certificate was installed."""
+    return _load(state, _CERTIFICATES) is not None
 
 
 def load_certificates(state: State) -> tuple[bytes, ...]:
@@ -295,6 +236,23 @@ def find_enrollment(state: State) -> Enrollment | None:
         raise IdentityError(
             f"{state.identity_dir / _ENROLLMENT} is damaged: {error}", advice="Restore it from a copy of the state."
         ) from error
+
+
+def save_enrollment(state: State, enrollment: Enrollment) -> None:
+    """Write down what the device records under from now on.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    document = {
+        "v": 1,
+        "enrollment": enrollment.id.hex(),
+        "nonce": enrollment.nonce.hex(),
+        "counter_base": enrollment.counter_base,
+        "certify": encode_attestation(enrollment.certify),
+        "counter": encode_attestation(enrollment.counter),
+    }
+    save_bytes(state.identity_dir / _ENROLLMENT, encode_json(document), mode=0o644)
 
 
 def load_enrollment(state: State) -> Enrollment:
@@ -338,7 +296,12 @@ def _load(state: State, name: str) -> dict[str, Any] | None:
         raise IdentityError(f"{path} is damaged: {error.message}", advice="Create or install it again.") from error
 
 
-def _typed(raw: bytes, kind: str, what: str) -> dict[str, Any]:
+def parse_typed(raw: bytes, kind: str, what: str) -> dict[str, Any]:
+    """Read a file that names its type.
+
+    Raises:
+        FormatError: Another type or version.
+    """
     document = parse_json_object(raw, what, max_bytes=LIMITS.config_bytes)
     if document.get("type") != kind or document.get("v") != 1:
         raise FormatError(f"{what}: not a document of type {kind}, version 1")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from edgeprov import journal
 from edgeprov.device.discard import discard_oldest
 from edgeprov.device.event_log import verify_measured
+from edgeprov.device.identity import verify_own_name
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.trial import confirm
 from edgeprov.errors import EdgeprovError, StoreFull
@@ -69,6 +70,7 @@ class Recorder:
 
         Raises:
             StoreBusy: Another process records in this slot.
+            IdentityError: Serial, certificate and TPM do not belong together.
             ModelNotReady: The TPM has not measured this model in this boot.
             TpmError: The TPM failed; nothing is recorded without evidence.
         """
@@ -212,6 +214,7 @@ class Recorder:
         key = os.urandom(_KEY_BYTES) if self.captures else None
         position = self._writer.position
         with self._context.tpm() as tpm, tpm.group():
+            verify_own_name(self._context, self._state, tpm)
             log = verify_measured(self._context, tpm, self._slot, self._model)
             clock = tpm.clock()
             now_ns, mono_ns = max(time.time_ns(), 0), time.monotonic_ns()

@@ -17,6 +17,7 @@ from contextlib import suppress
 from edgeprov._dataclass import replace
 from edgeprov.device.context import Context
 from edgeprov.device.discard import Range, Why, forget_present, lost_ranges, note_lost
+from edgeprov.device.identity import verify_own_name
 from edgeprov.device.kit_builder import build_parts
 from edgeprov.device.kit_plan import KitPlan, group, is_due, numbers_of
 from edgeprov.device.labels import label_models, model_labels
@@ -49,12 +50,13 @@ def seal(
         Kits and tombstones, in order of their numbers.
 
     Raises:
-        IdentityError: No keys or no certificate yet; the records stay in the spool.
+        IdentityError: No keys or no certificate yet, or those of another name; the records stay in the spool.
         TpmError: The TPM failed; the records stay in the spool.
         StoreBusy: Another process is sealing.
         StoreFull: No space for the kit; the records stay in the spool.
     """
     state = context.state()
+    verify_own_name(context, state)  # before a number is used up
     with state.lock(SEAL_LOCK), context.tpm() as tpm:
         sequencer = Sequencer(context, state, tpm, progress)
         sequencer.recover()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from edgeprov import __version__
 from edgeprov._dataclass import dataclass
 from edgeprov.device.event_log import current_log
-from edgeprov.device.identity import load_certificates
+from edgeprov.device.identity import load_certificates, verify_own_name
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
@@ -65,11 +65,12 @@ class DeviceSigner:
         """Load the certificate chain.
 
         Raises:
-            IdentityError: The device has no certificate yet.
+            IdentityError: The device has no certificate yet, or name and identity do not belong together.
         """
         self._context = context
         self._tpm = tpm
         self._chain = load_certificates(state)
+        verify_own_name(context, state, tpm)
 
     def sign_kit(
         self, manifest: Manifest, *, model: Digest, slot: str, seq: int, started_ns: int | None

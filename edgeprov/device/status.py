@@ -11,10 +11,10 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.device.boot import active_models, returned_from
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import free_bytes
-from edgeprov.device.identity import find_enrollment, load_certificates, load_keys
+from edgeprov.device.identity import find_enrollment, load_certificates, load_keys, verify_own_name
 from edgeprov.device.model_store import find_model
 from edgeprov.device.series_state import load_head
-from edgeprov.errors import EdgeprovError, NotStored
+from edgeprov.errors import EdgeprovError, IdentityError, NotStored
 from edgeprov.limits import MIB
 from edgeprov.store.spool import RECORD, read_segment
 
@@ -66,6 +66,7 @@ class Status:
     free: int | None = None
     quota: int = 0
     quarantined: int = 0
+    identity_fault: str | None = None
     doubts: list[str] = field(default_factory=list)
     advice: str = ""
 
@@ -85,15 +86,20 @@ def read_status(context: Context) -> Status:
         state = None
     _read_models(context, state, status)
     if state is not None:
-        _read_identity(state, status)
+        _read_identity(context, state, status)
         _read_outbox(state, status)
         status.free = free_bytes(state.root)
         _read_tpm(context, state, status)
-    status.advice = _advice(status, state)
+    status.advice = status.advice or _advice(status, state)
     return status
 
 
-def _read_identity(state: State, status: Status) -> None:
+def _read_identity(context: Context, state: State, status: Status) -> None:
+    try:
+        verify_own_name(context, state)
+    except IdentityError as error:
+        status.identity_fault = error.message
+        status.advice = error.advice or ""
     try:
         status.assurance = str(load_keys(state)["assurance"])
         load_certificates(state)

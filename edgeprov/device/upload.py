@@ -17,6 +17,7 @@ from typing import Any, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, Context
+from edgeprov.device.identity import verify_own_name
 from edgeprov.device.registry_access import open_registry, split_name
 from edgeprov.device.series_state import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
@@ -102,6 +103,7 @@ def upload(
 
     Raises:
         ConfigError: No registry is configured, or a file it names is wrong.
+        IdentityError: The configured serial is not that of the identity; nothing is sent.
         StoreBusy: Another process uploads.
         StoreError: The state cannot be read.
     """
@@ -109,6 +111,7 @@ def upload(
     settings = context.config.upload
     host, prefix = split_name(context.config.registry.name)
     state = context.state()
+    verify_own_name(context, state)
     with state.lock(UPLOAD_LOCK):
         result = Uploaded()
         entries = _ordered(state, options.order or settings.order)

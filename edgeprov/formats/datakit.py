@@ -42,6 +42,7 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.merkle import EMPTY_ROOT
 from edgeprov.formats.modelkit import layer_media_type
+from edgeprov.formats.names import SERIAL
 from edgeprov.formats.part import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
@@ -71,7 +72,7 @@ __all__ = [
 
 PART_LAYER: Final = layer_media_type("dataset")
 
-_TAG = re.compile(r"([A-Za-z0-9_-]{1,48})\.([0-9]{10})\.([0-9a-f]{16})")
+_TAG = re.compile(rf"({SERIAL})\.([0-9]{{10}})\.([0-9a-f]{{16}})")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _UINT = re.compile(r"0|[1-9][0-9]{0,18}")
 _KIND_ORDER: Final = ("records", "labels", "inputs", "evidence")

@@ -8,18 +8,41 @@ Spec: FORMAT.md "Device URN", "Slot" and "Layer archives".
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.limits import LIMITS
 
-_SERIAL = re.compile("[A-Za-z0-9_-]{1,48}")
+SERIAL: Final = "[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
+"""Regular expression of a serial number: a dot would end it in a tag, and a tag does not begin with ``-``."""
+SERIAL_RULE: Final = "1 to 48 letters, digits, '_' or '-', the first a letter or digit"
+
+# What makers leave where a serial number should be: letters and digits only, in lower case. The layer's script
+# edgeprov-serial.sh has the same list, since Python is too slow to start there; a test compares both.
+FILLERS: Final = frozenset(
+    (
+        "tobefilledbyoem", "tobefilled", "filledbyoem", "defaultstring", "default", "systemserialnumber",
+        "serialnumber", "systemserial", "chassisserialnumber", "baseboardserialnumber", "notspecified",
+        "notapplicable", "notavailable", "notset", "notdefined", "unspecified", "undefined", "unknown", "invalid",
+        "none", "null", "na", "nil", "empty", "oem", "sn", "serial", "test", "0123456789", "123456789", "1234567890",
+        "12345678", "01234567", "012345678", "1234567", "0123456789abcdef", "123456789abcdef",
+    )
+)  # fmt: skip
+
+_SERIAL = re.compile(SERIAL)
 _SLOT = re.compile("[a-z0-9-]{1,32}")
 _NUMBER = re.compile("[0-9]{1,18}")
 
 
 def is_serial(text: str) -> bool:
-    """Whether this is a serial: 1 to 48 of ``A-Za-z0-9_-`` (a dot separates the parts of a tag)."""
+    """Whether this is a serial number (SERIAL)."""
     return _SERIAL.fullmatch(text) is not None
+
+
+def is_filler(text: str) -> bool:
+    """Whether firmware's serial number names no device: a known filler, one character repeated, or nothing."""
+    letters = "".join(character for character in text.lower() if character.isascii() and character.isalnum())
+    return letters in FILLERS or len(set(letters)) < 2
 
 
 def is_slot(text: str) -> bool:

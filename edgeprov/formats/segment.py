@@ -20,7 +20,7 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
-from edgeprov.formats.names import is_serial, is_slot
+from edgeprov.formats.names import SERIAL_RULE, is_serial, is_slot
 from edgeprov.formats.packing import Buffer, pack, pack_plain, unpack
 from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
@@ -216,10 +216,10 @@ def device_urn(serial: str) -> str:
     """``urn:edgeprov:device:<serial>``.
 
     Raises:
-        FormatError: Not 1 to 48 of ``A-Za-z0-9_-`` (a dot separates the parts of a tag).
+        FormatError: Not a serial number.
     """
     if not is_serial(serial):
-        raise FormatError(f"{serial[:60]!r} is not a device serial: 1 to 48 letters, digits, '_' or '-'")
+        raise FormatError(f"{serial[:60]!r} is not a device's serial number: {SERIAL_RULE}")
     return DEVICE_URN_PREFIX + serial
 
 

@@ -186,7 +186,11 @@ class Keys:
             kept = None
             try:
                 if public.name != name:
-                    raise IdentityError(f"this is not the TPM that holds this device's {kind.label.upper()}")
+                    raise IdentityError(
+                        f"this is not the TPM that holds this device's {kind.label.upper()}",
+                        advice="The TPM was cleared or replaced, or the state folder is a copy of another device's: "
+                        "`edgeprov identity create` says how to begin anew without losing what is stored.",
+                    )
                 kept = self._persist(kind, handle)
             finally:
                 if kept is not None or public.name != name:

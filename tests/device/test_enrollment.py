@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeprov.device.identity import counter_base, create_identity, create_request, install_certificates
+from edgeprov.device.enrollment_request import create_request
+from edgeprov.device.identity import counter_base, create_identity, install_certificates
 from edgeprov.errors import FormatError, IdentityError
 from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.devicerecord import enrollment_id

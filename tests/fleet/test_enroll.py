@@ -93,6 +93,12 @@ def test_a_device_gets_the_certificate_that_cosign_and_notation_accept(site: Sit
         leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints)
 
 
+def test_every_serial_number_of_the_grammar_can_be_enrolled(site: Site):
+    for serial in ("SN_0001", "0", "a-_b", "A" * 48):
+        run = site.enroll(request(SoftTpm(serial), serial))
+        assert run.code == 0, run.err
+
+
 def test_the_record_verifies_from_the_registry_alone(site: Site):
     tpm = SoftTpm("ward-1")
     item = site.enroll(request(tpm)).last("enrolled")

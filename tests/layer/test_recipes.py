@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from oeprov import settings
 
+from edgeprov.formats.names import FILLERS, is_filler, is_serial
+
 ROOT = Path(__file__).parents[2]
 LAYER = ROOT / "meta-provenance"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -384,7 +386,13 @@ def test_runtimes_are_recipes_of_this_layer_or_of_a_recommended_one() -> None:
     [
         ("dmi", {"sys/class/dmi/id/product_serial": "ABC-123\n"}, "ABC-123"),
         ("devicetree", {"proc/device-tree/serial-number": "100000003d1d1c36\0"}, "100000003d1d1c36"),
-        ("auto", {"sys/class/dmi/id/product_serial": "Default string\n", "etc/machine-id": "0123abcd\n"}, "0123abcd"),
+        ("auto", {"sys/class/dmi/id/product_serial": "Default string\n", "etc/machine-id": "0123abcd\n"}, None),
+        ("machine-id", {"etc/machine-id": "0123abcd\n"}, "0123abcd"),
+        ("auto", {"proc/device-tree/serial-number": "00000000\0", "sys/class/dmi/id/product_serial": "A7\n"}, "A7"),
+        ("auto", {"proc/device-tree/serial-number": "A/7\0", "sys/class/dmi/id/product_serial": "A7\n"}, None),
+        ("dmi", {"sys/class/dmi/id/product_serial": "AB 12"}, None),
+        ("dmi", {"sys/class/dmi/id/product_serial": "-AB12"}, None),
+        ("dmi", {"sys/class/dmi/id/product_serial": "Gerät7"}, None),
         ("file:/data/serial", {"data/serial": " unit_7 \n"}, "unit_7"),
         ("dmi", {"sys/class/dmi/id/product_serial": 'x"\nserial = "y'}, None),
         ("dmi", {"sys/class/dmi/id/product_serial": "a.b"}, None),
@@ -414,6 +422,44 @@ def test_the_serial_number_is_taken_over_or_nothing_is(
     else:
         assert run.returncode == 0, run.stderr
         assert tomllib.loads(written.read_text()) == {"device": {"serial": serial}}
+
+
+FILLED = (
+    "To be filled by O.E.M.", "To Be Filled By O.E.M.", "Default string", "System Serial Number", "Not Specified",
+    "Not-Specified", "Not Applicable", "None", "N/A", "NA", "INVALID", "Unknown", "OEM", "0", "00000000", "xxxxxxxxxxx", "XXXX",
+    "0123456789", "123456789", "1234567890", "................", "-", " ", "",
+)  # fmt: skip
+
+
+def test_the_script_and_the_product_refuse_the_same_serial_numbers(tmp_path: Path) -> None:
+    """One grammar and one list of fillers, in two languages."""
+    script = LAYER / "recipes-provenance/edgeprov/edgeprov-conf/edgeprov-serial.sh"
+    source = tmp_path / "sys/class/dmi/id/product_serial"
+    source.parent.mkdir(parents=True)
+    assert [text for text in FILLED if not is_filler(text)] == []
+    good = (
+        "0",
+        "7",
+        "ab",
+        "A7",
+        "nonesuch",
+        "SN-0001",
+        "oem7",
+        "a_b",
+        "_a",
+        "-a",
+        "a.b",
+        "A" * 47 + "b",
+        "A" * 48 + "b",
+        "a b",
+        "ä7",
+    )
+    for text in (*FILLERS, *FILLED, *good):
+        source.write_text(text + "\n")
+        run = subprocess.run(
+            ["sh", str(script), "dmi"], env={"SERIAL_ROOT": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True
+        )
+        assert run.returncode == (0 if is_serial(text) and not is_filler(text) else 1), (text, run.stderr)
 
 
 def test_the_layers_own_units_are_taken_by_systemd_and_confined(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ dir = "trust.d"
 
     def request_enrollment(self) -> None:
         """Keys and a request: the enrollment is that of ``unit``'s record, as long as no number was taken."""
-        from edgeprov.device.identity import create_identity, create_request
+        from edgeprov.device.enrollment_request import create_request
+        from edgeprov.device.identity import create_identity
 
         create_identity(self.context)
         create_request(self.context, self.unit.record.nonce)

@@ -52,7 +52,7 @@ def _create(_args: argparse.Namespace, out: Output) -> None:
 
 
 def _csr(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import create_request
+    from edgeprov.device.enrollment_request import create_request
 
     try:
         nonce = None if args.nonce is None else bytes.fromhex(args.nonce)
@@ -65,7 +65,7 @@ def _csr(args: argparse.Namespace, out: Output) -> None:
 
 
 def _activate(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import activate_credential
+    from edgeprov.device.enrollment_request import activate_credential
 
     write_output(args.output, activate_credential(load_context(), read_input(args.challenge, LIMITS.config_bytes)))
     if args.output not in (None, "-"):

@@ -28,6 +28,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         f"device     {status.device}",
         f"identity   {certificate}, assurance {status.assurance or 'unknown'}",
     ]
+    if status.identity_fault:
+        lines.append(f"           REFUSED: {one_line(status.identity_fault)}")
     if status.tpm_error:
         lines.append(f"TPM        {one_line(status.tpm_error)}")
     else:

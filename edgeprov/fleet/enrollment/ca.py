@@ -53,15 +53,13 @@ class Vendor:
     country: str = "DE"
     state: str = "BY"
 
-    def name(self, common: str, *, serial: str | None = None) -> x509.Name:
+    def name(self, common: str) -> x509.Name:
         """A distinguished name."""
         parts = [
             (NameOID.COUNTRY_NAME, self.country),
             (NameOID.STATE_OR_PROVINCE_NAME, self.state),
             (NameOID.ORGANIZATION_NAME, self.organisation),
         ]
-        if serial:
-            parts.append((NameOID.SERIAL_NUMBER, serial))
         return x509.Name([x509.NameAttribute(oid, value) for oid, value in (*parts, (NameOID.COMMON_NAME, common))])
 
 
@@ -194,8 +192,8 @@ def issue_device_certificate(issuer: PemSigner, spki: bytes, device: str, serial
         for oid in (NameOID.COUNTRY_NAME, NameOID.STATE_OR_PROVINCE_NAME, NameOID.ORGANIZATION_NAME)
         for attribute in above.subject.get_attributes_for_oid(oid)
     ]
-    own = [(NameOID.SERIAL_NUMBER, serial), (NameOID.COMMON_NAME, f"device {serial}")]
-    subject = x509.Name([*kept, *(x509.NameAttribute(oid, value) for oid, value in own)])
+    # No serialNumber attribute: a PrintableString has no "_", which serial numbers of devices may have.
+    subject = x509.Name([*kept, x509.NameAttribute(NameOID.COMMON_NAME, f"device {serial}")])
     key = load_der_public_key(spki)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise EnrollmentRefused("the signing key is not an ECDSA key")

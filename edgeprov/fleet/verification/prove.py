@@ -23,13 +23,14 @@ from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.merkle import inclusion_path
+from edgeprov.formats.names import SERIAL
 from edgeprov.formats.proof import Proof, ProofArtifact, ProofSignature
 from edgeprov.formats.record import parse_record
 from edgeprov.limits import LIMITS
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.proof_check import verify_proof
 
-_RECORD = re.compile(r"(?P<device>[A-Za-z0-9_-]{1,48})/(?:(?P<slot>[a-z0-9-]{1,32})/)?(?P<n>[0-9]{1,18})")
+_RECORD = re.compile(rf"(?P<device>{SERIAL})/(?:(?P<slot>[a-z0-9-]{{1,32}})/)?(?P<n>[0-9]{{1,18}})")
 _LAYER_SLACK = 64 * 1024
 
 

@@ -18,7 +18,8 @@ from cryptography import x509
 
 from edgeprov.config import load_config
 from edgeprov.device.context import Context
-from edgeprov.device.identity import create_identity, create_request, install_certificates
+from edgeprov.device.enrollment_request import create_request
+from edgeprov.device.identity import create_identity, install_certificates
 from edgeprov.formats.b64 import parse_b64
 from tests.support import pki
 from tests.support.site import DIGITS, MODELS, Site
