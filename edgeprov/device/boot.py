@@ -40,6 +40,7 @@ from edgeprov.store.state import Active, State
 from edgeprov.store.state_documents import ON_TRIAL, RETURNED_FROM, SWITCH_LOCK
 
 if TYPE_CHECKING:
+    from edgeprov.tpm.boot_tpm import BootTpm
     from edgeprov.tpm.device import Tpm
 
 
@@ -65,10 +66,9 @@ def boot_check(context: Context) -> list[BootVerdict]:
     """
     state = _open_state(context)
     verdicts = []
-    with context.tpm() as tpm:
-        floor = tpm.floor()
+    with context.boot_tpm() as tpm:
         for active in active_models(context, state):
-            verdict = _check_slot(context, state, tpm, floor, active)
+            verdict = _check_slot(context, state, tpm, active)
             verdicts.append(verdict)
     return verdicts
 
@@ -138,7 +138,7 @@ def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
     with state.lock(SWITCH_LOCK), context.tpm() as tpm:
         current = next((active for active in active_models(context, state) if active.slot == slot), None)
         try:
-            model = verify_model(context, state, digest, tpm.floor())
+            model = verify_model(context, state, digest, tpm.floor(slot))
         except (VerificationError, FormatError) as error:
             measure(context, tpm, "refused", slot, digest)
             journal.event(
@@ -180,7 +180,7 @@ def return_to_previous(context: Context, active: Active) -> BootVerdict | None:
     state = context.state()
     with state.lock(SWITCH_LOCK), context.tpm() as tpm:
         measure(context, tpm, "refused", active.slot, active.model)
-        verdict = _return_to_previous(context, state, tpm, tpm.floor(), active)
+        verdict = _return_to_previous(context, state, tpm, tpm.floor(active.slot), active)
         if verdict is None:
             measure(context, tpm, "activate", active.slot, active.model)
         return verdict
@@ -200,7 +200,8 @@ def verify_model(context: Context, state: State | None, digest: Digest, floor: i
     return replace(model, vouched=verify_blobs(model))
 
 
-def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, active: Active) -> BootVerdict:
+def _check_slot(context: Context, state: State | None, tpm: BootTpm, active: Active) -> BootVerdict:
+    floor = tpm.floor(active.slot)
     try:
         model = verify_model(context, state, active.model, floor)
     except (VerificationError, FormatError, NotStored) as error:
@@ -228,7 +229,7 @@ def _check_slot(context: Context, state: State | None, tpm: Tpm, floor: int, act
 
 
 def _return_to_previous(
-    context: Context, state: State | None, tpm: Tpm, floor: int, active: Active
+    context: Context, state: State | None, tpm: BootTpm | Tpm, floor: int, active: Active
 ) -> BootVerdict | None:
     if active.previous is None or state is None:
         return None

@@ -24,7 +24,9 @@ from edgeprov.store.atomic import load_bytes, make_dirs, translate
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
+    from edgeprov.tpm.boot_tpm import BootTpm
     from edgeprov.tpm.device import Tpm
+    from edgeprov.tpm.tcti import TpmSettings
     from edgeprov.verify.policy import TrustPolicy
 
 UPLOAD_LOCK: Final = "upload"
@@ -144,21 +146,37 @@ class Context:
         Raises:
             TpmUnavailable: There is none, or it does not answer.
         """
-        from edgeprov.tpm.device import TpmSettings, open_tpm
+        from edgeprov.tpm.device import open_tpm
+
+        make_dirs(self.tpm_dir, 0o700)
+        with open_tpm(self._tpm_settings()) as tpm:
+            yield tpm
+
+    @contextmanager
+    def boot_tpm(self) -> Iterator[BootTpm]:
+        """Open the TPM for the body, for what needs no key: PCRs and floors. Needs neither library nor state folder.
+
+        Raises:
+            TpmUnavailable: There is none, or it does not answer.
+        """
+        from edgeprov.tpm.boot_tpm import BootTpm
+
+        with BootTpm(self._tpm_settings()) as tpm:
+            yield tpm
+
+    def _tpm_settings(self) -> TpmSettings:
+        from edgeprov.tpm.tcti import TpmSettings
 
         settings = self.config.tpm
-        make_dirs(self.tpm_dir, 0o700)
-        with open_tpm(
-            TpmSettings(
-                tcti=settings.tcti,
-                state_dir=self.tpm_dir,
-                pcr=settings.pcr,
-                lock_path=self.make_run_dir() / "tpm.lock",
-                allow_simulator=settings.allow_simulator,
-                bus_protection=settings.bus_protection,
-            )
-        ) as tpm:
-            yield tpm
+        return TpmSettings(
+            tcti=settings.tcti,
+            state_dir=self.tpm_dir,
+            pcr=settings.pcr,
+            slots=self.config.device.slots,
+            lock_path=self.make_run_dir() / "tpm.lock",
+            allow_simulator=settings.allow_simulator,
+            bus_protection=settings.bus_protection,
+        )
 
     def boot_id(self) -> str:
         """The id of this boot: the kernel's, or that of the simulated boot where the TPM is simulated.

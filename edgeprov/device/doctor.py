@@ -160,17 +160,42 @@ def _identity(context: Context) -> Finding:
     keys = load_keys(state)
     with context.tpm() as tpm:
         identity = tpm.identity()  # only looks; create_identity would make keys in a cleared TPM
+        notes = tpm.verify_keys()
     if b64(identity.ak_public) != keys["ak"] or b64(identity.sk_public) != keys["sk"]:
         return Finding(
             check="identity",
             verdict="fail",
-            found="the TPM holds other keys than the stored ones",
-            fix="The TPM was cleared or replaced: enroll this device anew.",
+            found="the TPM's files name other keys than the stored identity",
+            fix="The state is put together from two devices: move it away, and enroll this device anew.",
             code=24,
         )
     verify_own_name(context, state)
     load_certificates(state)
-    return Finding(check="identity", verdict="ok", found=f"{keys['device']}, certificate installed")
+    if notes:
+        return Finding(
+            check="identity",
+            verdict="note",
+            found="; ".join(notes),
+            fix="A cleared TPM gets its keys back by the next `edgeprov seal`. If the TPM or the board was replaced, "
+            "move the state folder away and enroll the device anew.",
+        )
+    return Finding(check="identity", verdict="ok", found=f"{keys['device']}, keys in the TPM, certificate installed")
+
+
+def _floors(context: Context) -> Finding:
+    from edgeprov.tpm.floor import PLACES
+
+    with context.tpm() as tpm:
+        loose = tpm.floors_on_disk()
+    if loose:
+        return Finding(
+            check="model floors",
+            verdict="note",
+            found=f"kept on the disk only, for slots: {', '.join(loose)}",
+            fix=f"The TPM holds floors of at most {PLACES} slots, made by `edgeprov identity create`; whoever can "
+            "write the state folder can lower the others.",
+        )
+    return Finding(check="model floors", verdict="ok", found="held in the TPM for each slot")
 
 
 def _counter(context: Context) -> Finding:
@@ -202,14 +227,14 @@ def _counter(context: Context) -> Finding:
 
 def _models(context: Context) -> Finding:
     state = _optional_state(context)
-    with context.tpm() as tpm:
-        floor = tpm.floor()
     active = active_models(context, state)
     if not active:
         raise ModelNotReady("no slot has a model")
+    with context.boot_tpm() as tpm:
+        floors = {item.slot: tpm.floor(item.slot) for item in active}
     damaged = 0
     for item in active:
-        model = verify_model(context, state, item.model, floor)
+        model = verify_model(context, state, item.model, floors[item.slot])
         damaged += len(load_model_signatures(model.layout, item.model).damaged)
     for item in active:
         if refused := returned_from(item):
@@ -297,6 +322,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "TPM": _tpm,
     "identity": _identity,
     "kit counter": _counter,
+    "model floors": _floors,
     "interpreter": _runtime,
     "models": _models,
     "boot check": _boot,

@@ -33,6 +33,7 @@ from edgeprov.store.atomic import load_bytes, save_bytes, translate
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
+    from edgeprov.tpm.boot_tpm import BootTpm
     from edgeprov.tpm.device import Tpm
 
 _LOG: Final = "events.log"
@@ -50,7 +51,7 @@ def load_event_log(context: Context) -> bytes:
         return b""
 
 
-def measure(context: Context, tpm: Tpm, kind: EventType, slot: str, model: Digest) -> None:
+def measure(context: Context, tpm: BootTpm | Tpm, kind: EventType, slot: str, model: Digest) -> None:
     """Log one event and extend the model PCR with it; an activation that is the slot's last is not repeated.
 
     Args:
@@ -104,7 +105,7 @@ def verify_measured(context: Context, tpm: Tpm, slot: str, model: Digest) -> byt
     return b"".join(encode_event(event) for event in events)
 
 
-def _reconcile(context: Context, tpm: Tpm) -> tuple[Event, ...]:
+def _reconcile(context: Context, tpm: BootTpm | Tpm) -> tuple[Event, ...]:
     path = context.run_dir / _LOG
     raw = load_event_log(context)
     value = tpm.read_pcr()

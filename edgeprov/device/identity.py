@@ -55,10 +55,7 @@ def create_identity(context: Context) -> dict[str, Any]:
     """
     state = context.state()
     with context.tpm() as tpm:
-        try:
-            identity = tpm.create_identity()
-        except IdentityError as error:
-            raise IdentityError(error.message, advice=_OTHER_TPM) from error
+        identity = tpm.create_identity()
         document = {
             "v": 1,
             "device": context.urn,

@@ -103,8 +103,8 @@ def install_model(
     config = pace.attempt(lambda: source.load_blob(manifest.config, max_bytes=LIMITS.config_bytes))
     manifest.config.verify(config, "kit config")
     kit = parse_modelkit(manifest, config)
-    with context.tpm() as tpm:
-        verify_floor(kit, tpm.floor())
+    with context.boot_tpm() as tpm:  # the slot is chosen at activation, which asks its own floor
+        verify_floor(kit, min(tpm.floor(slot) for slot in context.config.device.slots))
     state = context.state()
     with state.lock(INSTALL_LOCK):
         fetched = _store(state, registry, reference.repo, manifest, config, found, pace, progress)

@@ -44,6 +44,7 @@ class SlotStatus:
     returned_from: str | None = None
     records: int = 0
     spool_bytes: int = 0
+    floor: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +57,6 @@ class Status:
     tpm_error: str | None = None
     counter: int | None = None
     counter_left: int | None = None
-    floor: int | None = None
     slots: list[SlotStatus] = field(default_factory=list)
     head_seq: int | None = None
     outbox: int = 0
@@ -161,7 +161,8 @@ def _read_tpm(context: Context, state: State, status: Status) -> None:
         with context.tpm() as tpm:
             status.assurance = tpm.assurance
             status.counter = tpm.read_counter()
-            status.floor = tpm.floor()
+            for slot in status.slots:
+                slot.floor = tpm.floor(slot.slot)
         if (enrollment := find_enrollment(state)) is not None:
             status.counter_left = max(0, COUNTER_ENDURANCE - (status.counter - enrollment.counter_base))
     except EdgeprovError as error:

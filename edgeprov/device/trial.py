@@ -60,15 +60,15 @@ def confirm(context: Context, state: State, slot: str, model: Digest) -> None:
         if active is None or active.model != model or not active.info.get("trial"):
             return
         with state.lock(SWITCH_LOCK, wait=True):
-            raise_floor(context, state, model)
+            raise_floor(context, state, slot, model)
             info = {key: value for key, value in active.info.items() if key not in ON_TRIAL}
             state.set_active(replace(active, info=info))
     except EdgeprovError as error:
         journal.event("failed", f"slot {slot}: model not confirmed yet: {error.message}", priority=journal.WARNING)
 
 
-def raise_floor(context: Context, state: State, model: Digest) -> None:
-    """Raise the TPM's floor to the model's securityVersion; a lower one changes nothing.
+def raise_floor(context: Context, state: State, slot: str, model: Digest) -> None:
+    """Raise the slot's floor in the TPM to the model's securityVersion; a lower one changes nothing.
 
     Raises:
         TpmError: The TPM refused.
@@ -77,8 +77,8 @@ def raise_floor(context: Context, state: State, model: Digest) -> None:
 
     stored: StoredModel = find_model(context, state, model)
     with context.tpm() as tpm, tpm.group():
-        if stored.kit.security_version > tpm.floor():
-            tpm.raise_floor(stored.kit.security_version)
+        if stored.kit.security_version > tpm.floor(slot):
+            tpm.raise_floor(slot, stored.kit.security_version)
 
 
 def _return(context: Context, active: Active) -> None:

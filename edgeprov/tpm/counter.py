@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two NV counters: the number of the next kit, and the model-version floor.
+"""NV indices that need a right to make or change: the counter of kits and segments, and the floors.
 
 A TPM never lets a counter fall: a deleted and newly defined one starts above all that ever were,
-even after TPM2_Clear. So a lost index is defined again and the series goes on. The floor is the
-counter's distance from a base in a write-locked index, since its first value is arbitrary.
+even after TPM2_Clear. So a lost index is defined again and the series goes on. Each index has an authValue from the
+device's secret: other programs that may talk to the TPM cannot use up numbers.
 
 Spec: TPM 2.0 Library, Part 1, 37.2.4 (counters); Part 3, TPM2_NV_Increment and TPM2_NV_Certify.
 """
@@ -16,99 +16,131 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeprov.errors import TpmError
-from edgeprov.formats.tpmt import ALG_SHA256, COUNTER_ATTRIBUTES, COUNTER_BYTES, COUNTER_INDEX, Attestation
+from edgeprov.formats.tpmt import ALG_SHA256, COUNTER_ATTRIBUTES, COUNTER_BYTES, COUNTER_INDEX, nv_name
 from edgeprov.limits import LIMITS
-from edgeprov.tpm.esys import RC_HANDLE, RC_NV_UNINITIALIZED, Connection, tss
-from edgeprov.tpm.quote import attestation
-from edgeprov.tpm.saved_documents import load_document, save_document
+from edgeprov.tpm.esys import Connection, tss
+from edgeprov.tpm.floor import BASE_INDEX, FLOOR_INDEX, PLACES, FloorReader, floor_auth
+from edgeprov.tpm.response_codes import (
+    RC_AUTH_FAIL,
+    RC_BAD_AUTH,
+    RC_HANDLE,
+    RC_NV_DEFINED,
+    RC_NV_SPACE,
+    RC_NV_UNINITIALIZED,
+    code_of,
+)
+from edgeprov.tpm.saved_handles import SavedHandles
+from edgeprov.tpm.secret import KeySecret, make_secret
 
-FLOOR_INDEX: Final = 0x01800101
-FLOOR_BASE_INDEX: Final = 0x01800102
-FLOOR_FILE: Final = "floor.json"
 _WRITTEN: Final = 1 << 29
 _WRITE_LOCKED: Final = 1 << 11
 # AUTHWRITE | WRITEDEFINE (a write lock holds for ever) | AUTHREAD | OWNERREAD | NO_DA
 _BASE_ATTRIBUTES: Final = (1 << 2) | (1 << 13) | (1 << 18) | (1 << 17) | (1 << 25)
+_AUTH: Final = (RC_AUTH_FAIL, RC_BAD_AUTH)
+_LABEL: Final = "counter"
 
 
 class NvIndex:
-    """An NV index of 8 bytes with fixed attributes. Refuses to touch one of the same number that is not ours."""
+    """An NV index of 8 bytes with fixed attributes and an authValue; another program's of that number is refused."""
 
-    def __init__(self, connection: Connection, number: int, attributes: int) -> None:
+    def __init__(self, connection: Connection, number: int, attributes: int, auth: bytes) -> None:
         """Nothing is asked of the TPM yet."""
         self._connection = connection
         self._attributes = attributes & ~_WRITTEN
-        self._handle: Any = None
+        self._auth = auth
         self.number = number
 
     def exists(self) -> bool:
-        """Whether the index is defined.
+        """Tell whether the index is defined.
 
         Raises:
             TpmError: Another program uses this number.
         """
-        if self._handle is not None:
-            return True
-        esys = self._connection.esys
-
-        def command() -> tuple[Any, bytes]:
-            handle = esys.tr_from_tpmpublic(self.number)
-            answer = esys.nv_read_public(handle)
-            return handle, bytes(answer[0].marshal())[2:]
-
-        there, answer = self._connection.attempt(f"look up NV index {self.number:#010x}", command, (RC_HANDLE,))
-        if not there or answer is None:
+        public = self._connection.nv_read_public(self.number)
+        if public is None:
             return False
-        _, algorithm, attributes, policy, size = struct.unpack(">IHIHH", answer[1][:14].ljust(14, b"\0"))
+        _, algorithm, attributes, policy, size = struct.unpack(">IHIHH", public[:14].ljust(14, b"\0"))
         ours = (ALG_SHA256, self._attributes, 0, COUNTER_BYTES)
         if (algorithm, attributes & ~(_WRITTEN | _WRITE_LOCKED), policy, size) != ours:
             raise TpmError(
                 f"NV index {self.number:#010x} is defined, but not by edgeprov",
                 advice="Another program uses this index of the TPM; undefine it with the owner's password.",
             )
-        self._handle = answer[0]
         return True
 
-    def define(self) -> None:
-        """Define the index unless it is there.
+    def define(self, negative: tuple[int, ...] = ()) -> bool:
+        """Define the index; False when the TPM's answer is one of ``negative``.
 
         Raises:
             TpmError: The TPM refused, for instance because the owner password is set.
         """
-        if self.exists():
-            return
         raw = struct.pack(">IHIHH", self.number, ALG_SHA256, self._attributes, 0, COUNTER_BYTES)
         public = tss.TPM2B_NV_PUBLIC.unmarshal(len(raw).to_bytes(2, "big") + raw)[0]
 
         def command() -> Any:
-            return self._connection.esys.nv_define_space(b"", public, tss.ESYS_TR.OWNER)
+            return self._connection.esys.nv_define_space(self._auth, public, tss.ESYS_TR.OWNER)
 
-        self._handle = self._connection.run(f"define NV index {self.number:#010x}", command)
+        return self._connection.attempt(f"define NV index {self.number:#010x}", command, negative)[0]
+
+    def undefine(self, negative: tuple[int, ...] = ()) -> bool:
+        """Delete the index; False when the TPM's answer is one of ``negative``.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        esys = self._connection.esys
+
+        def command() -> None:
+            esys.nv_undefine_space(esys.tr_from_tpmpublic(self.number), tss.ESYS_TR.OWNER)
+
+        return self._connection.attempt(f"delete NV index {self.number:#010x}", command, negative)[0]
+
+    def look_up(self) -> Any:
+        """An ESYS handle that knows the authValue.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        esys = self._connection.esys
+        handle = self._connection.run(
+            f"look up NV index {self.number:#010x}", lambda: esys.tr_from_tpmpublic(self.number)
+        )
+        esys.tr_set_auth(handle, self._auth)
+        return handle
 
     def read(self) -> int | None:
-        """The value; None before the first write."""
+        """The value; None before the first write.
 
-        def command() -> bytes:
-            answer = self._connection.esys.nv_read(self._handle, COUNTER_BYTES)
-            return bytes(answer.marshal())[2:]
+        Raises:
+            TpmError: The TPM refused.
+        """
+        raw = self._connection.nv_read(self.number, COUNTER_BYTES, self._auth, (RC_NV_UNINITIALIZED,))
+        return None if raw is None else int.from_bytes(raw, "big")
 
-        what = f"read NV index {self.number:#010x}"
-        there, raw = self._connection.attempt(what, command, (RC_NV_UNINITIALIZED,))
-        return int.from_bytes(raw, "big") if there and raw is not None else None
+    def opens(self) -> bool:
+        """Tell whether the index is there and accepts our authValue.
 
-    def increment(self) -> int:
+        Raises:
+            TpmError: The TPM refused for another reason.
+        """
+        try:
+            self.read()
+        except TpmError as error:
+            if code_of(error) in (RC_HANDLE, *_AUTH):
+                return False
+            raise
+        return True
+
+    def increment(self) -> None:
         """Add one; on return it is durable.
 
         Raises:
             TpmError: The TPM refused.
         """
+        handle = self.look_up()
         self._connection.run(
-            f"increment NV index {self.number:#010x}", lambda: self._connection.esys.nv_increment(self._handle)
+            f"increment NV index {self.number:#010x}", lambda: self._connection.esys.nv_increment(handle)
         )
-        value = self.read()
-        if value is None:
-            raise TpmError(f"NV index {self.number:#010x} has no value after an increment")
-        return value
 
     def write_once(self, value: int) -> None:
         """Write the value and lock the index until it is undefined.
@@ -117,103 +149,196 @@ class NvIndex:
             TpmError: The TPM refused.
         """
         data = tss.TPM2B_MAX_NV_BUFFER(value.to_bytes(COUNTER_BYTES, "big"))
+        handle = self.look_up()
 
         def command() -> None:
-            self._connection.esys.nv_write(self._handle, data)
-            self._connection.esys.nv_write_lock(self._handle)
+            self._connection.esys.nv_write(handle, data)
+            self._connection.esys.nv_write_lock(handle)
 
         self._connection.run(f"write NV index {self.number:#010x}", command)
 
-    def certify(self, ak: Any, qualifying: bytes) -> Attestation:
-        """Have the AK attest the value together with ``qualifying``.
+
+class KitCounter:
+    """The number of the newest kit or segment. A chip bears some 100,000 increments.
+
+    Within `Client.group` nobody else changes it, so there it is read once, and an increment adds one to what was
+    read; NV_Certify then shows the value that the kit claims.
+    """
+
+    def __init__(self, connection: Connection, handles: SavedHandles) -> None:
+        """Nothing is asked of the TPM yet."""
+        self._connection = connection
+        self._handles = handles
+        self._handle: Any = None
+        self.known: int | None = None
+
+    def index(self, secret: KeySecret) -> NvIndex:
+        """The index, with the authValue of this device."""
+        return NvIndex(self._connection, COUNTER_INDEX, COUNTER_ATTRIBUTES, secret.derive(_LABEL))
+
+    def create(self, secret: KeySecret) -> int:
+        """Make the counter of a new identity, or find it; one whose secret is gone is replaced.
+
+        Returns:
+            Its value.
 
         Raises:
-            TpmError: The TPM refused.
+            TpmError: The TPM refused, for instance because the owner password is set.
         """
+        index = self.index(secret)
+        if index.exists() and not index.opens():
+            index.undefine()
+            self._handles.forget()
+        return self.ready(secret)
 
-        def command() -> Attestation:
-            scheme = tss.TPMT_SIG_SCHEME(scheme=tss.TPM2_ALG.NULL)
-            answer = self._connection.esys.nv_certify(
-                ak, self._handle, tss.TPM2B_DATA(qualifying), scheme, COUNTER_BYTES
-            )
-            return attestation(answer)
-
-        return self._connection.run("certify its counter", command)
-
-
-class KitCounter(NvIndex):
-    """The number of the newest kit. One increment per kit; a chip bears some 100,000."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Nothing is asked of the TPM yet."""
-        super().__init__(connection, COUNTER_INDEX, COUNTER_ATTRIBUTES)
-
-    def ready(self) -> int:
+    def ready(self, secret: KeySecret) -> int:
         """Define the counter when it is missing, and return its value.
 
         Raises:
             TpmError: The TPM refused.
         """
-        self.define()
-        value = self.read()
-        return self.increment() if value is None else value
+        self.define(secret)
+        index = self.index(secret)
+        value = index.read()
+        if value is None:
+            index.increment()
+            value = index.read()
+        if value is None:
+            raise TpmError("the kit counter has no value after an increment")
+        self.known = value
+        return value
 
+    def define(self, secret: KeySecret) -> Any:
+        """Define the counter when it is missing; a new one has no value before its first increment.
 
-class Floor:
-    """The lowest securityVersion that this device may run; it only rises.
-
-    The file remembers it over TPM2_Clear, the TPM over a disk that was put back: both must be undone
-    to lower it.
-    """
-
-    def __init__(self, connection: Connection, state_dir: Path) -> None:
-        """Nothing is asked of the TPM yet."""
-        self._counter = NvIndex(connection, FLOOR_INDEX, COUNTER_ATTRIBUTES)
-        self._base = NvIndex(connection, FLOOR_BASE_INDEX, _BASE_ATTRIBUTES)
-        self._path = state_dir / FLOOR_FILE
-
-    def read(self) -> int:
-        """The floor; 0 when none was ever set.
+        Returns:
+            An ESYS handle.
 
         Raises:
             TpmError: The TPM refused.
-            StoreError: The file cannot be read.
         """
-        return max(self._of_tpm() or 0, self._of_disk())
+        index = self.index(secret)
+        if not index.exists():
+            index.define()
+        self._handle, self.known = index.look_up(), None
+        self._handles.put(_LABEL, self._handle)
+        return self._handle
 
-    def raise_to(self, floor: int) -> None:
-        """Raise the floor; a lower or equal value changes nothing.
+    def handle(self, secret: KeySecret) -> Any | None:
+        """An ESYS handle of the counter; None where `ready` must look it up. Asks the TPM nothing."""
+        if self._handle is None:
+            self._handle = self._handles.get(_LABEL, nv_name())
+            if self._handle is not None:
+                self._connection.esys.tr_set_auth(self._handle, secret.derive(_LABEL))
+        return self._handle
+
+    def read(self, secret: KeySecret) -> int | None:
+        """The value; None where the index is missing, was never incremented, or has another authValue.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        negative = (RC_HANDLE, RC_NV_UNINITIALIZED, *_AUTH)
+        raw = self._connection.nv_read(COUNTER_INDEX, COUNTER_BYTES, secret.derive(_LABEL), negative)
+        self.known = None if raw is None else int.from_bytes(raw, "big")
+        return self.known
+
+    def raised(self) -> int | None:
+        """The value after an increment that was just made; None where the value before was not read."""
+        if self.known is not None:
+            self.known += 1
+        return self.known
+
+    def forget(self) -> None:
+        """Ask for value and handle again."""
+        self._handle = self.known = None
+
+    def forget_value(self) -> None:
+        """Ask for the value again: others may have raised it."""
+        self.known = None
+
+
+class Floor(FloorReader):
+    """Floors that can also be raised."""
+
+    def __init__(self, connection: Connection, state_dir: Path) -> None:
+        """Nothing is asked of the TPM yet."""
+        super().__init__(connection, state_dir)
+        self._connection = connection
+
+    def create(self, slots: tuple[str, ...], secret: KeySecret, *, anew: bool) -> None:
+        """Make the floors of these slots, as far as the TPM has room: later the owner's password may be unknown.
+
+        Args:
+            slots: Names.
+            secret: Of this device.
+            anew: Take the places of floors whose secret is gone.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        self._secret = secret
+        if anew:
+            self._free_unreadable(slots)
+        for slot in slots[:PLACES]:
+            found = self.find(slot)
+            place = found[0] if found else self._define(slot)
+            self._save(slot, self._saved("floors").get(slot, 0), place)
+
+    def raise_to(self, slot: str, floor: int) -> None:
+        """Raise a slot's floor; a lower or equal value changes nothing.
 
         Raises:
             TpmError: The TPM refused, or the step is more than LIMITS.tpm_floor_steps at once.
             StoreError: The file cannot be written.
         """
-        if floor - self.read() > LIMITS.tpm_floor_steps:
+        saved, found = self._saved("floors").get(slot, 0), self.find(slot)
+        before = max(saved, found[1] if found else 0)
+        if floor - before > LIMITS.tpm_floor_steps:
             raise TpmError(f"the floor would rise to {floor}, more than {LIMITS.tpm_floor_steps} steps at once")
-        if floor <= self.read() == (self._of_tpm() or 0):
+        if floor <= before and found and found[1] == before:
             return
-        if self._of_tpm() is None:
-            self._start()
-        while (self._of_tpm() or 0) < max(floor, self._of_disk()):
-            self._counter.increment()
-        save_document(self._path, {"v": 1, "floor": self.read()})
+        wanted = max(floor, before)
+        if self._key() is None:
+            self._secret = make_secret(self._state_dir)
+        place = found[0] if found else self._define(slot)
+        if place is not None:
+            index = self._index(FLOOR_INDEX + place, slot)
+            for _ in range(wanted - (found[1] if found else 0)):
+                index.increment()
+        self._save(slot, wanted, place)
 
-    def _start(self) -> None:
-        self._counter.define()
-        start = self._counter.read()
-        if start is None:
-            start = self._counter.increment()
-        self._base.define()
-        if self._base.read() is None:
-            self._base.write_once(start)
+    def _define(self, slot: str) -> int | None:
+        """Define the two indices of a slot at the first free place; None where the TPM has no room, or an owner."""
+        for place in range(PLACES):
+            counter = self._index(FLOOR_INDEX + place, slot)
+            base = self._index(BASE_INDEX + place, slot)
+            made = counter.define((RC_NV_DEFINED, RC_NV_SPACE, *_AUTH))
+            if not made and (not counter.opens() or counter.read() is not None):
+                continue  # another slot's, another program's, no room, or the owner has a password
+            counter.increment()
+            start = counter.read()
+            if start is not None and (base.define((RC_NV_DEFINED, RC_NV_SPACE, *_AUTH)) or base.exists()):
+                base.write_once(start)
+                return place
+        return None
 
-    def _of_tpm(self) -> int | None:
-        if not self._counter.exists() or not self._base.exists():
-            return None
-        value, base = self._counter.read(), self._base.read()
-        return None if value is None or base is None else max(value - base, 0)
+    def _free_unreadable(self, slots: tuple[str, ...]) -> None:
+        for place in range(PLACES):
+            if any(self._number(FLOOR_INDEX + place, slot) is not None for slot in slots):
+                continue
+            for number, attributes in ((FLOOR_INDEX, COUNTER_ATTRIBUTES), (BASE_INDEX, _BASE_ATTRIBUTES)):
+                index = NvIndex(self._connection, number + place, attributes, b"")
+                try:
+                    there = index.exists()
+                except TpmError:
+                    continue  # another program's
+                if there:
+                    index.undefine(_AUTH)
 
-    def _of_disk(self) -> int:
-        document = load_document(self._path) or {}
-        floor = document.get("floor", 0)
-        return floor if isinstance(floor, int) and floor > 0 else 0
+    def _index(self, number: int, slot: str) -> NvIndex:
+        secret = self._key()
+        if secret is None:
+            raise TpmError("the secret of this device's TPM keys is missing")
+        attributes = COUNTER_ATTRIBUTES if number < BASE_INDEX else _BASE_ATTRIBUTES
+        return NvIndex(self._connection, number, attributes, floor_auth(secret, slot))

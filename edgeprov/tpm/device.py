@@ -7,31 +7,27 @@ Import this module only where a TPM is used: it loads tpm2-pytss (0.2 s, 35 MB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TypeVar
 
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import IdentityError
 from edgeprov.formats.devicerecord import FactoryKey
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.tpm import endorsement, quote, simulator
-from edgeprov.tpm.counter import Floor, KitCounter
-from edgeprov.tpm.device_keys import AK, SK, Keys, StoredIdentity, load_identity, save_identity
-from edgeprov.tpm.esys import Connection, tss
-from edgeprov.tpm.quote import TpmClock
+from edgeprov.tpm.client import TpmClock
+from edgeprov.tpm.counter import Floor
+from edgeprov.tpm.identity_file import StoredIdentity, load_identity, save_identity
+from edgeprov.tpm.key_template import AK, SK
+from edgeprov.tpm.keyed import KeyedTpm
+from edgeprov.tpm.maker import judge_assurance, read_manufacturer
+from edgeprov.tpm.secret import load_secret, make_secret
 from edgeprov.tpm.tcti import TpmSettings, open_transport, simulator_folder
 from edgeprov.tpm.transport import Transport
 
 __all__ = ["Tpm", "TpmClock", "TpmIdentity", "TpmSettings", "open_tpm"]
 
-_PT_MANUFACTURER: Final = 0x105
-_PT_VENDOR_STRINGS: Final = range(0x106, 0x10A)
-# TCG Vendor ID Registry. Chips of their own; everything unknown counts as firmware at best.
-_CHIP_MAKERS: Final = frozenset(("ATML", "GOOG", "IFX", "NSM", "NTC", "NTZ", "STM", "WEC"))
-_SOFTWARE: Final = frozenset(("IBM", "VMW"))  # libtpms (swtpm, every QEMU guest), VMware
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,38 +39,13 @@ class TpmIdentity:
     counter_value: int
 
 
-class Tpm:
+class Tpm(KeyedTpm):
     """An open TPM. One thread at a time; close it, or use it as a context manager."""
 
     def __init__(self, link: Transport, settings: TpmSettings, *, shared: bool, simulated: bool) -> None:
         """Use `open_tpm`."""
-        self._connection = Connection(link, lock_path=settings.lock_path, shared=shared)
-        self._settings = settings
-        self._simulated = simulated
-        self._keys = Keys(self._connection, settings.state_dir)
-        self._counter = KitCounter(self._connection)
+        super().__init__(link, settings, shared=shared, simulated=simulated)
         self._floor = Floor(self._connection, settings.state_dir)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Flush and disconnect. Never raises."""
-        self._keys.close()
-        self._connection.close()
-
-    def group(self) -> AbstractContextManager[None]:
-        """Keep other edgeprov processes off the TPM for the body; may be nested.
-
-        Raises:
-            TpmBusy: Another process keeps the lock.
-        """
-        return self._connection.group()
 
     # -- what TPM this is -----------------------------------------------------------------------
     @property
@@ -84,32 +55,26 @@ class Tpm:
 
     @cached_property
     def manufacturer(self) -> str:
-        """Maker's id and model, such as ``IFX SLB9672``.
+        """Maker's id and model, such as ``IFX SLB9672``; asked once in the life of an identity.
 
         Raises:
             TpmError: The TPM does not answer.
         """
-        numbers = (_PT_MANUFACTURER, *_PT_VENDOR_STRINGS)
-        words = [self._connection.tpm_property(number).to_bytes(4, "big") for number in numbers]
-        maker, rest = words[0], b"".join(words[1:])
-        return " ".join(part.replace(b"\0", b"").decode("ascii", "replace").strip() for part in (maker, rest)).strip()
+        stored = load_identity(self._settings.state_dir)
+        return stored.manufacturer if stored else read_manufacturer(self._connection)
 
     @cached_property
-    def assurance(self) -> Literal["dev", "firmware", "hardware"]:
-        """What the keys are worth: ``hardware`` is a chip whose maker certified its EK.
-
-        A simulator, any software TPM and any TPM without certificate of EK or IAK are ``dev``. This is what
-        the device says of itself; the enroller decides by the certificate.
+    def assurance(self) -> str:
+        """What the keys are worth, as `maker.judge_assurance`; asked once in the life of an identity.
 
         Raises:
             TpmError: The TPM does not answer.
         """
-        maker = self.manufacturer.partition(" ")[0]
-        if self._simulated or maker in _SOFTWARE:
-            return "dev"
-        if self.ek_certificate() is None and endorsement.find_factory_key(self._connection) is None:
-            return "dev"
-        return "hardware" if maker in _CHIP_MAKERS else "firmware"
+        stored = load_identity(self._settings.state_dir)
+        if stored is not None:
+            return stored.assurance
+        certificate = None if self._simulated else self.ek_certificate()
+        return judge_assurance(self._connection, self.manufacturer, certificate, simulated=self._simulated)
 
     def boot_id(self) -> str | None:
         """The id of this simulated boot; None with a real TPM, where the kernel's holds."""
@@ -118,23 +83,41 @@ class Tpm:
 
     # -- identity -------------------------------------------------------------------------------
     def create_identity(self) -> TpmIdentity:
-        """Make AK, SK and the kit counter, or find them; a second call changes nothing.
+        """Make secret, AK, SK, the kit counter and the slots' floors, or find them; a second call changes nothing.
 
         Raises:
-            IdentityError: A stored identity is that of another TPM.
+            IdentityError: A stored identity is that of another TPM, or its secret is lost.
             TpmError: The TPM refused.
             StoreError: The identity cannot be written down.
         """
+        folder = self._settings.state_dir
         with self.group():
-            ak, sk = self._keys.create(AK), self._keys.create(SK)
-            stored = load_identity(self._settings.state_dir)
+            stored = load_identity(folder)
+            secret = load_secret(folder)
+            if secret is None:
+                secret = make_secret(folder) if stored is None else self._keys.secret  # the latter raises
+            ak, sk = (self._keys.create(kind, secret, evict=stored is None) for kind in (AK, SK))
             if stored is None:
-                stored = StoredIdentity(ak=ak, sk=sk, counter_base=self._counter.ready(), simulated=self._simulated)
-                save_identity(self._settings.state_dir, stored)
+                stored = StoredIdentity(
+                    ak=ak,
+                    sk=sk,
+                    counter_base=self._counter.create(secret),
+                    simulated=self._simulated,
+                    manufacturer=self.manufacturer,
+                    assurance=self.assurance,
+                )
+                self._floor.create(self._settings.slots, secret, anew=True)
+                save_identity(folder, stored)
             elif (stored.ak.name, stored.sk.name) != (ak.name, sk.name):
-                raise IdentityError("this device's identity belongs to another TPM")
+                raise IdentityError(
+                    "this device's identity belongs to another TPM",
+                    advice="The TPM was cleared or replaced, or this state folder is a copy (a golden image): move the "
+                    "state folder away, run `edgeprov identity create`, and enroll the device anew. Records and kits of "
+                    "the old state stay in the folder.",
+                )
             else:
-                self._counter.ready()
+                self._counter.ready(secret)
+                self._floor.create(self._settings.slots, secret, anew=False)
         return _identity(stored)
 
     def identity(self) -> TpmIdentity:
@@ -145,109 +128,54 @@ class Tpm:
         """
         return _identity(self._keys.identity)
 
-    @property
-    def public_key_spki(self) -> bytes:
-        """SubjectPublicKeyInfo of the SK in DER.
+    def verify_keys(self) -> tuple[str, ...]:
+        """Compare identity, secret and TPM, and change nothing.
+
+        Returns:
+            What slows or endangers the keys, for a technician; empty when all is well.
 
         Raises:
-            IdentityError: None was created.
+            IdentityError: No identity, or the secret is lost.
+            TpmError: The TPM refused.
         """
-        return self._keys.identity.sk.spki
+        _ = self._keys.secret
+        places = {kind.label.upper(): (kind, self._keys.locate(kind)) for kind in (AK, SK)}
+        notes = [
+            f"handle {kind.handle:#010x} holds another key than this device's {name}"
+            if state == "other"
+            else f"the {name} is not at its handle {kind.handle:#010x}; each command makes it again"
+            for name, (kind, state) in places.items()
+            if state != "present"
+        ]
+        if self._counter.read(self._keys.secret) is None:
+            notes.append("the kit counter is not in the TPM, or does not accept this device's secret")
+        return tuple(notes)
 
-    # -- one activation, one kit ----------------------------------------------------------------
-    def pcr_event(self, data: bytes) -> None:
-        """Measure ``data`` into the model PCR.
+    # -- floors ---------------------------------------------------------------------------------
+    def floor(self, slot: str) -> int:
+        """The lowest securityVersion that may run in a slot; 0 when none was ever set.
 
         Raises:
             TpmError: The TPM refused.
         """
-        quote.pcr_event(self._connection, self._settings.pcr, data)
+        return self._floor.read(slot)
 
-    def read_pcr(self) -> bytes:
-        """The model PCR, 32 bytes.
-
-        Raises:
-            TpmError: The TPM refused.
-        """
-        return quote.read_pcr(self._connection, self._settings.pcr)
-
-    def quote(self, qualifying: bytes, *, pcrs: Sequence[int] | None = None) -> Attestation:
-        """The AK's statement of the model PCR (or of ``pcrs``), bound to 32 bytes.
-
-        Raises:
-            IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
-        """
-        return quote.quote(self._connection, self._keys.handle(AK), pcrs or (self._settings.pcr,), qualifying)
-
-    def increment_counter(self) -> int:
-        """The number of the next kit; durable on return, never given again.
-
-        Raises:
-            IdentityError: No identity, or another TPM, whose counter is then left alone.
-            TpmError: The TPM refused.
-        """
-        with self.group():
-            self._keys.handle(AK)
-            self._counter.define()
-            return self._counter.increment()
-
-    def read_counter(self) -> int:
-        """The number of the newest kit.
-
-        Raises:
-            IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
-        """
-        with self.group():
-            self._keys.handle(AK)
-            return self._counter.ready()
-
-    def certify_counter(self, qualifying: bytes) -> Attestation:
-        """The AK's statement of the kit counter, bound to 32 bytes.
-
-        Raises:
-            IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
-        """
-        with self.group():
-            ak = self._keys.handle(AK)
-            self._counter.ready()
-            return self._counter.certify(ak, qualifying)
-
-    def sign_digest(self, digest: bytes) -> bytes:
-        """The SK's ECDSA signature of a SHA-256 digest, in DER.
-
-        Raises:
-            IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
-        """
-        return quote.sign_digest(self._connection, self._keys.handle(SK), digest)
-
-    def clock(self) -> TpmClock:
-        """The TPM's clock and its counts of resets.
-
-        Raises:
-            TpmError: The TPM refused.
-        """
-        return quote.read_clock(self._connection)
-
-    def floor(self) -> int:
-        """The lowest securityVersion that may run; 0 when none was ever set.
-
-        Raises:
-            TpmError: The TPM refused.
-        """
-        return self._floor.read()
-
-    def raise_floor(self, to: int) -> None:
-        """Raise the floor for ever; a lower value changes nothing.
+    def raise_floor(self, slot: str, to: int) -> None:
+        """Raise a slot's floor for ever; a lower value changes nothing.
 
         Raises:
             TpmError: The TPM refused.
         """
         with self.group():
-            self._floor.raise_to(to)
+            self._floor.raise_to(slot, to)
+
+    def floors_on_disk(self) -> tuple[str, ...]:
+        """Slots whose floor the TPM does not hold: beyond `floor.PLACES`, or without room for it.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        return tuple(slot for slot in self._settings.slots if self._floor.find(slot) is None)
 
     # -- enrollment ------------------------------------------------------------------------------
     def certify_sk(self, qualifying: bytes) -> Attestation:
@@ -257,7 +185,11 @@ class Tpm:
             IdentityError: No identity, or another TPM.
             TpmError: The TPM refused.
         """
-        return quote.certify(self._connection, self._keys.handle(AK), self._keys.handle(SK), qualifying)
+
+        def command() -> Attestation:
+            return quote.certify(self._connection, self._keys.handle(AK), self._keys.handle(SK), qualifying)
+
+        return self._keyed("certify a key", command)
 
     def factory_key(self, qualifying: bytes) -> FactoryKey | None:
         """The maker's attestation key (IAK), and its statement that our AK is in the same TPM; None without one.
@@ -271,7 +203,10 @@ class Tpm:
             if found is None:
                 return None
             handle, public, certificate = found
-            certify = quote.certify(self._connection, handle, self._keys.handle(AK), qualifying)
+            ak = self._keys.handle(AK)
+            certify = self._connection.run(
+                "certify a key", lambda: quote.certify(self._connection, handle, ak, qualifying)
+            )
         return FactoryKey(public=parse_public(public), certificate=certificate, certify=certify)
 
     def ek_certificate(self) -> bytes | None:
@@ -314,10 +249,6 @@ class Tpm:
         with self.group():
             return endorsement.find_endorsement_key(self._connection)
 
-    def start(self) -> None:
-        """TPM2_Startup(CLEAR), which does nothing when the firmware has done it."""
-        self._connection.run("start", lambda: self._connection.esys.startup(tss.TPM2_SU.CLEAR))
-
 
 def open_tpm(settings: TpmSettings) -> Tpm:
     """Open the TPM that ``settings`` name. Nothing else is ever probed.
@@ -328,17 +259,10 @@ def open_tpm(settings: TpmSettings) -> Tpm:
     """
     link, shared, simulated = open_transport(settings)
     try:
-        tpm = Tpm(link, settings, shared=shared, simulated=simulated)
+        return Tpm(link, settings, shared=shared, simulated=simulated)
     except BaseException:
         link.close()
         raise
-    try:
-        if not shared:
-            tpm.start()
-    except BaseException:
-        tpm.close()
-        raise
-    return tpm
 
 
 def _identity(stored: StoredIdentity) -> TpmIdentity:

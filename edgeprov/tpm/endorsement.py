@@ -17,7 +17,8 @@ from edgeprov.errors import EnrollmentRefused, FormatError, TpmError
 from edgeprov.formats.tpmt import RESTRICTED, parse_public
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.device_keys import create_primary
-from edgeprov.tpm.esys import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE, Connection, tss
+from edgeprov.tpm.esys import Connection, tss
+from edgeprov.tpm.response_codes import RC_AUTH_FAIL, RC_HANDLE, RC_INTEGRITY, RC_VALUE
 from edgeprov.verify.certificates import certificate_spki
 
 _NV_CHUNK: Final = 512  # every TPM returns this much at once (TPM_PT_NV_BUFFER_MAX is 768 or more)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The two small files that remember what this TPM is: public parts of the keys, and the floor.
+"""The small files that remember what this TPM is: public parts of the keys, their secret, handles, floors.
 
 A damaged file is moved aside, never deleted and never trusted.
 """
@@ -52,7 +52,17 @@ def set_aside(path: Path) -> None:
 
 
 def save_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace a JSON file durably: after a power cut the old or the new one is there, whole.
+    """Replace a JSON file durably, as `save_file`.
+
+    Raises:
+        StoreFull: No space.
+        StoreError: The folder cannot be written.
+    """
+    save_file(path, encode_json(dict(document)))
+
+
+def save_file(path: Path, data: bytes) -> None:
+    """Replace a file that only this user may read: after a power cut the old or the new one is there, whole.
 
     Raises:
         StoreFull: No space.
@@ -62,7 +72,7 @@ def save_document(path: Path, document: Mapping[str, Any]) -> None:
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
-            file.write(encode_json(dict(document)))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)

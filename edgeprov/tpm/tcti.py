@@ -8,8 +8,7 @@ from pathlib import Path
 
 from edgeprov._dataclass import dataclass
 from edgeprov.errors import ConfigError, TpmUnavailable
-from edgeprov.tpm import simulator
-from edgeprov.tpm.device_keys import load_identity
+from edgeprov.tpm.identity_file import load_identity
 from edgeprov.tpm.transport import RESOURCE_MANAGER, DeviceTransport, SocketTransport, Transport
 
 
@@ -23,6 +22,7 @@ class TpmSettings:
             ``private:DIR`` (a swtpm of this process alone).
         state_dir: Folder of the identity; also the simulator's with ``auto``.
         pcr: The model PCR.
+        slots: Names of the device's slots, for which the TPM holds floors.
         lock_path: Lock file that all edgeprov processes of this device share.
         allow_simulator: False makes ``auto`` fail on a machine without a TPM.
         bus_protection: Encrypt enrollment secrets between the TPM and the processor.
@@ -31,6 +31,7 @@ class TpmSettings:
     tcti: str = "auto"
     state_dir: Path
     pcr: int = 14
+    slots: tuple[str, ...] = ()
     lock_path: Path
     allow_simulator: bool = True
     bus_protection: bool = False
@@ -53,10 +54,10 @@ def open_transport(settings: TpmSettings) -> tuple[Transport, bool, bool]:
         return DeviceTransport(Path(rest)), Path(rest).name.startswith("tpmrm"), False
     if form == "swtpm" and rest.startswith("path="):
         return SocketTransport(Path(rest.removeprefix("path="))), False, True
-    if form == "simulator" and rest:
-        return simulator.start(Path(rest)), False, True
-    if form == "private" and rest:
-        return simulator.PrivateSimulator(Path(rest)), False, True
+    if form in ("simulator", "private") and rest:
+        from edgeprov.tpm import simulator  # subprocess and uuid: nothing for the boot check of a real device
+
+        return (simulator.start if form == "simulator" else simulator.PrivateSimulator)(Path(rest)), False, True
     raise ConfigError(
         f"tpm.tcti: {settings.tcti!r} is not known",
         advice="Use auto, device:/dev/tpmrm0, swtpm:path=SOCKET or simulator:DIR.",
@@ -74,6 +75,8 @@ def _open_auto(settings: TpmSettings) -> tuple[Transport, bool, bool]:
         )
     if not settings.allow_simulator:
         raise TpmUnavailable(f"this machine has no TPM at {RESOURCE_MANAGER}, and the simulator is not allowed")
+    from edgeprov.tpm import simulator
+
     return simulator.start(settings.state_dir), False, True
 
 

@@ -35,6 +35,21 @@ def attestation_key_fault(ak: PublicArea) -> str | None:
     return None
 
 
+def device_keys_fault(ak: PublicArea, sk: PublicArea) -> str | None:
+    """Why two keys cannot be a device's AK and SK, or None: they have exactly the attributes of the template.
+
+    A key without noDA would lock the TPM after some power cuts. With an authorized policy the authValue alone
+    must not do (userWithAuth clear); without one it is the only guard (userWithAuth set).
+    """
+    for name, key, attributes in (("attestation", ak, tpmt.AK_ATTRIBUTES), ("signing", sk, tpmt.SK_ATTRIBUTES)):
+        if len(key.auth_policy) not in (0, hashlib.sha256().digest_size):
+            return f"the {name} key's policy is not a SHA-256 digest"
+        wanted = attributes & ~tpmt.USER_WITH_AUTH if key.auth_policy else attributes
+        if key.attributes != wanted:
+            return f"the {name} key's attributes are 0x{key.attributes:x}, not 0x{wanted:x}"
+    return None
+
+
 def signing_key_fault(sk: PublicArea) -> str | None:
     """Why a key cannot sign kits, or None. A restricted key signs no digest from outside of the TPM."""
     if sk.attributes & SK_REQUIRED != SK_REQUIRED:

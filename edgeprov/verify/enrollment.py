@@ -29,6 +29,7 @@ from edgeprov.formats.rfc3339 import parse_rfc3339
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
 from edgeprov.verify.attestation import (
     attestation_key_fault,
+    device_keys_fault,
     signing_key_fault,
     verify_attestation,
     verify_counter,
@@ -72,7 +73,7 @@ def verify_tpm_keys(ak: PublicArea, sk: PublicArea, certify: Attestation, nonce:
     Raises:
         EnrollmentRefused: A key's attributes, the signature, the challenge or the certified Name do not fit.
     """
-    fault = attestation_key_fault(ak) or signing_key_fault(sk)
+    fault = attestation_key_fault(ak) or signing_key_fault(sk) or device_keys_fault(ak, sk)
     if fault is not None:
         raise EnrollmentRefused(fault)
     try:

@@ -45,7 +45,8 @@ CUTS = 10**9 if EVERYTHING else 40  # power cuts per command in the slow test; e
 def bench(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(tmp_path / "site", command)
     site = bench.site
-    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108  to bind
+    for name in ("tpm", "boot_tpm"):
+        monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108  to bind
     monkeypatch.setattr(Context, "boot_id", lambda _: site.boot_id)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
     bench.prepare()

@@ -14,7 +14,8 @@ from tests.support.site import WDBC, Site
 
 def use(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Let this process be the device."""
-    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    for name in ("tpm", "boot_tpm"):
+        monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
     monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
     return site

@@ -247,7 +247,7 @@ def test_empty_trust_folder_denies(ready: Site, run: Console) -> None:
 
 
 def test_rollback_below_the_floor(ready: Site, run: Console) -> None:
-    ready.tpm.floor_value = 3
+    ready.tpm.floors = {"default": 3}
     old = ready.publish(DIGITS.read_bytes(), name="digits", parameters={"securityVersion": 2})
     run.fails(16, "model", "install", old.reference)
 

@@ -95,7 +95,7 @@ def test_boot_check_refuses_and_says_so_in_the_log(ready: Site, fault: str) -> N
     elif fault == "anchor":
         (ready.trust / "publisher.pem").unlink()
     else:
-        ready.tpm.floor_value = 7
+        ready.tpm.floors = {"default": 7}
     ready.reboot()
     (verdict,) = boot_check(ready.context)
     assert verdict.error is not None
@@ -184,9 +184,9 @@ def test_floor_rises_with_the_first_record_and_not_before(ready: Site) -> None:
     old = ready.context.state().active("default").model
     revoking = ready.publish(DIGITS.read_bytes(), name="digits", parameters={"securityVersion": 5})
     new = ready.install(revoking)
-    assert ready.tpm.floor_value == 0
+    assert ready.tpm.floor("default") == 0
     run_once()
-    assert ready.tpm.floor_value == 5
+    assert ready.tpm.floor("default") == 5
     with pytest.raises(Rollback):
         activate(ready.context, old, "default")
     with pytest.raises(Rollback):

@@ -136,7 +136,8 @@ def test_kits_that_a_device_sealed(cosign, registry, tmp_path, monkeypatch):
     from edgeprov.fleet.trust.trust_export import export_trust
 
     site = Site(tmp_path, serial="sealed", settings="[seal]\nmax_records = 2\n")
-    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    for name in ("tpm", "boot_tpm"):
+        monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
     monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
     site.install_identity()

@@ -120,7 +120,8 @@ def test_a_model_that_others_packed_pushed_and_signed_is_installed_and_runs(
     """No program of ours touches it before the device does: kit, skopeo or oras or crane, cosign."""
     site = Site(tmp_path / "device", settings="")
     site.config_file.write_text(site.config_file.read_text().replace("[trust]", "plain_http = true\n[trust]"))
-    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    for name in ("tpm", "boot_tpm"):
+        monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
     monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
     monkeypatch.setattr(Context, "now", lambda _self: pki.NOW)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))

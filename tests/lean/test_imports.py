@@ -95,13 +95,13 @@ def run_bare(body: str) -> None:
 
 MODULES_AT_BOOT = 68  # thirteen are for the TPM; a boot check has no use for more
 
-# Modules that a boot check needs nothing of. Many come with the TPM library today, so each is held twice: no module of
-# edgeprov imports it, and none is loaded that the library does not bring. Names of packages stand for what is in them.
+# Modules that a boot check needs nothing of. Some come with cryptography, so each is held twice: no module of
+# edgeprov imports it, and none is loaded that cryptography does not bring. Names of packages stand for what is in them.
 NOT_AT_BOOT = (
     "argparse", "copy", "dataclasses", "edgeprov.cli.parsing", "edgeprov.device.api", "edgeprov.device.install", "edgeprov.formats.packing",
     "edgeprov.formats.statement", "edgeprov.formats.tarball", "edgeprov.registry", "edgeprov.store.compress", "edgeprov.store.partial",
-    "edgeprov.store.spool", "edgeprov.store.verity", "email", "gettext", "hmac", "http", "inspect", "locale", "logging", "msgpack", "numpy", "oras", "requests",
-    "ssl", "tflite_runtime", "urllib.request", "weakref", "zstandard",
+    "edgeprov.store.spool", "edgeprov.store.verity", "email", "gettext", "http", "inspect", "locale", "logging", "msgpack", "numpy", "oras", "requests",
+    "ssl", "tflite_runtime", "tpm2_pytss", "urllib.request", "weakref", "zstandard",
 )  # fmt: skip
 # Folders and processes of a simulated TPM, which is what this test has.
 ONLY_FOR_THE_TPM = ("shutil", "subprocess", "tempfile", "uuid")
@@ -157,7 +157,7 @@ def test_a_whole_boot_check_stays_on_its_path(tmp_path: Path) -> None:
         )  # fmt: skip
     assert "verified and measured" in child.stdout, child.stdout + child.stderr
     loaded = names(child.stdout, "LOADED")
-    assert {"tpm2_pytss", "edgeprov.tpm.device", "cryptography.hazmat.primitives.asymmetric.ec"} <= loaded
+    assert {"edgeprov.tpm.boot_tpm", "cryptography.hazmat.primitives.asymmetric.ec"} <= loaded
     imports = [pair.split(">") for pair in names(child.stdout, "IMPORTED")]
     assert (
         sorted(
@@ -167,14 +167,16 @@ def test_a_whole_boot_check_stays_on_its_path(tmp_path: Path) -> None:
         )
         == []
     )
-    assert sorted(name for name in loaded - with_the_tpm_library() if denied(name, NOT_AT_BOOT)) == []
+    assert sorted(name for name in loaded - with_cryptography() if denied(name, NOT_AT_BOOT)) == []
     own = [name for name in loaded if name.partition(".")[0] == "edgeprov"]
     assert len(own) <= MODULES_AT_BOOT, f"{len(own)} modules of edgeprov are loaded"
 
 
-def with_the_tpm_library() -> set[str]:
-    """Modules that are loaded where nothing but the TPM library is imported, and what starts a simulated TPM."""
-    body = f"import sys; sys.path[:0] = {[item for item in sys.path if item]!r}; import tpm2_pytss, subprocess; print('LOADED', *sys.modules)"
+def with_cryptography() -> set[str]:
+    """Modules that are loaded where nothing but cryptography is imported, and what starts a simulated TPM."""
+    body = f"import sys; sys.path[:0] = {[item for item in sys.path if item]!r}; import subprocess, uuid, shutil; "
+    body += "from cryptography import x509; from cryptography.hazmat.primitives import serialization; "
+    body += "print('LOADED', *sys.modules)"
     child = subprocess.run([sys.executable, "-S", "-c", body], capture_output=True, text=True, check=True, cwd="/")
     return names(child.stdout, "LOADED")
 

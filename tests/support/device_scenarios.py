@@ -40,10 +40,10 @@ class LastingTpm(DeviceTpm):
 
     def save(self) -> str:
         pcrs = {str(number): value.hex() for number, value in self.pcrs.items()}
-        return json.dumps([self.counter, pcrs, self.clock_ms, self.reset_count, self.floor_value])
+        return json.dumps([self.counter, pcrs, self.clock_ms, self.reset_count, self.floors])
 
     def load(self, saved: str) -> None:
-        self.counter, pcrs, self.clock_ms, self.reset_count, self.floor_value = json.loads(saved)
+        self.counter, pcrs, self.clock_ms, self.reset_count, self.floors = json.loads(saved)
         self.pcrs = {int(number): bytes.fromhex(value) for number, value in pcrs.items()}
 
     def _before(self, what: str) -> None:
@@ -65,11 +65,10 @@ class LastingTpm(DeviceTpm):
         super().pcr_event(data)
         self._after()
 
-    def raise_floor(self, to: int) -> int:
+    def raise_floor(self, slot: str, to: int) -> None:
         self._before("floor")
-        value = super().raise_floor(to)
+        super().raise_floor(slot, to)
         self._after()
-        return value
 
     def _attest(self, kind: int, qualifying: bytes, body: bytes) -> Attestation:
         result = super()._attest(kind, qualifying, body)

@@ -48,7 +48,7 @@ class DeviceTpm(SoftTpm):
 
     def __init__(self, seed: str, **options: Any) -> None:
         super().__init__(seed, **options)
-        self.floor_value = 0
+        self.floors: dict[str, int] = {}
         self.fails: Exception | None = None
         self.calls: list[str] = []
 
@@ -61,12 +61,17 @@ class DeviceTpm(SoftTpm):
             clock_ms=self.clock_ms, reset_count=self.reset_count, restart_count=self.restart_count, safe=self.safe
         )
 
-    def floor(self) -> int:
-        return self.floor_value
+    def floor(self, slot: str) -> int:
+        return self.floors.get(slot, 0)
 
-    def raise_floor(self, to: int) -> int:
-        self.floor_value = max(self.floor_value, to)
-        return self.floor_value
+    def raise_floor(self, slot: str, to: int) -> None:
+        self.floors[slot] = max(self.floors.get(slot, 0), to)
+
+    def floors_on_disk(self) -> tuple[str, ...]:
+        return ()
+
+    def verify_keys(self) -> tuple[str, ...]:
+        return ()
 
     def create_identity(self) -> SimpleNamespace:
         return self.identity()
@@ -135,7 +140,7 @@ dir = "trust.d"
         site.config_file = root / "edgeprov.toml"
         site.config_file.write_text(self.config_file.read_text().replace(str(self.root), str(root)))
         site.tpm = copy.copy(self.tpm)
-        site.tpm.pcrs, site.tpm.calls = dict(self.tpm.pcrs), []
+        site.tpm.pcrs, site.tpm.calls, site.tpm.floors = dict(self.tpm.pcrs), [], dict(self.tpm.floors)
         return site
 
     @property
@@ -144,7 +149,7 @@ dir = "trust.d"
 
     @contextmanager
     def open_tpm(self, _context: Context) -> Iterator[DeviceTpm]:
-        """Takes the place of Context.tpm."""
+        """Takes the place of Context.tpm and Context.boot_tpm."""
         if self.tpm.fails is not None:
             raise self.tpm.fails
         yield self.tpm

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from edgeprov.tpm.transport import connect
 
@@ -65,7 +66,7 @@ class SlowTpm:
         """The value of ``tpm.tcti`` that leads here."""
         return f"swtpm:path={self.path}"
 
-    def __enter__(self) -> SlowTpm:
+    def __enter__(self) -> Self:
         for path, serve in ((self.path, self._serve_command), (Path(f"{self.path}.ctrl"), self._serve_control)):
             server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             server.bind(str(path))

@@ -11,9 +11,9 @@ import pytest
 from edgeprov.errors import TpmError
 from edgeprov.formats.tpmt import COUNTER_INDEX
 from edgeprov.tpm import simulator
-from edgeprov.tpm.counter import FLOOR_FILE
 from edgeprov.tpm.device import Tpm
 from edgeprov.tpm.esys import tss
+from edgeprov.tpm.floor import BASE_INDEX, FLOOR_FILE
 from tests.tpm.conftest import SimulatedDevice
 
 
@@ -77,54 +77,54 @@ def test_kits_can_be_numbered_where_the_owner_password_is_set(device: SimulatedD
 
 def test_the_floor_starts_at_zero_and_only_rises(device: SimulatedDevice) -> None:
     with device.open() as tpm:
-        assert tpm.floor() == 0
+        assert tpm.floor("default") == 0
         assert tpm._connection.handles(0x01000000) == (), "asking defines nothing"
         tpm.create_identity()
         for _ in range(3):
             tpm.increment_counter()
-        tpm.raise_floor(2)
-        tpm.raise_floor(1)
-        assert tpm.floor() == 2
+        tpm.raise_floor("default", 2)
+        tpm.raise_floor("default", 1)
+        assert tpm.floor("default") == 2
     device.reboot(power_cut=True)
     with device.open() as tpm:
-        assert tpm.floor() == 2
+        assert tpm.floor("default") == 2
 
 
 def test_the_floor_survives_a_disk_that_was_put_back(device: SimulatedDevice) -> None:
     with device.open() as tpm:
-        tpm.raise_floor(3)
+        tpm.raise_floor("default", 3)
     (device.state / FLOOR_FILE).unlink()
     with device.open() as tpm:
-        assert tpm.floor() == 3
+        assert tpm.floor("default") == 3
     (device.state / FLOOR_FILE).write_text("garbage")
     with device.open() as tpm:
-        assert tpm.floor() == 3
+        assert tpm.floor("default") == 3
 
 
 def test_the_floor_survives_a_tpm_clear_and_can_rise_on(device: SimulatedDevice) -> None:
     with device.open() as tpm:
-        tpm.raise_floor(3)
+        tpm.raise_floor("default", 3)
         tpm._connection.esys.clear(tss.ESYS_TR.LOCKOUT)
     with device.open() as tpm:
-        assert tpm.floor() == 3
-        tpm.raise_floor(3)
-        tpm.raise_floor(4)
-        assert tpm.floor() == 4
+        assert tpm.floor("default") == 3
+        tpm.raise_floor("default", 3)
+        tpm.raise_floor("default", 4)
+        assert tpm.floor("default") == 4
     (device.state / FLOOR_FILE).unlink()
     with device.open() as tpm:
-        assert tpm.floor() == 4, "the TPM knows it again"
+        assert tpm.floor("default") == 4, "the TPM knows it again"
 
 
 def test_a_floor_that_would_wear_out_the_tpm_is_refused(device: SimulatedDevice) -> None:
     with device.open() as tpm:
         with pytest.raises(TpmError, match="steps at once"):
-            tpm.raise_floor(1_000_000)
-        assert tpm.floor() == 0
+            tpm.raise_floor("default", 1_000_000)
+        assert tpm.floor("default") == 0
 
 
 def test_the_base_of_the_floor_cannot_be_written_again(device: SimulatedDevice) -> None:
     with device.open() as tpm:
-        tpm.raise_floor(2)
+        tpm.raise_floor("default", 2)
         with pytest.raises(TpmError):
-            tpm._floor._base.write_once(99)
-        assert tpm.floor() == 2
+            tpm._floor._index(BASE_INDEX, "default").write_once(99)
+        assert tpm.floor("default") == 2

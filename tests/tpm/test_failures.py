@@ -22,11 +22,13 @@ import pytest
 from edgeprov.errors import ConfigError, TpmBusy, TpmError, TpmLockout, TpmUnavailable
 from edgeprov.formats.tpmt import NO_DA
 from edgeprov.limits import LIMITS
-from edgeprov.tpm import esys, simulator, transport
+from edgeprov.tpm import client, esys, simulator, transport
 from edgeprov.tpm.device import Tpm, TpmSettings, open_tpm
-from edgeprov.tpm.device_keys import AK, SK, create_primary
+from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.esys import tss
+from edgeprov.tpm.key_template import AK, SK
 from edgeprov.tpm.quote import sign_digest
+from edgeprov.tpm.secret import KeySecret
 from tests.tpm.conftest import SimulatedDevice
 
 DIGEST = hashlib.sha256(b"a kit").digest()
@@ -39,6 +41,7 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def shorten() -> None:
         short = type("Short", (type(LIMITS),), dict.fromkeys(("tpm_command_s", "tpm_keygen_s", "tpm_busy_s"), 0.3))()
+        monkeypatch.setattr(client, "LIMITS", short)
         monkeypatch.setattr(esys, "LIMITS", short)
         monkeypatch.setattr(transport, "LIMITS", short)
 
@@ -113,7 +116,7 @@ def test_a_tpm_that_dies_is_unavailable_and_stays_so(device: SimulatedDevice) ->
 def test_a_private_tpm_that_dies_in_the_middle(device: SimulatedDevice) -> None:
     with device.open(tcti=f"private:{device.folder}") as tpm:
         tpm.create_identity()
-        tpm._connection._channel.link.kill()  # type: ignore[attr-defined]
+        tpm._connection._link.kill()  # type: ignore[attr-defined]
         with pytest.raises(TpmUnavailable):
             tpm.quote(DIGEST)
 
@@ -185,13 +188,13 @@ def test_what_is_no_tpm_is_refused(
 def guess_password(tpm: Tpm) -> None:
     """Sign with a key whose password counts (no noDA), giving a wrong one."""
     context = tpm._connection.esys
-    template = replace(SK, label="guessed", attributes=SK.attributes & ~NO_DA).template
+    template = replace(SK, attributes=SK.attributes & ~NO_DA).template(KeySecret(bytes(32)))
     area = tss.TPM2B_PUBLIC.unmarshal(len(template).to_bytes(2, "big") + template)[0]
     sensitive = tss.TPM2B_SENSITIVE_CREATE(tss.TPMS_SENSITIVE_CREATE(userAuth=b"right"))
     key = context.create_primary(sensitive, area, tss.ESYS_TR.ENDORSEMENT)[0]
     context.tr_set_auth(key, b"wrong")
     try:
-        sign_digest(tpm._connection, key, DIGEST)
+        tpm._connection.run("sign", lambda: sign_digest(tpm._connection, key, DIGEST))
     finally:
         context.flush_context(key)
 
@@ -222,7 +225,7 @@ def test_kits_go_on_during_a_lockout(device: SimulatedDevice) -> None:
 
 def test_a_lockout_is_told_and_not_retried(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_out(device)
-    monkeypatch.setattr(esys.time, "sleep", lambda seconds: pytest.fail("a lockout is not waited for"))
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: pytest.fail("a lockout is not waited for"))
     with device.open() as tpm, pytest.raises(TpmLockout) as caught:
         guess_password(tpm)
     assert not caught.value.retryable
@@ -238,14 +241,14 @@ def test_power_cuts_never_lock_the_tpm(device: SimulatedDevice) -> None:
             tpm.increment_counter()
         simulator.stop(device.folder, power_cut=True)
     with device.open() as tpm:
-        assert tpm._connection.tpm_property(0x20E) == 0, "TPM_PT_LOCKOUT_COUNTER"
+        assert tpm._connection.tpm_properties(0x20E, 1) == {0x20E: 0}, "TPM_PT_LOCKOUT_COUNTER"
 
 
 def fill_slots(device: SimulatedDevice) -> None:
     """What a killed process leaves in a TPM without a resource manager."""
     with device.open() as tpm:
         for number in range(3):
-            create_primary(tpm._connection, replace(AK, label=f"leak{number}").template, "leak")
+            create_primary(tpm._connection, AK.template(KeySecret(bytes([number] * 32))), "leak")
 
 
 def test_slots_that_a_killed_process_left_are_taken_back(device: SimulatedDevice) -> None:

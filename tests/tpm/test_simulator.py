@@ -147,7 +147,7 @@ def test_damaged_tpm_state_is_told_with_swtpms_own_words(device: SimulatedDevice
 def test_the_private_one_ends_with_its_user(device: SimulatedDevice) -> None:
     with device.open(tcti=f"private:{device.folder}") as tpm:
         tpm.create_identity()
-        link = tpm._connection._channel.link
+        link = tpm._connection._link
     assert link._process.returncode is not None  # type: ignore[attr-defined]
 
 
@@ -161,7 +161,7 @@ def test_tpm2_tools_reach_the_same_tpm(device: SimulatedDevice) -> None:
         try:
             tcti = {"TPM2TOOLS_TCTI": f"swtpm:path={short}/simulator.sock"}
             read = subprocess.run(
-                ["tpm2_nvread", "0x1800100"], env={**os.environ, **tcti}, capture_output=True, check=True
+                ["tpm2_nvread", "-C", "o", "0x1800100"], env={**os.environ, **tcti}, capture_output=True, check=True
             )
         finally:
             short.unlink()

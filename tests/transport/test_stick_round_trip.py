@@ -50,7 +50,8 @@ DESK = Path(__file__).parents[2] / ".venv/fleet/bin/edgeprov-fleet"
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """An enrolled device with a model, on which every command runs as a person types it."""
     site = Site(tmp_path / "device", settings="[seal]\nmax_records = 3\nmin_kit_interval_s = 0\n")
-    monkeypatch.setattr(Context, "tpm", lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
+    for name in ("tpm", "boot_tpm"):
+        monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
     monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
     monkeypatch.setattr(Context, "now", lambda _self: pki.NOW)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
@@ -262,7 +263,7 @@ def test_a_model_from_a_stick_passes_the_checks_of_one_from_a_registry(
     site: Site, capsys: pytest.CaptureFixture[str], way: Callable[..., Any]
 ) -> None:
     site.config_file.write_text(site.config_file.read_text().replace("[trust]", "plain_http = true\n[trust]"))
-    site.tpm.floor_value = FLOOR
+    site.tpm.floors = {"default": FLOOR}
     site.registry = site.root.with_name("stick")
     site.layout = Layout.create(site.registry)
     models = some_models(site)

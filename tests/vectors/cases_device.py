@@ -299,6 +299,33 @@ def step_1() -> Iterator[Case]:
     yield with_record(
         "sk-restricted", "SK is restricted", sk=lambda s: parse_public(public_area(s.unit.tpm.sk, tpmt.AK_ATTRIBUTES))
     )
+    yield with_record(
+        "ak-counts-failures",
+        "AK without noDA: some power cuts would lock the TPM",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.AK_ATTRIBUTES & ~tpmt.NO_DA)),
+    )
+    yield with_record(
+        "sk-counts-failures",
+        "SK without noDA",
+        sk=lambda s: parse_public(public_area(s.unit.tpm.sk, tpmt.SK_ATTRIBUTES & ~tpmt.NO_DA)),
+    )
+    yield with_record(
+        "ak-without-any-guard",
+        "AK with neither userWithAuth nor a policy",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.AK_ATTRIBUTES & ~tpmt.USER_WITH_AUTH)),
+    )
+    yield with_record(
+        "ak-policy-is-optional",
+        "AK with a policy, but its authValue does as well",
+        ak=lambda s: parse_public(public_area(s.unit.tpm.ak, tpmt.AK_ATTRIBUTES, auth_policy=bytes(32))),
+    )
+    yield with_record(
+        "sk-policy-of-sha1",
+        "SK with a policy of 20 bytes",
+        sk=lambda s: parse_public(
+            public_area(s.unit.tpm.sk, tpmt.SK_ATTRIBUTES & ~tpmt.USER_WITH_AUTH, auth_policy=bytes(20))
+        ),
+    )
     yield with_record("certify-replayed", "certification made for another nonce", nonce=bytes(32))
     yield with_record(
         "certify-without-label",

@@ -33,12 +33,12 @@ def run(args: argparse.Namespace, out: Output) -> None:
     if status.tpm_error:
         lines.append(f"TPM        {one_line(status.tpm_error)}")
     else:
-        lines.append(
-            f"TPM        counter {status.counter}, {status.counter_left} writes left, model floor {status.floor}"
-        )
+        lines.append(f"TPM        counter {status.counter}, {status.counter_left} writes left")
     for slot in status.slots:
         model = f"{one_line(slot.name)} {one_line(slot.version)} {short(slot.model)}" if slot.model else "no model"
         lines.append(f"slot       {slot.slot}: {model}  {slot.verdict if slot.model else ''}".rstrip())
+        if slot.floor:
+            lines.append(f"           model floor {slot.floor}")
         if slot.returned_from:
             lines.append(f"           runs an older model: {short(slot.returned_from)} was refused")
         if slot.error:

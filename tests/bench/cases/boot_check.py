@@ -14,7 +14,7 @@ class NoTpm:
     def group(self):
         yield
 
-    def floor(self):
+    def floor(self, _slot):
         return 0
 
     def read_pcr(self):
@@ -25,13 +25,13 @@ class NoTpm:
 
 
 @contextmanager
-def open_tpm(_settings):
+def boot_tpm(_settings):
     yield NoTpm()
 
 
-# In the place of what would load the TPM library. Of edgeprov nothing is imported before main does.
-sys.modules["edgeprov.tpm.device"] = stand_in = type(sys)("edgeprov.tpm.device")
-stand_in.open_tpm, stand_in.TpmSettings = open_tpm, dict
+# In the place of the TPM client. Of edgeprov nothing is imported before main does.
+sys.modules["edgeprov.tpm.boot_tpm"] = stand_in = type(sys)("edgeprov.tpm.boot_tpm")
+stand_in.BootTpm = boot_tpm
 
 sys.path += sys.argv[1:]  # behind the standard library, as a .pth file places them
 del sys.argv[1:]

@@ -31,7 +31,7 @@ def make_site(work: Path, name: str, settings: str, weights: bytes | None = None
     folder = work / name
     folder.mkdir(parents=True)
     site = Site(folder, settings=settings)
-    Context.tpm = lambda context: site.open_tpm(context)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
+    Context.tpm = Context.boot_tpm = lambda context: site.open_tpm(context)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
     site.install_identity()
     site.install(site.publish(weights, name=name))
     return site

@@ -42,7 +42,7 @@ def make_site(folder: Path, capture: str) -> Site:
         folder,
         settings=f'[record]\nsync = "seal"\ncapture = "{capture}"\nquota_bytes = 100000000000\n[seal]\nsignatures = ["cosign"]\n{big}\n',
     )
-    Context.tpm = lambda context: site.open_tpm(context)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
+    Context.tpm = Context.boot_tpm = lambda context: site.open_tpm(context)  # type: ignore[method-assign, assignment]  # noqa: PLW0108
     site.install_identity()
     site.install()
     return site

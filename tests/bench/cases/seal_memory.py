@@ -87,7 +87,7 @@ def seal_it(folder: Path) -> None:
     def opened(_self: Context) -> Iterator[AnsweringTpm]:
         yield tpm
 
-    Context.tpm = opened  # type: ignore[method-assign, assignment]
+    Context.tpm = Context.boot_tpm = opened  # type: ignore[method-assign, assignment]
     seal(Context(load_config({"EDGEPROV_CONFIG": str(folder / "edgeprov.toml")})))
 
 

@@ -42,6 +42,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
         MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
         MODELKIT + "test_modelpack_without_or_with_a_broken_kitfile_is_refused",
     ),
+    "R-key-1": ("step-01/ak-counts-failures_fail", "step-01/sk-counts-failures_fail", "step-01/ak-without-any-guard_fail"),
+    "R-key-2": ("step-01/ak-policy-is-optional_fail", "step-01/sk-policy-of-sha1_fail"),
     "it MUST be its layer's": (
         MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
         MODELKIT + "test_a_changed_config_is_refused",

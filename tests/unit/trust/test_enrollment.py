@@ -22,6 +22,7 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying, parse_device_record
 from edgeprov.formats.manifest import parse_manifest
 from edgeprov.formats.tpmt import Attestation, parse_public
+from edgeprov.verify.attestation import device_keys_fault
 from edgeprov.verify.enrollment import verify_device_record, verify_ek_certificate, verify_tpm_keys
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, public_area, soft_key
@@ -72,6 +73,34 @@ def test_ak_or_sk_that_decrypts_and_restricted_sk(world, unit):
             judged(world, unit, **{key: parse_public(area)})
     with pytest.raises(EvidenceInvalid, match="is restricted"):
         judged(world, unit, sk=parse_public(public_area(unit.tpm.sk, tpmt.AK_ATTRIBUTES)))
+
+
+@pytest.mark.parametrize(("key", "attributes"), [("ak", tpmt.AK_ATTRIBUTES), ("sk", tpmt.SK_ATTRIBUTES)])
+def test_keys_have_the_template_and_no_other_attributes(world, unit, key, attributes):
+    """A key without noDA locks the TPM; one that has a policy, and does not need it, is not bound to it."""
+    soft = getattr(unit.tpm, key)
+    for area in (
+        public_area(soft, attributes & ~tpmt.NO_DA),
+        public_area(soft, attributes & ~tpmt.USER_WITH_AUTH),
+        public_area(soft, attributes | 1 << 7),
+        public_area(soft, attributes, auth_policy=bytes(32)),
+    ):
+        with pytest.raises(EvidenceInvalid, match="attributes are"):
+            judged(world, unit, **{key: parse_public(area)})
+    with pytest.raises(EvidenceInvalid, match="policy is not"):
+        judged(
+            world,
+            unit,
+            **{key: parse_public(public_area(soft, attributes & ~tpmt.USER_WITH_AUTH, auth_policy=bytes(20)))},
+        )
+
+
+def test_keys_may_be_bound_to_a_policy(unit):
+    areas = [
+        public_area(key, attributes & ~tpmt.USER_WITH_AUTH, auth_policy=b"\7" * 32)
+        for key, attributes in ((unit.tpm.ak, tpmt.AK_ATTRIBUTES), (unit.tpm.sk, tpmt.SK_ATTRIBUTES))
+    ]
+    assert device_keys_fault(*map(parse_public, areas)) is None
 
 
 def test_replayed_certification(world, unit):

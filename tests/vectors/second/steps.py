@@ -22,7 +22,7 @@ from tests.vectors.second.signatures import (
     model_signed,
     spki,
 )
-from tests.vectors.second.tpm import Attest, Public, attested, replay, tpm_keys
+from tests.vectors.second.tpm import Attest, Public, attested, device_template, replay, tpm_keys
 
 SLSA = "https://slsa.dev/provenance/v1"
 
@@ -69,6 +69,7 @@ class Checker:
         need(statement["predicate"]["device"] == record["device"], "statement of another device")
         self.ak, self.sk = Public(un64(record["ak"])), Public(un64(record["sk"]))
         tpm_keys(self.ak, self.sk)
+        device_template(self.ak, self.sk)
         raw = un64(record["certify"]["attest"])
         certify = Attest(raw)
         attested(self.ak, raw, un64(record["certify"]["signature"]), certify, 0x8017)

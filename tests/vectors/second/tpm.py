@@ -38,7 +38,7 @@ class Public:
         c = Cursor(raw)
         need((c.u(2), c.u(2)) == (0x23, 0x0B), "not an ECC key")
         self.attributes = c.u(4)
-        c.sized()
+        self.policy = c.sized()
         need([c.u(2) for _ in range(5)] == [0x10, 0x18, 0x0B, 0x03, 0x10], "scheme or curve")
         x, y = c.sized(), c.sized()
         c.end()
@@ -97,6 +97,13 @@ def tpm_keys(ak: Public, sk: Public) -> None:
         "AK attributes",
     )
     need(sk.attributes & MADE_IN_TPM == MADE_IN_TPM and not sk.attributes & (1 << 16 | 1 << 17), "SK attributes")
+
+
+def device_template(ak: Public, sk: Public) -> None:
+    """R-key-1, R-key-2: the attributes of the template, and no other."""
+    for key, attributes in ((ak, 0x50472), (sk, 0x40472)):
+        need(len(key.policy) in (0, 32), "policy of a key")
+        need(key.attributes == (attributes & ~(1 << 6) if key.policy else attributes), "template of a key")
 
 
 # -- section 16: event log --------------------------------------------------------------------------
