@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from edgeprov.cli.output import run_program
 
 VERBS = {
-    "ca": "make a small vendor PKI: publisher, enroller, collector, trust folders",
+    "ca": "make a small vendor PKI: a signer for each role, trust folders",
     "publish": "pack a Kitfile folder as a ModelKit, sign it, push it",
     "enroll": "check a device's request, issue its certificate, publish its record",
     "import": "take in a technician's stick, and write the receipt",
@@ -21,6 +21,7 @@ VERBS = {
     "audit": "who produced what, when, with which model: gaps, forks and doubts shown",
     "prove": "write one result with its whole chain of proof as one file",
     "check-proof": "verify such a file with nothing but the trust anchors",
+    "trust": "show who has which role, and which deny entries match nothing",
     "export-trust": "write trusted_root.json and trust stores for cosign and notation",
     "stamp": "add RFC 3161 timestamps to the signatures of kits",
     "serve": "a read-only web service and page over the index",

@@ -80,6 +80,14 @@ NO_SUBJECT: Final = "none"
 
 DEVICE_URN_PREFIX: Final = "urn:edgeprov:device:"
 ENROLLER_URN_PREFIX: Final = "urn:edgeprov:enroller:"
+ROLE_URN_PREFIXES: Final = {
+    "device": DEVICE_URN_PREFIX,
+    "enroller": ENROLLER_URN_PREFIX,
+    "roster": "urn:edgeprov:roster:",
+    "collector": "urn:edgeprov:collector:",
+    "importer": "urn:edgeprov:importer:",
+}
+"""Names in certificates of these purposes begin so; a publisher's name begins with none of them."""
 
 Assurance = Literal["dev", "firmware", "hardware"]
 ASSURANCES: Final[tuple[Assurance, ...]] = ("dev", "firmware", "hardware")

@@ -111,9 +111,9 @@ class Tpm(KeyedTpm):
             elif (stored.ak.name, stored.sk.name) != (ak.name, sk.name):
                 raise IdentityError(
                     "this device's identity belongs to another TPM",
-                    advice="The TPM was cleared or replaced, or this state folder is a copy (a golden image): move the "
-                    "state folder away, run `edgeprov identity create`, and enroll the device anew. Records and kits of "
-                    "the old state stay in the folder.",
+                    advice="The TPM was cleared or replaced, or this state folder is a copy (a golden image): move "
+                    "the state folder away, run `edgeprov identity create`, and enroll the device anew. Records and "
+                    "kits of the old state stay in the folder.",
                 )
             else:
                 self._counter.ready(secret)

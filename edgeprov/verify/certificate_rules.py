@@ -14,11 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
 from edgeprov.errors import SignerUntrusted
-from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX
+from edgeprov.formats.mediatypes import ROLE_URN_PREFIXES
 from edgeprov.verify.certificates import extension_of, key_of, subject_of
 from edgeprov.verify.signer_identity import Purpose
 
-_ARTICLE: Final = {"device": "a device", "enroller": "an enroller"}
+_ARTICLE: Final = {
+    "device": "a device",
+    "enroller": "an enroller",
+    "roster": "a roster signer",
+    "collector": "a collector",
+    "importer": "an importer",
+}
 _HANDLED: Final = frozenset(
     (
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -113,7 +119,7 @@ def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
         return
     if uses is not None and ExtendedKeyUsageOID.CODE_SIGNING not in uses:
         raise SignerUntrusted(f"certificate {name!r} is for other uses than signing artifacts")
-    if purpose in ("device", "enroller"):
+    if purpose in ("device", "enroller", "roster", "importer"):
         key = key_of(certificate)
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise SignerUntrusted(f"certificate {name!r}: a {purpose} key is ECDSA P-256")
@@ -131,10 +137,11 @@ def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
         raise SignerUntrusted(f"certificate {subject_of(certificate)!r} has more than one name")
     name = names[0] if names else ""
     if purpose == "publisher":
-        if name.startswith((DEVICE_URN_PREFIX, ENROLLER_URN_PREFIX)):
-            raise SignerUntrusted(f"{name} is a device or an enroller, not a publisher")
+        for role, prefix in ROLE_URN_PREFIXES.items():
+            if name.startswith(prefix):
+                raise SignerUntrusted(f"{name} is {_ARTICLE[role]}, not a publisher")
         return name or "x509.subject:" + certificate.subject.rfc4514_string()
-    prefix = DEVICE_URN_PREFIX if purpose == "device" else ENROLLER_URN_PREFIX
+    prefix = ROLE_URN_PREFIXES[purpose]
     if not name.startswith(prefix) or len(name) == len(prefix):
         raise SignerUntrusted(f"certificate {subject_of(certificate)!r} does not name {_ARTICLE[purpose]}")
     return name

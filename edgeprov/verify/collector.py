@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check that somebody whom the policy knows signed a statement of the back end (audit, training set).
+"""Check that a collector of the policy signed a statement of the back end (audit, training set).
 
-Collectors share the publishers' CA. Pure: bytes in, a decision out.
+Pure: bytes in, a decision out.
 
 Spec: FORMAT.md section "Signatures".
 """
@@ -10,6 +10,7 @@ Spec: FORMAT.md section "Signatures".
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Sequence
 
 from edgeprov.errors import EdgeprovError, SignatureInvalid, SignerUntrusted, SubjectMismatch
@@ -28,8 +29,8 @@ def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, wh
 
     Args:
         bundle_raw: The bundle.
-        policy: The signer leads to one of its publisher anchors, or is a listed key.
-        at: Time at which the certificate is judged.
+        policy: The signer has the role collector, or is a key of its ``collector*.pem``.
+        at: Time at which the certificate is judged where no timestamp proves a better one.
         what: Names the statement in errors, as "the report".
 
     Returns:
@@ -44,16 +45,22 @@ def verify_collector(bundle_raw: bytes, policy: TrustPolicy, at: dt.datetime, wh
     bundle = parse_bundle(bundle_raw)
     message = pae(bundle.payload_type, bundle.payload)
     if bundle.kind == "key":
-        for spki in policy.publisher_keys:
+        for spki in policy.collector_keys:
             try:
                 verify_message(spki, bundle.signature, message, f"{what}'s signature")
-            except EdgeprovError:
+            except SignatureInvalid:
                 continue
-            return parse_statement(bundle.payload), "a listed key"
-        raise SignerUntrusted(f"no key of the trust folder made {what}'s signature")
-    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.publisher_anchors, at, "publisher")
-    policy.verify_not_denied(identity)
+            name = hashlib.sha256(spki).hexdigest()
+            policy.verify_key_allowed(name)
+            return parse_statement(bundle.payload), f"key:sha256:{name}"
+        raise SignerUntrusted(f"no collector's key of the trust folder made {what}'s signature")
+    from edgeprov.verify.timestamp_check import proved_time
+
+    proved = proved_time(bundle.signature, bundle.timestamps, policy) if bundle.timestamps else None
+    chain = bundle.certificates
+    identity = verify_chain(chain[0], chain[1:], policy.collector_anchors, proved or at, "collector")
     verify_message(identity.spki, bundle.signature, message, f"{what}'s signature")
+    policy.verify_signer("collector", identity, proved)
     return parse_statement(bundle.payload), identity.san
 
 

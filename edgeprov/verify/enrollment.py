@@ -220,6 +220,8 @@ def verify_device_record(
         raise EvidenceInvalid("the enroller's statement names another device", step=1)
     sk_identity = verify_record_certificate(record, policy)
     policy.verify_assurance(record.assurance, record.device)
+    # The enroller vouches for the time: an entry with a date is judged with each kit (step 2).
+    policy.verify_device_allowed(record.device, record.enrollment, _moment(record.enrolled_at))
     shown = {"activated": record.ek_certificate, "vouched": record.factory}.get(record.proof)
     if shown is None and (record.assurance != "dev" or record.proof != "none"):
         raise EvidenceInvalid(
@@ -244,7 +246,7 @@ def verify_record_certificate(record: DeviceRecord, policy: TrustPolicy) -> Sign
         raise EvidenceInvalid("the certificate holds another key than the certified signing key", step=1)
     at = _moment(record.enrolled_at)
     identity = verify_chain(record.certificates[0], record.certificates[1:], policy.device_anchors, at, "device")
-    policy.verify_not_denied(identity)
+    policy.verify_not_denied(identity, at)
     if identity.san != record.device:
         raise EvidenceInvalid(f"the certificate names {identity.san}, the record {record.device}", step=1)
     return identity

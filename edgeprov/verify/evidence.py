@@ -266,6 +266,9 @@ def _step_2_signature(work: _Work) -> None:
         raise SubjectMismatch("statement and kit do not name the same model, slot and device")
     if claims.assurance != record.assurance:
         raise SubjectMismatch(f"the statement claims {claims.assurance[:20]!r}, enrolled is {record.assurance!r}")
+    work.policy.verify_kit_allowed(evidence.digest, signed.signed_before)
+    work.policy.verify_model_allowed(evidence.model, signed.signed_before)
+    work.policy.verify_device_allowed(record.device, record.enrollment, signed.signed_before)
     work.claims = claims
     work.statement = signed.statement
     work.signed_before = signed.signed_before

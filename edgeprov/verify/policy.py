@@ -4,39 +4,46 @@
 
 Files, by name:
 
-* ``publisher*.pem``: CA certificates of model publishers, and bare public keys (key mode).
-* ``device*.pem``: CA certificates of devices and enrollers. Another root than the publishers'.
+* ``publisher*.pem``: CA certificates of publishers and collectors, and bare public keys of publishers (key mode).
+* ``collector*.pem``: further CA certificates of collectors, and bare public keys of collectors.
+* ``device*.pem``: CA certificates of devices, enrollers, roster signers and importers. Another root than publishers'.
 * ``tsa*.pem``: CA certificates of RFC 3161 timestamp authorities.
 * ``ek*.pem``: CA certificates of TPM manufacturers (enrollment only).
 * ``idevid*.pem``: CA certificates of device makers who put an IAK into the TPM (enrollment only).
-* ``policy.toml``: names and levels.
+* ``policy.toml``: who has which role, levels, and what is denied.
 
-An absent file, an absent table and an empty list all mean: nobody.
+A certificate for one role never serves another: each role has its own form of name. An absent file, an
+absent table and an empty list all mean: nobody.
 Spec: FORMAT.md "Trust policy".
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
+from edgeprov.formats.digest import Digest
 from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import parse_pem_certificates
+from edgeprov.verify.deny import DenyList, parse_deny
 from edgeprov.verify.public_keys import load_pem_key
-from edgeprov.verify.signer_identity import SignerIdentity
+from edgeprov.verify.signer_identity import Role, SignerIdentity
 from edgeprov.verify.x509path import verify_anchor
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
-_ROLES: Final = ("publisher", "device", "tsa", "ek", "idevid")
+_FILES: Final = ("publisher", "collector", "device", "tsa", "ek", "idevid")
+_KEY_FILES: Final = ("publisher", "collector")
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _KEYS: Final = {
-    "": ("deny", "publisher", "device", "timestamp"),
-    "publisher": ("identities",),
-    "device": ("assurance", "enrollers", "firmware", "pcr", "boot_pcrs"),
+    "": ("deny", "roles", "device", "timestamp"),
+    "roles": ROLES,
+    "device": ("assurance", "firmware", "pcr", "boot_pcrs"),
     "timestamp": ("required",),
 }
 _DEFAULT_PCR: Final = 14
@@ -49,10 +56,11 @@ class TrustPolicy:
     Attributes:
         publisher_anchors: DER of CA certificates of model publishers.
         publisher_keys: SubjectPublicKeyInfo of bare publisher keys; a listed key is allowed.
-        publisher_identities: Exact SAN URIs or e-mail addresses, ``*`` at the end matching any
-            rest, or ``x509.subject: C=.., O=..`` as in notation trust policies.
-        device_anchors: DER of CA certificates of devices and enrollers.
-        enrollers: URNs of enrollers, ``*`` at the end allowed.
+        collector_anchors: DER of CA certificates of collectors: those of publishers, and their own.
+        collector_keys: SubjectPublicKeyInfo of bare collector keys.
+        device_anchors: DER of CA certificates of devices, enrollers, roster signers and importers.
+        roles: For each role its identities: exact SAN URIs or e-mail addresses, ``*`` at the end matching any
+            rest, or, for publishers, ``x509.subject: C=.., O=..`` as in notation trust policies.
         assurance: Accepted levels.
         firmware: Accepted TPM firmware versions; empty means any.
         pcr: The model PCR.
@@ -61,14 +69,15 @@ class TrustPolicy:
         timestamp_required: Refuse kits whose signature has no trusted timestamp.
         ek_anchors: DER of CA certificates of TPM manufacturers.
         idevid_anchors: DER of CA certificates of device makers, for factory keys.
-        deny: Certificate serial numbers (hex) and SHA-256 of keys (hex).
+        deny: Models, kits, devices, keys and certificates that no longer count.
     """
 
     publisher_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     publisher_keys: tuple[bytes, ...] = field(default=(), repr=False)
-    publisher_identities: tuple[str, ...] = ()
+    collector_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    collector_keys: tuple[bytes, ...] = field(default=(), repr=False)
     device_anchors: tuple[bytes, ...] = field(default=(), repr=False)
-    enrollers: tuple[str, ...] = ()
+    roles: tuple[tuple[Role, tuple[str, ...]], ...] = ()
     assurance: frozenset[str] = frozenset()
     firmware: frozenset[int] = frozenset()
     pcr: int = _DEFAULT_PCR
@@ -77,29 +86,36 @@ class TrustPolicy:
     timestamp_required: bool = False
     ek_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     idevid_anchors: tuple[bytes, ...] = field(default=(), repr=False)
-    deny: frozenset[str] = frozenset()
+    deny: DenyList = DenyList()
 
-    def verify_publisher(self, identity: SignerIdentity) -> None:
-        """A publisher's name must be listed.
+    def identities(self, role: Role) -> tuple[str, ...]:
+        """Who has a role; nobody where the table does not name it."""
+        return dict(self.roles).get(role, ())
+
+    def anchors(self, role: Role) -> tuple[bytes, ...]:
+        """DER of the CA certificates that a certificate for this role leads to."""
+        if role == "publisher":
+            return self.publisher_anchors
+        return self.collector_anchors if role == "collector" else self.device_anchors
+
+    def verify_signer(self, role: Role, identity: SignerIdentity, proved: dt.datetime | None = None) -> None:
+        """A signer has this role.
+
+        Args:
+            role: What he signed as.
+            identity: From his certificate, which verify_chain judged for this very role.
+            proved: Time at which the signature is proved to have existed (a trusted timestamp), or None.
 
         Raises:
             PolicyDenied: On the deny list.
             SignerUntrusted: Not listed.
         """
-        self.verify_not_denied(identity)
-        if not any(_matches(pattern, identity) for pattern in self.publisher_identities):
-            raise SignerUntrusted(f"{identity.san} is not among the publisher identities of the trust policy")
-
-    def verify_enroller(self, identity: SignerIdentity) -> None:
-        """An enroller's name must be listed.
-
-        Raises:
-            PolicyDenied: On the deny list.
-            SignerUntrusted: Not listed.
-        """
-        self.verify_not_denied(identity)
-        if not any(_matches(pattern, identity) for pattern in self.enrollers):
-            raise SignerUntrusted(f"{identity.san} is not among the enrollers of the trust policy")
+        self.deny.verify_signer(identity, proved)
+        if not any(_matches(pattern, identity) for pattern in self.identities(role)):
+            raise SignerUntrusted(
+                f"{identity.san} is not among the identities of the role {role!r} of the trust policy",
+                advice=f"Add it to the list {role} in the table [roles] of policy.toml, if it is to have this role.",
+            )
 
     def verify_assurance(self, assurance: str, device: str) -> None:
         """A device's level must be accepted.
@@ -111,19 +127,13 @@ class TrustPolicy:
             accepted = ", ".join(sorted(self.assurance)) or "none"
             raise PolicyDenied(f"{device} has the assurance {assurance!r}; the trust policy accepts: {accepted}")
 
-    def verify_not_denied(self, identity: SignerIdentity) -> None:
+    def verify_not_denied(self, identity: SignerIdentity, proved: dt.datetime | None = None) -> None:
         """Neither the certificate nor the key, nor those above, may be on the deny list.
 
         Raises:
             PolicyDenied: One is.
         """
-        if not self.deny:
-            return
-        names = {identity.serial, identity.spki_sha256}
-        for serial, spki in identity.issuers:
-            names |= {serial, spki}
-        if names & self.deny:
-            raise PolicyDenied(f"{identity.san} is on the deny list of the trust policy")
+        self.deny.verify_signer(identity, proved)
 
     def verify_key_allowed(self, spki_sha256: str) -> None:
         """A bare key must not be on the deny list.
@@ -131,8 +141,35 @@ class TrustPolicy:
         Raises:
             PolicyDenied: It is.
         """
-        if spki_sha256 in self.deny:
-            raise PolicyDenied(f"key sha256:{spki_sha256} is on the deny list of the trust policy")
+        self.deny.verify("key", (spki_sha256,), None, f"key sha256:{spki_sha256}")
+
+    def verify_model_allowed(self, model: Digest, proved: dt.datetime | None = None) -> None:
+        """A model must not be on the deny list.
+
+        Args:
+            model: Manifest digest.
+            proved: Time at which what uses it is proved to have existed, or None.
+
+        Raises:
+            PolicyDenied: It is.
+        """
+        self.deny.verify("model", (str(model),), proved, f"model {model}")
+
+    def verify_kit_allowed(self, kit: Digest, proved: dt.datetime | None = None) -> None:
+        """A kit or tombstone must not be on the deny list.
+
+        Raises:
+            PolicyDenied: It is.
+        """
+        self.deny.verify("kit", (str(kit),), proved, f"kit {kit}")
+
+    def verify_device_allowed(self, device: str, enrollment: bytes, proved: dt.datetime | None = None) -> None:
+        """A device must not be on the deny list, neither by its URN nor by its enrollment id.
+
+        Raises:
+            PolicyDenied: It is.
+        """
+        self.deny.verify("device", (device, enrollment.hex()), proved, device)
 
 
 def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
@@ -144,12 +181,12 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
     Raises:
         ConfigError: A file is malformed, or holds an unknown key or value.
     """
-    anchors: dict[str, list[bytes]] = {role: [] for role in _ROLES}
-    keys: list[bytes] = []
+    anchors: dict[str, list[bytes]] = {kind: [] for kind in _FILES}
+    keys: dict[str, list[bytes]] = {kind: [] for kind in _KEY_FILES}
     for name in sorted(files):
-        role = next((role for role in _ROLES if name.startswith(role) and name.endswith(".pem")), None)
-        if role is not None:
-            _read_pem(name, files[name], anchors[role], keys if role == "publisher" else None)
+        kind = next((kind for kind in _FILES if name.startswith(kind) and name.endswith(".pem")), None)
+        if kind is not None:
+            _read_pem(name, files[name], anchors[kind], keys.get(kind))
     table = _read_toml(files.get("policy.toml", b""))
     device = table["device"]
     boot_pcrs = _boot_pcrs(device.get("boot_pcrs", {}))
@@ -167,10 +204,11 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         raise ConfigError("policy.toml: timestamp.required is not true or false")
     return TrustPolicy(
         publisher_anchors=tuple(anchors["publisher"]),
-        publisher_keys=tuple(keys),
-        publisher_identities=_strings(table["publisher"], "publisher", "identities"),
+        publisher_keys=tuple(keys["publisher"]),
+        collector_anchors=(*anchors["publisher"], *anchors["collector"]),
+        collector_keys=tuple(keys["collector"]),
         device_anchors=tuple(anchors["device"]),
-        enrollers=_strings(device, "device", "enrollers"),
+        roles=tuple((role, _strings(table["roles"], "roles", role)) for role in ROLES if role in table["roles"]),
         assurance=frozenset(assurance),
         firmware=frozenset(firmware),
         pcr=pcr,
@@ -179,7 +217,7 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         timestamp_required=required,
         ek_anchors=tuple(anchors["ek"]),
         idevid_anchors=tuple(anchors["idevid"]),
-        deny=frozenset(_deny_name(item) for item in _strings(table[""], "", "deny")),
+        deny=parse_deny(table[""]["deny"]),
     )
 
 
@@ -242,14 +280,6 @@ def _boot_pcrs(value: object) -> tuple[tuple[int, bytes], ...]:
             raise ConfigError("policy.toml: device.boot_pcrs maps a PCR number to 64 hex digits")
         result.append((number, digest))
     return tuple(sorted(result))
-
-
-def _deny_name(text: str) -> str:
-    name = text.lower().removeprefix("sha256:").replace(":", "").lstrip("0") if len(text) < 60 else text.lower()
-    name = name.removeprefix("sha256:")
-    if not name or not set(name) <= set("0123456789abcdef"):
-        raise ConfigError(f"policy.toml: deny holds {text[:80]!r}, neither a serial number nor a key's SHA-256 in hex")
-    return name
 
 
 def _is_int(value: object) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a receipt may make a device free its kits: only an enroller of the trust policy may say so.
+"""Whether a receipt may make a device free its kits: only an importer of the trust policy may say so.
 
 Spec: FORMAT.md section "Receipt".
 """
@@ -24,19 +24,19 @@ def verify_receipt(raw: bytes, policy: TrustPolicy, at: dt.datetime) -> Receipt:
 
     Args:
         raw: The bundle.
-        policy: Its device anchors and enrollers count.
+        policy: Its device anchors and the role importer count.
         at: Time at which the certificate is judged.
 
     Raises:
         FormatError: Not a receipt.
         SignatureInvalid: The signature does not fit.
-        SignerUntrusted: Not signed by an enroller whom the policy trusts.
-        PolicyDenied: The enroller is on the deny list.
+        SignerUntrusted: Not signed by an importer whom the policy trusts.
+        PolicyDenied: The importer is on the deny list.
     """
     bundle = parse_bundle(raw)
     if bundle.kind == "key":
         raise SignerUntrusted("a receipt without certificate names no signer")
-    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.device_anchors, at, "enroller")
+    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], policy.device_anchors, at, "importer")
     verify_message(identity.spki, bundle.signature, pae(bundle.payload_type, bundle.payload), "the receipt's signature")
-    policy.verify_enroller(identity)
+    policy.verify_signer("importer", identity)
     return parse_receipt(parse_statement(bundle.payload))

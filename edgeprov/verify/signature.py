@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, SignerUntrusted, SubjectMismatch
@@ -41,12 +41,14 @@ from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import parse_pem_certificates
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.public_keys import verify_jws, verify_message
-from edgeprov.verify.signer_identity import Purpose, SignerIdentity
+from edgeprov.verify.signer_identity import SignerIdentity
 from edgeprov.verify.x509path import verify_chain
 
 if TYPE_CHECKING:
     from edgeprov.formats.jws import Jws
 
+Signing = Literal["device", "enroller", "roster"]
+"""Whose bundles lead to the device anchors."""
 _R = TypeVar("_R")
 _SIMPLE_SIGNING_TYPE = "cosign container image signature"
 
@@ -87,12 +89,13 @@ def verify_model_signature(
         SignatureInvalid: None, or none that fits.
         SubjectMismatch: A signature of another artifact.
         SignerUntrusted: Signed, but by nobody whom the policy trusts.
-        PolicyDenied: The publisher is on the deny list.
+        PolicyDenied: The model or its publisher is on the deny list.
     """
 
     def one(artifact: SignatureArtifact) -> SignerIdentity:
         return _verify_model_artifact(manifest, artifact, policy, at)
 
+    policy.verify_model_allowed(manifest.digest)
     return _any(signatures, one, f"model kit {manifest.digest}")
 
 
@@ -104,7 +107,7 @@ def verify_kit_signature(
     *,
     intermediates: Sequence[bytes] = (),
     predicate_types: Sequence[str],
-    purpose: Purpose = "device",
+    purpose: Signing = "device",
 ) -> SignedStatement:
     """A certificate of the device CA signed a statement with this artifact as subject.
 
@@ -115,7 +118,7 @@ def verify_kit_signature(
         at: Time at which certificates are judged.
         intermediates: DER of CA certificates between leaf and anchor, from the device record.
         predicate_types: What the statement may be.
-        purpose: ``device`` or ``enroller``.
+        purpose: ``device``, ``enroller`` or ``roster``.
 
     Raises:
         SignatureInvalid: None, or none that fits.
@@ -187,11 +190,11 @@ def _verify_model_artifact(
 def _publisher_of(bundle: Bundle, message: bytes, policy: TrustPolicy, at: dt.datetime) -> SignerIdentity:
     if bundle.kind == "key":
         return _verify_with_keys(policy, bundle.signature, message)
-    moment = _proved_time(bundle.signature, bundle.timestamps, policy) or at
+    proved = _proved_time(bundle.signature, bundle.timestamps, policy)
     anchors = policy.publisher_anchors
-    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], anchors, moment, "publisher")
+    identity = verify_chain(bundle.certificates[0], bundle.certificates[1:], anchors, proved or at, "publisher")
     verify_message(identity.spki, bundle.signature, message, "bundle signature")
-    policy.verify_publisher(identity)
+    policy.verify_signer("publisher", identity, proved)
     return identity
 
 
@@ -210,7 +213,7 @@ def _verify_device_bundle(
     at: dt.datetime,
     intermediates: tuple[bytes, ...],
     predicate_types: frozenset[str],
-    purpose: Purpose,
+    purpose: Signing,
 ) -> SignedStatement:
     bundle = _bundle_of(manifest, artifact)
     if bundle.kind == "key":
@@ -221,10 +224,10 @@ def _verify_device_bundle(
     signed_before = required_time(bundle.signature, bundle.timestamps, policy)
     identity = verify_chain(bundle.certificates[0], chain, policy.device_anchors, signed_before or at, purpose)
     verify_message(identity.spki, bundle.signature, pae(bundle.payload_type, bundle.payload), "bundle signature")
-    if purpose == "enroller":
-        policy.verify_enroller(identity)
+    if purpose == "device":
+        policy.verify_not_denied(identity, signed_before)
     else:
-        policy.verify_not_denied(identity)
+        policy.verify_signer(purpose, identity, signed_before)
     statement = _verify_statement(manifest, bundle, predicate_types)
     return SignedStatement(statement=statement, identity=identity, signed_before=signed_before)
 
@@ -252,14 +255,14 @@ def _verify_notation(
 
     _layers_of(artifact, JOSE)
     jws = parse_jws(artifact.blob)
-    moment = _proved_time(jws.signature, () if jws.timestamp is None else (jws.timestamp,), policy) or at
+    proved = _proved_time(jws.signature, () if jws.timestamp is None else (jws.timestamp,), policy)
     anchors = policy.publisher_anchors
-    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, moment, "publisher")
+    identity = verify_chain(jws.certificates[0], jws.certificates[1:], anchors, proved or at, "publisher")
     verify_jws(identity.spki, jws.algorithm, jws.signature, jws.signing_input)
     _verify_target(manifest, jws)
     if jws.expiry is not None and at > parse_rfc3339(jws.expiry):
         raise SignerUntrusted(f"the notation signature expired on {jws.expiry}")
-    policy.verify_publisher(identity)
+    policy.verify_signer("publisher", identity, proved)
     return identity
 
 
@@ -296,7 +299,7 @@ def _verify_simple_layer(
         above = parse_pem_certificates(chain.encode(), "cosign chain") if chain else ()
         identity = verify_chain(certificates[0], (*certificates[1:], *above), policy.publisher_anchors, at, "publisher")
         verify_message(identity.spki, signature, blob, "cosign signature")
-        policy.verify_publisher(identity)
+        policy.verify_signer("publisher", identity)
     else:
         identity = _verify_with_keys(policy, signature, blob)
     payload = parse_json_object(blob, "cosign payload", max_bytes=LIMITS.signature_blob_bytes)

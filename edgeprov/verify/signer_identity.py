@@ -10,7 +10,10 @@ from typing import Literal
 
 from edgeprov._dataclass import dataclass, field
 
-Purpose = Literal["publisher", "device", "enroller", "timestamp", "ek", "idevid"]
+Role = Literal["publisher", "enroller", "roster", "collector", "importer"]
+"""What the trust policy allows somebody to sign; its table ``roles`` has a list of identities for each."""
+Purpose = Role | Literal["device", "timestamp", "ek", "idevid"]
+"""Use of a certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,10 @@ class SignerIdentity:
     not_before: dt.datetime
     not_after: dt.datetime
     rdns: tuple[tuple[str, str], ...] = ()
-    issuers: tuple[tuple[str, str], ...] = ()
-    """Serial and SPKI SHA-256 of each certificate above the leaf, for the deny list."""
+    certificate_sha256: str = ""
+    """SHA-256 of the certificate in hex; empty for a bare key."""
+    issuers: tuple[tuple[str, str, str], ...] = ()
+    """Serial, SPKI SHA-256 and certificate SHA-256 of each certificate above the leaf, for the deny list."""
 
     @property
     def spki_sha256(self) -> str:

@@ -25,6 +25,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from edgeprov.errors import EdgeprovError, FormatError, SignerUntrusted
@@ -137,10 +138,16 @@ def _judge_paths(
                 rdns=tuple(
                     (_SUBJECT_KEYS.get(rdn.oid, rdn.oid.dotted_string), str(rdn.value)) for rdn in certificate.subject
                 ),
-                issuers=tuple((f"{item.serial_number:x}", hashlib.sha256(spki_of(item)).hexdigest()) for item in path),
+                certificate_sha256=hashlib.sha256(leaf).hexdigest(),
+                issuers=tuple(_issuer_names(item) for item in path),
             )
         )
     return tuple(found)
+
+
+def _issuer_names(certificate: x509.Certificate) -> tuple[str, str, str]:
+    serial, spki = f"{certificate.serial_number:x}", hashlib.sha256(spki_of(certificate)).hexdigest()
+    return serial, spki, hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
 class _PathSearch:

@@ -170,7 +170,7 @@ def test_one_bit_of_any_blob_of_a_registry_is_noticed(hub, tmp_path):
     assert fleet("publish", KIT, "--to", hub.name, "--ca", tmp_path / "ca").code == 0
     (hub.trust / "publisher-2.pem").write_bytes(model_policy.read_bytes())
     policy = hub.trust / "policy.toml"
-    policy.write_text(policy.read_text().replace("identities = [", 'identities = ["urn:edgeprov:publisher:other", '))
+    policy.write_text(policy.read_text().replace("publisher = [", 'publisher = ["urn:edgeprov:publisher:other", '))
     unit = hub.device("a1")
     sealed = unit.seal(records=30, notation=True)
     repo = push_kit(hub.registry, unit, sealed)

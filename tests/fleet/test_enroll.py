@@ -279,7 +279,8 @@ def test_denied_keys_are_not_enrolled_again(site: Site):
     policy = site.root / "ca" / "trust.d" / "policy.toml"
     import hashlib
 
-    policy.write_text(f'deny = ["{hashlib.sha256(tpm.public_key_spki).hexdigest()}"]\n' + policy.read_text())
+    key = hashlib.sha256(tpm.public_key_spki).hexdigest()
+    policy.write_text(policy.read_text() + f'[[deny]]\ntype = "key"\nvalue = "{key}"\n')
     assert site.enroll(request(tpm)).code == 19
 
 

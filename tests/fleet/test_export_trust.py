@@ -53,6 +53,7 @@ def test_files(world, exported):
         COMMANDS,
         "cosign/devices.trusted_root.json",
         "cosign/publishers.trusted_root.json",
+        "cosign/collectors.trusted_root.json",
         "notation-devices/notation/trustpolicy.json",
         "notation-devices/notation/truststore/x509/ca/edgeprov-devices/1.pem",
         "notation-publishers/notation/trustpolicy.json",

@@ -188,11 +188,11 @@ def test_the_two_roots_do_not_vouch_for_each_other(ca: Path, tmp_path: Path):
             policy,
             dt.datetime.now(dt.UTC),
         )
-    # Nor does a collector of the publishers' own CA sign models: its name is not in the policy.
+    # Nor does a collector of the publishers' own CA sign models: its name is that of another role.
     collector = ("--key", ca / "collector/collector.key", "--certificate", ca / "collector/collector.pem")
     item = fleet("publish", KIT, "--to", f"oci:{tmp_path}/r2", *collector, "--json").last("published")
     reader = ArtifactReader(parse_source(f"oci:{tmp_path}/r2"))
-    with pytest.raises(Exception, match="not among the publisher identities"):
+    with pytest.raises(Exception, match="is a collector, not a publisher"):
         verify_model_signature(
             reader.manifest(item["repo"], digest),
             reader.signatures(item["repo"], digest),

@@ -25,7 +25,7 @@ from tests.support.softtpm import SoftTpm
 ROOT_EXT = "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n"
 LEAF_EXT = "basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=codeSigning\nsubjectAltName=URI:{name}\n"
 SUBJECT = "/C=DE/ST=BY/O=Acme Medical/CN="
-POLICY = '[device]\nassurance = ["dev"]\nenrollers = ["urn:edgeprov:enroller:line-7"]\n'
+POLICY = '[roles]\nenroller = ["urn:edgeprov:enroller:line-7"]\n[device]\nassurance = ["dev"]\n'
 
 
 class VendorCa:

@@ -57,7 +57,7 @@ def trust(tmp_path: Path) -> Path:
     folder = tmp_path / "trust.d"
     folder.mkdir()
     (folder / "publisher.pem").write_bytes(ANCHOR.pem)
-    (folder / "policy.toml").write_text(f'[publisher]\nidentities = ["{PUBLISHER}"]\n')
+    (folder / "policy.toml").write_text(f'[roles]\npublisher = ["{PUBLISHER}"]\n')
     return folder
 
 

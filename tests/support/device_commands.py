@@ -309,7 +309,7 @@ def receipt(site: Site, acknowledge: Acknowledge) -> None:
 
     digests = tuple(entry.digest for _, entry in sorted(Layout.open(site.root / "stick").refs().items()))
     statement = Receipt(device=site.unit.urn, registry="r", at="2026-03-01T00:00:00Z", digests=digests)
-    freed = install_receipt(site.context, sign_statement(site.world.enroller, encode_receipt(statement)))
+    freed = install_receipt(site.context, sign_statement(site.world.importer, encode_receipt(statement)))
     for entry in freed.entries:
         acknowledge(f"sent {entry.digest}")
 

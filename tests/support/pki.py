@@ -133,6 +133,12 @@ def enroller_certificate(issuer: Issued, who: str = "line1", **options: object) 
     return issuer.issue(name(f"enroller {who}"), **options)  # type: ignore[arg-type]
 
 
+def role_certificate(issuer: Issued, role: str, who: str = "desk", **options: object) -> Issued:
+    """The certificate of a roster signer, an importer or a collector."""
+    options.setdefault("san", [x509.UniformResourceIdentifier(f"urn:edgeprov:{role}:{who}")])
+    return issuer.issue(name(f"{role} {who}"), **options)  # type: ignore[arg-type]
+
+
 def publisher_certificate(issuer: Issued, identity: str = "https://acme.example/models", **options: object) -> Issued:
     options.setdefault("san", [x509.UniformResourceIdentifier(identity)])
     options.setdefault("eku", [ExtendedKeyUsageOID.CODE_SIGNING])

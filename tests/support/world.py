@@ -86,12 +86,15 @@ INPUTS = (Tensor(name="x", shape=(1, 30), dtype="int8", scale=(0.05,), zero_poin
 OUTPUTS = (Tensor(name="p", shape=(1, 2), dtype="int8", scale=(1 / 256,), zero_point=(-128,)),)
 RUNTIME = RuntimeInfo(name="tflite-runtime", version="2.14.0", threads=1, delegate="none")
 POLICY_TOML = b"""\
-[publisher]
-identities = ["https://acme.example/models"]
+[roles]
+publisher = ["https://acme.example/models"]
+enroller = ["urn:edgeprov:enroller:*"]
+roster = ["urn:edgeprov:roster:*"]
+collector = ["urn:edgeprov:collector:*"]
+importer = ["urn:edgeprov:importer:*"]
 
 [device]
 assurance = ["dev"]
-enrollers = ["urn:edgeprov:enroller:*"]
 """
 
 
@@ -387,6 +390,9 @@ class World:
         self.publisher = pki.publisher_certificate(self.publisher_root)
         self.device_root = pki.root("Acme Device Root")
         self.enroller = pki.enroller_certificate(self.device_root)
+        self.roster = pki.role_certificate(self.device_root, "roster")
+        self.importer = pki.role_certificate(self.device_root, "importer")
+        self.collector = pki.role_certificate(self.publisher_root, "collector")
         self.model = self.make_model("wdbc", b"model bytes, version 1")
         self.policy_files: dict[str, bytes] = {
             "publisher.pem": self.publisher_root.pem,

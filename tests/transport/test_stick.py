@@ -54,7 +54,7 @@ class Desk:
     def receipt(self, device: str = "urn:edgeprov:device:unit-1", signer: object = None, kits: int = 99) -> bytes:
         digests = tuple(entry.digest for entry, _ in self.sender.kits[:kits])
         receipt = Receipt(device=device, registry="registry.example/acme", at="2026-03-01T00:00:00Z", digests=digests)
-        return sign_statement(signer or self.world.enroller, encode_receipt(receipt))  # type: ignore[arg-type]
+        return sign_statement(signer or self.world.importer, encode_receipt(receipt))  # type: ignore[arg-type]
 
 
 @pytest.fixture

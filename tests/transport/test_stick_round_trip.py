@@ -94,7 +94,7 @@ def desk(*argv: object) -> list[dict[str, Any]]:
 
 
 def enroller_files(site: Site, folder: Path) -> list[object]:
-    signer = site.world.enroller
+    signer = site.world.importer
     (folder / "enroller.key").write_bytes(signer.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     chain = [signer.pem, *(item.public_bytes(Encoding.PEM) for item in signer.above)]
     (folder / "enroller.pem").write_bytes(b"".join(chain))

@@ -100,6 +100,10 @@ def accepted() -> Iterator[Case]:
         "enrolled-again", "the record names the enrollment that ended, and a bin", vouched(s, proof="none", **again)
     )
     s = Stage()
+    yield case(
+        "denied-by-another-type", "deny entries of other types with the kit's digest", s.doc(), trust="others-denied"
+    )
+    s = Stage()
     yield case("firmware-listed", "the policy lists TPM firmware, and this one is on it", s.doc(), trust="firmware")
 
 
@@ -229,6 +233,41 @@ def enrollments() -> Iterator[Case]:
     yield refused("replaces-no-id", "the record replaces something that is no id", sets(replaces="ward-1"))
     yield refused("bin-with-slash", "a bin that leaves its folder", sets(bin="../b"))
     yield refused("bin-upper-case", "a bin that no repository name can hold", sets(bin="B1"))
+
+
+def roles_and_denials() -> Iterator[tuple[int, Case]]:
+    """Each role signs only what is its own, and deny entries count by their type."""
+    for role in ("roster", "importer"):
+        s = Stage()
+        s.unit.record_signatures = [s.world.vouch(s.unit.record_manifest, s.unit.record, signer=getattr(s.world, role))]
+        yield 1, case(f"record-signed-by-{role}", f"the {role}'s certificate vouches for a device", s.doc())
+    yield 1, case("device-denied-by-name", "a deny entry names the device", Stage().doc(), trust="device-denied")
+    yield (
+        1,
+        case(
+            "device-denied-by-enrollment", "a deny entry names the enrollment", Stage().doc(), trust="enrollment-denied"
+        ),
+    )
+    yield (
+        1,
+        case(
+            "certificate-denied",
+            "a deny entry has the certificate's fingerprint as openssl prints it",
+            Stage().doc(),
+            trust="certificate-denied",
+        ),
+    )
+    yield 2, case("kit-denied", "a deny entry names the kit", Stage().doc(), trust="kit-denied")
+    yield (
+        2,
+        case(
+            "kit-denied-from-a-later-day",
+            "a deny entry of a later day: only a timestamp could prove that the kit is older",
+            Stage().doc(),
+            trust="kit-denied-from",
+        ),
+    )
+    yield 2, case("model-denied", "a deny entry names the model", Stage().doc(), trust="model-denied")
 
 
 def step_1() -> Iterator[Case]:

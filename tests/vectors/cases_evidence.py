@@ -12,7 +12,18 @@ from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
 from edgeprov.formats.eventlog import Event, encode_event
 from edgeprov.formats.tpmt import Attestation
 from tests.support.softtpm import SoftTpm, soft_key
-from tests.vectors.cases_device import OTHER, Case, Stage, accepted, case, enrollments, factory_keys, step_1, step_2
+from tests.vectors.cases_device import (
+    OTHER,
+    Case,
+    Stage,
+    accepted,
+    case,
+    enrollments,
+    factory_keys,
+    roles_and_denials,
+    step_1,
+    step_2,
+)
 from tests.vectors.make import b64, document, edited, make_world
 
 
@@ -313,3 +324,4 @@ def all_evidence() -> Iterator[tuple[int, Case]]:
         yield from ((number, item) for item in group())
     yield from ((1, item) for item in factory_keys())
     yield from ((1, item) for item in enrollments())
+    yield from roles_and_denials()

@@ -219,6 +219,18 @@ def step_12() -> Iterator[Case]:
         "model-signed-by-device", "the device CA used for a model", lambda s: [s.world.sign_model(signer=s.unit.tpm)]
     )
     yield model_case(
+        "model-signed-by-collector",
+        "a collector of the publishers' CA, where every name may publish",
+        lambda s: [s.world.sign_model(signer=s.world.collector)],
+        trust="one-ca",
+    )
+    yield model_case(
+        "model-signed-by-roster",
+        "one CA for both by mistake: a roster signer is no publisher",
+        lambda s: [s.world.sign_model(signer=s.world.roster)],
+        trust="one-ca",
+    )
+    yield model_case(
         "model-device-under-publisher-anchor",
         "one CA for both by mistake: a device is no publisher",
         lambda s: [s.world.sign_model(signer=s.unit.tpm)],

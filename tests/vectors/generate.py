@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support.softtpm import SoftTpm, spki
+from tests.vectors.cases_device import Stage
 from tests.vectors.cases_evidence import all_evidence
 from tests.vectors.cases_proof import ED25519_KEY, P384_KEY, PUBLISHER_KEY, all_proof
 from tests.vectors.make import make_world
@@ -56,10 +57,26 @@ def trust_folders() -> Iterator[tuple[str, dict[str, bytes]]]:
     yield "hardware", standard | {"policy.toml": toml.replace(b'["dev"]', b'["hardware"]')}
     yield "firmware", standard | {"policy.toml": toml + b"firmware = [%d]\n" % 0x20240125}
     yield "boot-pcr", standard | {"policy.toml": toml + b'boot_pcrs = { 4 = "%s" }\n' % golden.encode()}
-    key = hashlib.sha256(spki(SoftTpm("unit-0001").sk)).hexdigest().encode()
-    yield "denied", standard | {"policy.toml": b'deny = ["sha256:%s"]\n' % key + toml}
-    serial = f"{world.publisher_root.certificate.serial_number:x}".encode()
-    yield "publisher-denied", standard | {"policy.toml": b'deny = ["%s"]\n' % serial + toml}
+
+    def deny(kind: str, value: str, more: str = "") -> bytes:
+        return f'[[deny]]\ntype = "{kind}"\nvalue = "{value}"\n{more}'.encode()
+
+    key = hashlib.sha256(spki(SoftTpm("unit-0001").sk)).hexdigest()
+    yield "denied", standard | {"policy.toml": toml + deny("key", "sha256:" + key)}
+    serial = f"{world.publisher_root.certificate.serial_number:x}"
+    kit = Stage().seal().digest
+    record = Stage().unit.record
+    leaf = hashlib.sha256(record.certificates[0]).hexdigest().upper()
+    fingerprint = ":".join(leaf[at : at + 2] for at in range(0, 64, 2))
+    yield "kit-denied", standard | {"policy.toml": toml + deny("kit", str(kit), 'reason = "made at a fair"\n')}
+    yield "kit-denied-from", standard | {"policy.toml": toml + deny("kit", str(kit), "from = 2026-02-20T00:00:00Z\n")}
+    yield "model-denied", standard | {"policy.toml": toml + deny("model", str(world.model.digest))}
+    yield "device-denied", standard | {"policy.toml": toml + deny("device", record.device)}
+    yield "enrollment-denied", standard | {"policy.toml": toml + deny("device", record.enrollment.hex())}
+    yield "certificate-denied", standard | {"policy.toml": toml + deny("certificate", fingerprint)}
+    others = b"".join(deny(kind, str(kit)) for kind in ("model", "key", "certificate"))
+    yield "others-denied", standard | {"policy.toml": toml + others}
+    yield "publisher-denied", standard | {"policy.toml": toml + deny("certificate", "serial:" + serial)}
 
 
 def files() -> Iterator[tuple[str, bytes]]:

@@ -16,9 +16,7 @@ from edgeprov.cli.parsing import subcommands
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    init = subcommands(parser, {"init": "make both CAs, a publisher, an enroller, a collector, and trust folders"})[
-        "init"
-    ]
+    init = subcommands(parser, {"init": "make both CAs, a signer for each role, and trust folders"})["init"]
     init.add_argument("folder", metavar="DIR", type=Path)
     init.add_argument("--name", default="Example Devices", help="organisation in every subject")
     init.add_argument("--country", default="DE", help="two letters")
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace, out: Output) -> None:
     )
     for name, what in {
         "publisher/": "signs models",
-        "device/": "signs devices (issuing) and vouches for their records (enroller)",
+        "device/": "signs devices (issuing), their records (enroller), rosters (roster) and receipts (importer)",
         "collector/": "signs statements about training data",
         "device-trust.d/": "goes into the device image: whose models may run",
         "trust.d/": "goes to fleet and auditors: whose devices count",

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stick", metavar="DIR", type=Path)
     parser.add_argument("--to", required=True, metavar="REGISTRY")
     parser.add_argument("-o", "--receipts", metavar="DIR", type=Path, help="default: DIR/receipts on the stick")
-    common.signer_options(parser, "enroller")
+    common.signer_options(parser, "importer")
     common.registry_options(parser)
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from edgeprov.store.atomic import make_dirs, save_bytes
 
     source = common.source(args, args.to)
-    signer = common.load_signer(args, "enroller", required=False)
+    signer = common.load_signer(args, "importer", required=False)
     with out.progress(f"import {args.stick}", 1) as bar:
         report = import_stick(args.stick, source, progress=bar.update)
     files = []

@@ -46,7 +46,7 @@ def verify_report(raw: bytes, bundle_raw: bytes, policy: TrustPolicy, at: dt.dat
     Args:
         raw: The report's JSON, or the page, as it was written.
         bundle_raw: The signed statement.
-        policy: The signer leads to one of its publisher anchors (collectors share that CA), or is a listed key.
+        policy: The signer has its role collector.
         at: Time at which the certificate is judged.
 
     Returns:

@@ -33,7 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgeprov.errors import ConfigError, EnrollmentRefused, FormatError, UsageError
 from edgeprov.fleet.trust.signers import PemSigner, load_signer
-from edgeprov.formats.mediatypes import ENROLLER_URN_PREFIX
+from edgeprov.formats.mediatypes import ROLE_URN_PREFIXES
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, make_dirs, save_bytes
 from edgeprov.verify.certificates import parse_pem_certificates
@@ -64,7 +64,7 @@ class Vendor:
 
 
 def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = "dev") -> None:
-    """Make both CAs, a publisher, an enroller and a collector, and the trust folders for devices and auditors.
+    """Make both CAs, a signer for each role, and the trust folders for devices and auditors.
 
     Args:
         folder: Must not hold a CA yet. Keys are written with mode 0600.
@@ -83,13 +83,13 @@ def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = 
             "the vendor's name is unusable", advice="Country is two capital letters; name up to 64 letters."
         )
     slug = re.sub(r"[^a-z0-9]+", "-", vendor.organisation.lower()).strip("-") or "vendor"
-    publisher_uri, collector_uri = f"urn:edgeprov:publisher:{slug}", f"urn:edgeprov:collector:{slug}"
+    publisher_uri, collector_uri = f"urn:edgeprov:publisher:{slug}", ROLE_URN_PREFIXES["collector"] + slug
     maker = _Maker(vendor, now - _BACKDATE)
     publishers = maker.root("Model publisher root CA")
     publisher_issuing = maker.issuing("Model publisher issuing CA", publishers)
     devices = maker.root("Device root CA")
     device_issuing = maker.issuing("Device issuing CA", devices)
-    enroller = maker.leaf("Enroller", device_issuing, f"{ENROLLER_URN_PREFIX}{slug}")
+    uris = {role: ROLE_URN_PREFIXES[role] + slug for role in ("enroller", "roster", "importer")}
     pairs = {
         "publisher/root": publishers,
         "publisher/issuing": publisher_issuing,
@@ -97,7 +97,7 @@ def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = 
         "collector/collector": maker.leaf("Data collector", publisher_issuing, collector_uri),
         "device/root": devices,
         "device/issuing": device_issuing,
-        "device/enroller": enroller,
+        **{f"device/{role}": maker.leaf(role.capitalize(), device_issuing, uri) for role, uri in uris.items()},
     }
     for name, signer in pairs.items():
         make_dirs((folder / name).parent)
@@ -105,14 +105,11 @@ def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = 
         save_bytes(folder / f"{name}.pem", pem_chain(signer.certificate_chain), mode=0o644)
     publisher_pem = pem_chain(publisher_issuing.certificate_chain)
     device_pem = pem_chain(device_issuing.certificate_chain)
-    # A device needs the enrollers for receipts only; it judges no other device, so no assurance is accepted there.
-    device_policy = (
-        f'[publisher]\nidentities = ["{publisher_uri}"]\n\n[device]\nenrollers = ["{ENROLLER_URN_PREFIX}{slug}"]\n'
-    )
-    fleet_policy = (
-        f'[publisher]\nidentities = ["{publisher_uri}"]\n\n'
-        f'[device]\nassurance = ["{assurance}"]\nenrollers = ["{ENROLLER_URN_PREFIX}{slug}"]\n'
-    )
+    # A device judges models and receipts only: no enroller has a role there, and no assurance is accepted.
+    device_policy = f'[roles]\npublisher = ["{publisher_uri}"]\nimporter = ["{uris["importer"]}"]\n'
+    names = {"publisher": publisher_uri, "collector": collector_uri, **uris}
+    lines = "".join(f'{role} = ["{uri}"]\n' for role, uri in names.items())
+    fleet_policy = f'[roles]\n{lines}\n[device]\nassurance = ["{assurance}"]\n'
     for name, policy in {"device-trust.d": device_policy, "trust.d": fleet_policy}.items():
         make_dirs(folder / name, 0o755)
         save_bytes(folder / name / "publisher.pem", publisher_pem, mode=0o644)
@@ -121,13 +118,13 @@ def init_ca(folder: Path, vendor: Vendor, *, now: dt.datetime, assurance: str = 
 
 
 def load_role(folder: Path, role: str) -> PemSigner:
-    """One of the keys that init_ca wrote: ``publisher``, ``collector``, ``enroller`` or ``issuing``.
+    """One of the keys that init_ca wrote: that of a role, or ``issuing``, the CA of devices.
 
     Raises:
         NotStored: The folder holds no such key.
         ConfigError: The files are not a key and its chain.
     """
-    base = folder / ("device" if role in ("enroller", "issuing") else role) / role
+    base = folder / (role if role in ("publisher", "collector") else "device") / role
     return load_signer(base.with_suffix(".key"), base.with_suffix(".pem"))
 
 

@@ -288,7 +288,7 @@ def enroll(
     identity = verify_chain(
         enroller.certificate_chain[0], enroller.certificate_chain[1:], policy.device_anchors, now, "enroller"
     )
-    policy.verify_enroller(identity)
+    policy.verify_signer("enroller", identity)
     try:
         verify_record_certificate(record, policy)
     except (EvidenceInvalid, SignerUntrusted) as error:

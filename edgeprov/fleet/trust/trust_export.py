@@ -20,7 +20,9 @@ from edgeprov.formats.jsonx import JsonObject, encode_json
 from edgeprov.formats.mediatypes import AUDIT_PREDICATE
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.verify.certificates import certificate_facts
+from edgeprov.verify.deny import DenyEntry
 from edgeprov.verify.policy import TrustPolicy, parse_policy
+from edgeprov.verify.signer_identity import Role
 from edgeprov.verify.x509path import anchor_chain
 
 COMMANDS_FILE: Final = "COMMANDS.txt"
@@ -45,6 +47,8 @@ def export_trust(files: Mapping[str, bytes]) -> dict[str, bytes]:
     roles = {"devices": policy.device_anchors}
     if policy.publisher_anchors:
         roles["publishers"] = policy.publisher_anchors
+    if policy.collector_anchors:
+        result["cosign/collectors.trusted_root.json"] = trusted_root(policy.collector_anchors, policy.timestamp_anchors)
     for role, anchors in roles.items():
         result[f"cosign/{role}.trusted_root.json"] = trusted_root(anchors, policy.timestamp_anchors)
         identities = _notation_identities(policy) if role == "publishers" else ("*",)
@@ -52,7 +56,7 @@ def export_trust(files: Mapping[str, bytes]) -> dict[str, bytes]:
             f"notation-{role}/notation/{name}": data
             for name, data in notation_config(role, anchors, policy.timestamp_anchors, identities).items()
         }
-    result[DENY_FILE] = "".join(f"{name}\n" for name in sorted(policy.deny)).encode()
+    result[DENY_FILE] = "".join(sorted(_deny_line(entry) for entry in policy.deny.entries)).encode()
     result[COMMANDS_FILE] = _commands(policy).encode()
     return result
 
@@ -116,7 +120,7 @@ def _authority(der: bytes, anchors: Sequence[bytes]) -> JsonObject:
 
 
 def _notation_identities(policy: TrustPolicy) -> tuple[str, ...]:
-    subjects = tuple(item for item in policy.publisher_identities if item.startswith("x509.subject:"))
+    subjects = tuple(item for item in policy.identities("publisher") if item.startswith("x509.subject:"))
     return subjects or ("*",)  # notation knows no SAN: names of that kind are checked by cosign and by us only
 
 
@@ -140,18 +144,17 @@ def _commands(policy: TrustPolicy) -> str:
         "# a data kit on a stick: its manifest (BLOB) and the bundle that hangs on it (BUNDLE), no registry",
         f'cosign verify-blob-attestation {attestation} {device} {flags} --bundle "$BUNDLE" --new-bundle-format "$BLOB"',
     ]
-    if policy.publisher_anchors and policy.publisher_identities:
-        names = "|".join(_identity_regexp(item) for item in policy.publisher_identities)
-        publisher = f"--certificate-identity-regexp '{names}' --certificate-oidc-issuer-regexp '.*'"
+    if policy.publisher_anchors and policy.identities("publisher"):
+        publisher = _identity_flags(policy, "publisher")
         lines += [
             "",
             "# a model: signed by its publisher, and not by a device",
             f'cosign verify --trusted-root cosign/publishers.trusted_root.json {publisher} {flags} "$MODEL"',
             'XDG_CONFIG_HOME="$PWD/notation-publishers" notation verify "$MODEL"',
         ]
-    if policy.publisher_anchors:
-        collector = "--certificate-identity-regexp '^urn:edgeprov:collector:' --certificate-oidc-issuer-regexp '.*'"
-        report = f"--type {AUDIT_PREDICATE} --trusted-root cosign/publishers.trusted_root.json"
+    if policy.collector_anchors and policy.identities("collector"):
+        collector = _identity_flags(policy, "collector")
+        report = f"--type {AUDIT_PREDICATE} --trusted-root cosign/collectors.trusted_root.json"
         files = '--bundle "$STATEMENT" --new-bundle-format "$REPORT"'
         lines += [
             "",
@@ -164,10 +167,20 @@ def _commands(policy: TrustPolicy) -> str:
         "# one result, without any registry",
         'edgeprov-fleet check-proof "$PROOF" --trust .',
         "",
-        f"# {DENY_FILE}: certificate serial numbers and keys (SHA-256) that no longer count. cosign and notation do",
-        "# not read it: compare it with the certificate in the bundle, or use edgeprov-fleet verify.",
+        f"# {DENY_FILE}: models, kits, devices, keys and certificates that no longer count. cosign and notation do",
+        "# not read it: compare it with the artifact and the certificate in its bundle, or use edgeprov-fleet verify.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _deny_line(entry: DenyEntry) -> str:
+    since = "" if entry.since is None else f" from {rfc3339(entry.since)}"
+    return f"{entry.type} {entry.value}{since}" + (f"  # {entry.reason}" if entry.reason else "") + "\n"
+
+
+def _identity_flags(policy: TrustPolicy, role: Role) -> str:
+    names = "|".join(_identity_regexp(item) for item in policy.identities(role))
+    return f"--certificate-identity-regexp '{names}' --certificate-oidc-issuer-regexp '.*'"
 
 
 def _identity_regexp(pattern: str) -> str:

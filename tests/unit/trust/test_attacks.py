@@ -287,7 +287,7 @@ def test_kit_statement_that_endorses_the_model(world, unit):
     bundle = sign_bundle(world.model.descriptor, json.dumps(value).encode(), unit.tpm, SLSA_PROVENANCE)
     with pytest.raises(SignerUntrusted):
         verify_model_signature(world.model, [bundle], world.policy, pki.NOW)
-    one_ca = replace(world.policy, publisher_anchors=world.policy.device_anchors, publisher_identities=("*",))
+    one_ca = replace(world.policy, publisher_anchors=world.policy.device_anchors, roles=(("publisher", ("*",)),))
     with pytest.raises(SignerUntrusted, match="is a device"):
         verify_model_signature(world.model, [bundle], one_ca, pki.NOW)
 

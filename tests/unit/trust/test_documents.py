@@ -116,6 +116,29 @@ RULES: Mapping[str, tuple[str, ...]] = {
     ),
     "R-enr-3": ("step-01/replaces-itself_fail", "step-01/replaces-no-id_fail"),
     "R-enr-4": ("step-01/bin-with-slash_fail", "step-01/bin-upper-case_fail"),
+    "R-pol-1": (
+        "step-01/record-signed-by-roster_fail",
+        "step-01/record-signed-by-importer_fail",
+        "step-02/signed-by-enroller_fail",
+        "step-12/model-signed-by-collector_fail",
+        "step-12/model-signed-by-roster_fail",
+        "unit/trust/test_roles.py::test_no_certificate_serves_another_role",
+    ),
+    "R-pol-2": (
+        "step-01/device-denied-by-name_fail",
+        "step-01/device-denied-by-enrollment_fail",
+        "step-01/certificate-denied_fail",
+        "step-02/kit-denied_fail",
+        "step-02/model-denied_fail",
+    ),
+    "R-pol-3": (
+        "step-02/kit-denied-from-a-later-day_fail",
+        "unit/trust/test_roles.py::test_only_a_trusted_timestamp_spares_what_is_older",
+    ),
+    "R-pol-4": (
+        "unit/trust/test_policy.py::test_policy_refuses",
+        "unit/trust/test_roles.py::test_a_deny_entry_that_can_match_nothing_is_an_error",
+    ),
     "All steps MUST hold": ("steps",),  # tests/vectors/test_vectors.py: two refused cases for each step
     "MUST be the digest that passed": ("device/test_record_session.py::test_bad_hello", "device/test_record_session.py::test_nothing_is_recorded_without_the_boot_check"),
 }  # fmt: skip

@@ -23,6 +23,7 @@ from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying
 from edgeprov.formats.manifest import parse_manifest
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.verify.attestation import device_keys_fault
+from edgeprov.verify.deny import parse_deny
 from edgeprov.verify.enrollment import verify_device_record, verify_ek_certificate, verify_tpm_keys
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, public_area, soft_key
@@ -170,12 +171,12 @@ def test_record_that_no_enroller_signed(world, unit):
 
 
 def test_enroller_that_the_policy_does_not_list_or_denies(world, unit):
-    nobody = replace(world.policy, enrollers=())
-    with pytest.raises(SignerUntrusted, match="not among the enrollers"):
+    nobody = replace(world.policy, roles=())
+    with pytest.raises(SignerUntrusted, match="the role 'enroller'"):
         unit.verified(nobody)
     serial = f"{world.enroller.certificate.serial_number:x}"
     with pytest.raises(PolicyDenied, match="deny list"):
-        unit.verified(replace(world.policy, deny=frozenset({serial})))
+        unit.verified(replace(world.policy, deny=parse_deny([{"type": "certificate", "value": f"serial:{serial}"}])))
 
 
 def test_signature_of_another_record(world, unit):

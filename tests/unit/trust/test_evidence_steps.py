@@ -23,6 +23,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event
 from edgeprov.formats.mediatypes import TOMBSTONE_PREDICATE
 from edgeprov.formats.tpmt import Attestation
+from edgeprov.verify.deny import parse_deny
 from edgeprov.verify.evidence import check_kit, verify_kit
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, soft_key
@@ -182,7 +183,9 @@ def test_step_2_refuses_tombstone_statement_on_a_kit(world: World, unit: Unit):
 
 
 def test_step_2_refuses_device_on_the_deny_list(world: World, unit: Unit):
-    denied = replace(world.policy, deny=frozenset({hashlib.sha256(unit.tpm.public_key_spki).hexdigest()}))
+    denied = replace(
+        world.policy, deny=parse_deny([{"type": "key", "value": hashlib.sha256(unit.tpm.public_key_spki).hexdigest()}])
+    )
     refused(world, unit, unit.seal(), 2, "deny list", PolicyDenied, policy=denied)
 
 

@@ -35,6 +35,7 @@ from edgeprov.formats.mediatypes import (
     SIGSTORE_BUNDLE,
     SLSA_PROVENANCE,
 )
+from edgeprov.verify.deny import parse_deny
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from tests.support import pki
@@ -164,11 +165,11 @@ def test_notation_in_both_manifest_styles(world: World):
 
 def test_publisher_without_name_is_found_by_subject(world: World):
     leaf = world.publisher_root.issue(pki.name("notation signer"), eku=[ExtendedKeyUsageOID.CODE_SIGNING])
-    toml = b'[publisher]\nidentities = ["x509.subject: C=DE, ST=BY, O=Acme Medical"]\n'
+    toml = b'[roles]\npublisher = ["x509.subject: C=DE, ST=BY, O=Acme Medical"]\n'
     policy = parse_policy(world.policy_files | {"policy.toml": toml})
     assert judge(world, sign_notation(world.model.descriptor, leaf), policy=policy).san.startswith("x509.subject:")
     other = parse_policy(world.policy_files | {"policy.toml": toml.replace(b"Acme Medical", b"Acme")})
-    with pytest.raises(SignerUntrusted, match="not among the publisher identities"):
+    with pytest.raises(SignerUntrusted, match="the role 'publisher'"):
         judge(world, sign_notation(world.model.descriptor, leaf), policy=other)
 
 
@@ -190,7 +191,7 @@ def test_unsigned(world: World):
     refused(SignatureInvalid, "has no signature", world)
 
 
-@pytest.mark.parametrize("files", [{}, {"policy.toml": b""}, {"policy.toml": b"[publisher]\nidentities = []\n"}])
+@pytest.mark.parametrize("files", [{}, {"policy.toml": b""}, {"policy.toml": b"[roles]\npublisher = []\n"}])
 def test_empty_policy_denies(world: World, files):
     refused(
         SignerUntrusted, "leads to no publisher trust anchor", world, world.sign_model(), policy=parse_policy(files)
@@ -200,7 +201,7 @@ def test_empty_policy_denies(world: World, files):
 
 def test_anchor_without_identities_denies(world: World):
     policy = parse_policy({"publisher.pem": world.publisher_root.pem})
-    refused(SignerUntrusted, "not among the publisher identities", world, world.sign_model(), policy=policy)
+    refused(SignerUntrusted, "the role 'publisher'", world, world.sign_model(), policy=policy)
 
 
 def test_other_ca(world: World):
@@ -223,9 +224,9 @@ def test_device_ca_used_for_a_model(world: World, unit):
 def test_device_certificate_even_under_the_publisher_anchor(world: World, unit):
     """A vendor who runs one CA for both by mistake: a device still is no publisher."""
     policy = with_files(world, publisher_2_pem=world.device_root.pem)
-    policy = replace(policy, publisher_identities=("*",))
+    policy = replace(policy, roles=(("publisher", ("*",)),))
     artifact = world.sign_model(signer=unit.tpm)
-    refused(SignerUntrusted, "is a device or an enroller", world, artifact, policy=policy)
+    refused(SignerUntrusted, "is a device, not a publisher", world, artifact, policy=policy)
 
 
 def test_device_statement_on_a_model(world: World, unit):
@@ -327,14 +328,17 @@ def test_key_that_is_not_in_the_policy_or_denied(world: World):
     artifact = bundle(world, {"publicKey": {"hint": ""}}, signed(world, key))
     refused(SignerUntrusted, "fits no publisher key", world, artifact)
     policy = replace(
-        with_files(world, publisher_key_pem=pem(key)), deny=frozenset({hashlib.sha256(spki(key)).hexdigest()})
+        with_files(world, publisher_key_pem=pem(key)),
+        deny=parse_deny([{"type": "key", "value": hashlib.sha256(spki(key)).hexdigest()}]),
     )
     refused(PolicyDenied, "deny list", world, artifact, policy=policy)
 
 
 def test_publisher_or_its_ca_on_the_deny_list(world: World):
     for certificate in (world.publisher.certificate, world.publisher_root.certificate):
-        denied = replace(world.policy, deny=frozenset({f"{certificate.serial_number:x}"}))
+        denied = replace(
+            world.policy, deny=parse_deny([{"type": "certificate", "value": f"serial:{certificate.serial_number:x}"}])
+        )
         refused(PolicyDenied, "deny list", world, world.sign_model(), policy=denied)
 
 

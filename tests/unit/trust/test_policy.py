@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
 from edgeprov.errors import ConfigError, PolicyDenied, SignerUntrusted
@@ -22,18 +24,26 @@ def test_default_denies_everything(unit, world):
 
 def test_full_policy(world):
     toml = b"""
-deny = ["00:AB:cd", "sha256:%s"]
-[publisher]
-identities = ["https://acme.example/*", "ci@acme.example"]
+[roles]
+publisher = ["https://acme.example/*", "ci@acme.example"]
+enroller = ["urn:edgeprov:enroller:line1"]
+importer = []
 [device]
 assurance = ["hardware", "firmware"]
-enrollers = ["urn:edgeprov:enroller:line1"]
 firmware = [1, 2]
 pcr = 8
 boot_pcrs = { 4 = "%s" }
 [timestamp]
 required = true
-""" % (b"A" * 64, b"0f" * 32)
+[[deny]]
+type = "certificate"
+value = "serial:00:AB:cd"
+[[deny]]
+type = "key"
+value = "sha256:%s"
+from = "2026-01-31T00:00:00Z"
+reason = "lost"
+""" % (b"0f" * 32, b"A" * 64)
     files = {
         "policy.toml": toml,
         "tsa-1.pem": world.device_root.pem,
@@ -41,7 +51,13 @@ required = true
         "README": b"?",
     }
     policy = parse_policy(files)
-    assert policy.deny == {"abcd", "a" * 64}
+    serial, key = policy.deny.entries
+    assert (serial.type, serial.value, serial.since, serial.reason) == ("certificate", "serial:abcd", None, "")
+    assert (key.type, key.value, key.reason) == ("key", "a" * 64, "lost")
+    assert key.since == dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
+    assert policy.identities("publisher") == ("https://acme.example/*", "ci@acme.example")
+    assert policy.identities("enroller") == ("urn:edgeprov:enroller:line1",)
+    assert [policy.identities(role) for role in ("importer", "roster", "collector")] == [(), (), ()]
     assert policy.boot_pcrs == ((4, b"\x0f" * 32),)
     assert (policy.pcr, policy.timestamp_required, policy.firmware) == (8, True, {1, 2})
     assert policy.timestamp_anchors == (world.device_root.der,)
@@ -52,13 +68,15 @@ required = true
 @pytest.mark.parametrize(
     "toml",
     [
-        b"[publisher]\nidentity = []",
+        b"[publisher]\nidentities = []",
+        b"[roles]\nauditor = []",
         b"[devices]",
         b"unknown = 1",
-        b"[publisher]\nidentities = 'all'",
-        b"[publisher]\nidentities = [5]",
-        b"[publisher]\nidentities = ['']",
-        b"publisher = 5",
+        b"[roles]\npublisher = 'all'",
+        b"[roles]\npublisher = [5]",
+        b"[roles]\npublisher = ['']",
+        b"roles = 5",
+        b"[device]\nenrollers = []",
         b"[device]\nassurance = ['perfect']",
         b"[device]\nfirmware = ['1']",
         b"[device]\nfirmware = [true]",
@@ -69,8 +87,9 @@ required = true
         b"[device]\nboot_pcrs = { 4 = '00' }",
         b"[device]\nboot_pcrs = { 14 = '%s' }" % (b"00" * 32),
         b"[device]\nboot_pcrs = []",
-        b"deny = ['xyz']",
+        b"deny = ['00AB']",
         b"deny = 'abc'",
+        b"[deny]\ntype = 'kit'\nvalue = 'sha256:%s'" % (b"0" * 64),
         b"[timestamp]\nrequired = 1",
         b"\xff",
         b"[",

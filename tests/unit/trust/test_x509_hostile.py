@@ -31,7 +31,7 @@ from edgeprov.verify.policy import parse_policy
 from edgeprov.verify.x509path import verify_anchor, verify_chain
 from tests.support import pki
 
-PURPOSES = ("publisher", "device", "enroller", "timestamp", "ek", "idevid")
+PURPOSES = ("publisher", "device", "enroller", "roster", "collector", "importer", "timestamp", "ek", "idevid")
 ROOT, SUB, LEAF = (pki.soft_key(name) for name in ("hostile root", "hostile sub", "hostile leaf"))
 URI = x509.UniformResourceIdentifier("https://acme.example/ci")
 

@@ -192,13 +192,13 @@ class Policy:
     def __init__(self, folder: Path) -> None:
         toml = tomllib.loads((folder / "policy.toml").read_text()) if (folder / "policy.toml").exists() else {}
         device = toml.get("device", {})
-        self.identities = toml.get("publisher", {}).get("identities", [])
+        self.roles = toml.get("roles", {})
         self.assurance = device.get("assurance", [])
-        self.enrollers = device.get("enrollers", [])
         self.firmware = device.get("firmware", [])
         self.pcr = device.get("pcr", 14)
         self.boot = {int(key): bytes.fromhex(value) for key, value in device.get("boot_pcrs", {}).items()}
-        self.deny = {self._name(item) for item in toml.get("deny", [])}
+        # No timestamp is read here, so an entry with a date (`from`) spares nothing.
+        self.deny = {(item["type"], self._name(item["value"])) for item in toml.get("deny", [])}
         self.anchors: dict[str, list[x509.Certificate]] = {"publisher": [], "device": []}
         self.keys: list = []
         for path in sorted(folder.glob("*.pem")):
@@ -216,5 +216,9 @@ class Policy:
 
     @staticmethod
     def _name(text: str) -> str:
-        text = text.lower().removeprefix("sha256:").replace(":", "")
-        return text if len(text) == 64 else text.lstrip("0")
+        if text.startswith(("urn:", "serial:")):
+            return text
+        return text.lower().removeprefix("sha256:").replace(":", "")
+
+    def not_denied(self, kind: str, value: str) -> None:
+        need((kind, value) not in self.deny, "denied")

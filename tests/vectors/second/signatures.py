@@ -124,17 +124,17 @@ def judge_certificate(
     name = names[0] if names else ""
     key = certificate.public_key()
     if purpose == "publisher":
-        need(not name.startswith(("urn:edgeprov:device:", "urn:edgeprov:enroller:")), "a device is no publisher")
+        others = ("device", "enroller", "roster", "collector", "importer")
+        need(not name.startswith(tuple(f"urn:edgeprov:{other}:" for other in others)), "not a publisher's name")
     else:
         need(name.startswith(f"urn:edgeprov:{purpose}:"), "name")
         need(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1", "device key")
     for item in path:
-        need(f"{item.serial_number:x}" not in policy.deny, "denied")
-        need(hashlib.sha256(spki(item.public_key())).hexdigest() not in policy.deny, "denied")
-    if purpose == "publisher":
-        need(any(listed(pattern, name) for pattern in policy.identities), "publisher not listed")
-    if purpose == "enroller":
-        need(any(listed(pattern, name) for pattern in policy.enrollers), "enroller not listed")
+        policy.not_denied("certificate", f"serial:{item.serial_number:x}")
+        policy.not_denied("certificate", hashlib.sha256(item.public_bytes(Encoding.DER)).hexdigest())
+        policy.not_denied("key", hashlib.sha256(spki(item.public_key())).hexdigest())
+    if purpose != "device":
+        need(any(listed(pattern, name) for pattern in policy.roles.get(purpose, [])), f"{purpose} not listed")
     return name, key
 
 
@@ -263,7 +263,7 @@ def by_keys(policy: Policy, signature: bytes, message: bytes) -> None:
             check_signature(key, signature, message)
         except Bad:
             continue
-        need(hashlib.sha256(spki(key)).hexdigest() not in policy.deny, "denied")
+        policy.not_denied("key", hashlib.sha256(spki(key)).hexdigest())
         return
     raise Bad("no listed key")
 

@@ -96,6 +96,8 @@ class Checker:
             need(spki(certificate.public_key()) == spki(factory.key), "certificate of the factory key")
         proved = {"activated": record["ek"], "vouched": iak}.get(credential)
         need(bool(proved) or (record["assurance"], credential) == ("dev", "none"), "assurance without proof")
+        self.policy.not_denied("device", record["device"])
+        self.policy.not_denied("device", record["enrollment"])
         need(record["device"] == self.note("device"), "kit of another device")
         self.device_record, self.above = record, chain[1:]
 
@@ -112,6 +114,8 @@ class Checker:
             "claims",
         )
         need(build["internalParameters"]["assurance"] == self.device_record["assurance"], "assurance")
+        self.policy.not_denied("kit", self.kit.digest)
+        self.policy.not_denied("model", self.note("model").removeprefix("sha256:"))
         self.statement, self.invocation = statement, run["metadata"]["invocationId"]
         need(len(statement["subject"]) == 1, "subjects")
 
