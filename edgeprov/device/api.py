@@ -30,6 +30,7 @@ from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load
 from edgeprov.errors import ModelNotReady
 from edgeprov.formats.segment import Tensor
+from edgeprov.formats.shapes import has_varying
 
 if TYPE_CHECKING:
     from edgeprov.device.runtime import InterpreterEngine
@@ -70,6 +71,7 @@ class Model:
         # One lock for interpreter and recorder: a rotation waits for the inference that is running.
         self._lock = recorder.lock
         self._captures = recorder.captures
+        self._varies = has_varying(engine.outputs)
         self.digest = stored.manifest.digest
         self.name = stored.kit.name
         self.version = stored.kit.version
@@ -82,7 +84,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """Name, shape, dtype and quantisation of each output tensor."""
+        """Name, shape (-1 where it varies from run to run), dtype and quantisation of each output tensor."""
         return self._engine.outputs
 
     def run(self, *inputs: Any, quantise: bool = False, params: Mapping[str, Any] | None = None) -> Result:
@@ -113,6 +115,7 @@ class Model:
                 duration_ns=duration_ns,
                 inputs=[memoryview(array).cast("B") for array in arrays] if self._captures else (),
                 params=params,
+                shapes=engine.actual_shapes(outputs) if self._varies else None,
             )
         return Result(outputs, RecordId(self.slot, n), duration_ns)
 
@@ -199,7 +202,7 @@ class Device:
 
         Args:
             record: From a Result, or as text: ``SLOT:N``.
-            value: None, bool, int, float, str, bytes, or a list of these.
+            value: Bool, int, float, str, bytes, or a list of these; None withdraws the record's labels.
             source: Who says so.
 
         Raises:

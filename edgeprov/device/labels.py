@@ -20,8 +20,8 @@ from edgeprov._dataclass import dataclass
 from edgeprov.device.series_state import load_numbers
 from edgeprov.errors import StoreCorrupt, UsageError
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.label import Label, encode_label, parse_label
 from edgeprov.formats.names import is_number, is_slot
-from edgeprov.formats.record import Label, encode_label, parse_label
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
 from edgeprov.store.state import State
@@ -90,7 +90,7 @@ def add_labels(
     Args:
         state: State folder, opened for writing.
         slot: Slot of the records.
-        labels: Record number and value.
+        labels: Record number and value; the value None withdraws the labels that the record has.
         source: Who says so, for instance ``pathology`` or an operator's id.
         next_n: As for NumberMap.
 
@@ -109,7 +109,8 @@ def add_labels(
         if numbers.model(n) is None:
             raise UsageError(f"slot {slot} has no record {n}", advice="Use the number that the inference returned.")
         held = tuple(value) if isinstance(value, list) else value
-        rows.append(encode_label(Label(n=n, value=held, source=source, labelled_at_ns=now_ns)))
+        said_by = None if value is None else source  # a withdrawn label leaves no source either
+        rows.append(encode_label(Label(n=n, value=held, source=said_by, labelled_at_ns=now_ns)))
     return state.labels(slot).append(rows)
 
 

@@ -22,6 +22,7 @@ from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load
 from edgeprov.errors import EdgeprovError, FormatError, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
+from edgeprov.formats.shapes import has_varying, shape_of_length
 from edgeprov.limits import LIMITS
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Session:
         self.refused: EdgeprovError | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._inputs: tuple[Tensor, ...] = ()
+        self._varies = False
         self.wants_weights: StoredModel | None = None
         self._verbs: Mapping[str, Callable[[list[Any]], list[Any]]] = {
             "hello": self._hello,
@@ -93,6 +95,7 @@ class Session:
         self._outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
         if not self._outputs:
             raise FormatError("hello names no outputs")
+        self._varies = has_varying(self._outputs)
         runtime = _typed(hello, "runtime", dict, {})
         stored = find_model(self._context, self._state, model)
         remember_model(self._state, stored.manifest)
@@ -119,9 +122,9 @@ class Session:
     def _record(self, arguments: list[Any]) -> list[Any]:
         if self._recorder is None:
             raise UsageError("hello comes first")
-        if not 2 <= len(arguments) <= 4:
-            raise FormatError("record takes duration_ns, outputs, and optionally inputs and params")
-        duration_ns, outputs, inputs, params = (*arguments, None, None)[:4]
+        if not 2 <= len(arguments) <= 5:
+            raise FormatError("record takes duration_ns, outputs, and optionally inputs, params and shapes")
+        duration_ns, outputs, inputs, params, shapes = (*arguments, None, None, None)[:5]
         if not isinstance(duration_ns, int) or isinstance(duration_ns, bool) or not 0 <= duration_ns < 2**63:
             raise FormatError("record: duration_ns is not a number of nanoseconds")
         _verify_tensors(outputs, self._outputs, "output")
@@ -129,7 +132,10 @@ class Session:
             _verify_tensors(inputs, self._inputs, "input")
         if params is not None and not isinstance(params, dict):
             raise FormatError("record: params is not a map")
-        return ["recorded", self._recorder.append(outputs, duration_ns=duration_ns, inputs=inputs or (), params=params)]
+        if shapes is None and self._varies:
+            shapes = [shape_of_length(tensor, len(data)) for tensor, data in zip(self._outputs, outputs, strict=True)]
+        n = self._recorder.append(outputs, duration_ns=duration_ns, inputs=inputs or (), params=params, shapes=shapes)
+        return ["recorded", n]
 
     def _label(self, arguments: list[Any]) -> list[Any]:
         if len(arguments) != 3 or not isinstance(arguments[0], int) or not isinstance(arguments[2], str):

@@ -25,11 +25,12 @@ from edgeprov.device.event_log import verify_measured
 from edgeprov.device.identity import verify_own_name
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.trial import confirm
-from edgeprov.errors import EdgeprovError, StoreFull
+from edgeprov.errors import EdgeprovError, FormatError, StoreFull, TensorMismatch
 from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.record import encode_input, encode_record, keyed_input_digest, pack_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header
+from edgeprov.formats.shapes import verify_shapes
 from edgeprov.store.spool import Quota, SpoolWriter
 from edgeprov.store.state import State
 
@@ -78,12 +79,13 @@ class Recorder:
         self._state = state
         self._slot = slot
         self._model = model
+        self._outputs = tuple(outputs)
         self._common = {
             "model": model,
             "slot": slot,
             "device": context.urn,
             "inputs": tuple(inputs),
-            "outputs": tuple(outputs),
+            "outputs": self._outputs,
             "runtime": runtime,
             "params": dict(params or {}),
         }
@@ -134,14 +136,16 @@ class Recorder:
         duration_ns: int,
         inputs: Sequence[Any] = (),
         params: Mapping[str, Any] | None = None,
+        shapes: Sequence[Sequence[int] | None] | None = None,
     ) -> int:
         """Append one record; on return it is in the spool as ``record.sync`` promises.
 
         Args:
-            outputs: Raw little-endian bytes of each output tensor.
+            outputs: Raw little-endian bytes of each output tensor; the caller checked their sizes.
             duration_ns: How long the inference took.
             inputs: Input tensors (anything with the buffer protocol), for ``record.capture``.
             params: Parameters that differ from the segment's.
+            shapes: Actual shapes, where an output of the model varies: None for each that does not.
 
         Returns:
             The record's number, never used before in this slot.
@@ -150,7 +154,10 @@ class Recorder:
             StoreFull: No room; nothing was recorded and no number was used.
             StoreError: The disk failed.
             ModelNotReady: Another model was activated: load the model again.
+            TensorMismatch: ``shapes`` do not fit the model's outputs.
         """
+        if shapes is not None:
+            self._verify_shapes(outputs, shapes)
         with self.lock:
             if self._header is None:
                 self._open_segment()
@@ -165,10 +172,10 @@ class Recorder:
             if not self._slowest_ns < now_ns - mono_ns < self._fastest_ns:
                 self._note_jump(now_ns - mono_ns)
             at_ns = max(now_ns, 0)
-            if params:
-                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params)
+            if params or shapes:
+                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params, shapes=shapes)
             else:
-                row = pack_record((n, at_ns, mono_ns, duration_ns, outputs, digest, None))
+                row = pack_record((n, at_ns, mono_ns, duration_ns, 0, outputs, None, digest, None))
             try:
                 writer.append_record(row, captured)
             except StoreFull:
@@ -284,6 +291,14 @@ class Recorder:
             return True
         # The keyed digest is as good as a die, and the sample does not depend on the order.
         return self._capture == "sampled" and int.from_bytes(digest[:8], "big") < self._sampled_below
+
+    def _verify_shapes(self, outputs: Sequence[bytes], shapes: Sequence[Sequence[int] | None]) -> None:
+        try:
+            verify_shapes(list(map(len, outputs)), shapes, self._outputs)
+        except FormatError as error:
+            raise TensorMismatch(
+                error.message, advice="Give the actual shape of each output whose shape varies, and nil for the others."
+            ) from error
 
     def _set_clock_offset(self, offset_ns: int) -> None:
         self._slowest_ns, self._fastest_ns = offset_ns - _JUMP_NS, offset_ns + _JUMP_NS

@@ -58,12 +58,15 @@ class InterpreterEngine:
             raise RuntimeMissing(f"{package} does not work with numpy {self._numpy.__version__}: {error}") from error
         except (ValueError, RuntimeError, MemoryError) as error:
             raise ModelRuntimeError(f"{package} refuses the model: {error}") from error
-        self._inputs = tuple(self._port(item) for item in inputs)
-        self._outputs = tuple(self._port(item) for item in outputs)
         self._set_tensor = self._interpreter.set_tensor
         self._get_tensor = self._interpreter.get_tensor
         self._run = self._interpreter.invoke
-        single = len(self._inputs) == len(self._outputs) == 1
+        # A tensor that the interpreter allocates only while it runs may have another shape each time.
+        unsized = [not self._has_data(int(item["index"])) for item in outputs]
+        self._inputs = tuple(self._port(item) for item in inputs)
+        self._outputs = tuple(self._port(item, unsized=new) for item, new in zip(outputs, unsized, strict=True))
+        self._unsized = any(unsized)
+        single = len(self._inputs) == len(self._outputs) == 1 and not self._unsized
         self._single = (self._inputs[0].index, self._outputs[0].index) if single else None
         self.inputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._inputs)
         self.outputs: tuple[Tensor, ...] = tuple(port.tensor for port in self._outputs)
@@ -112,7 +115,7 @@ class InterpreterEngine:
         """Run checked arrays; returns copies of the output tensors, dtype and shape as in ``outputs``.
 
         Raises:
-            ModelRuntimeError: The interpreter failed.
+            ModelRuntimeError: The interpreter failed, or an output has a shape that the model does not announce.
         """
         try:
             # Nearly every model. The loops below would add 17 % to what recording costs an inference
@@ -124,9 +127,17 @@ class InterpreterEngine:
             for array, port in zip(arrays, self._inputs, strict=True):
                 self._set_tensor(port.index, array)
             self._run()
+            if self._unsized:
+                return tuple(self._read_output(number, port) for number, port in enumerate(self._outputs))
             return tuple([self._get_tensor(port.index) for port in self._outputs])
         except (ValueError, RuntimeError) as error:
             raise ModelRuntimeError(f"the interpreter failed: {error}") from error
+
+    def actual_shapes(self, outputs: Sequence[Any]) -> list[tuple[int, ...] | None]:
+        """Shapes for the record: those of outputs that vary, None for each other."""
+        return [
+            array.shape if -1 in tensor.shape else None for array, tensor in zip(outputs, self.outputs, strict=True)
+        ]
 
     def dequantise(self, outputs: Sequence[Any]) -> tuple[Any, ...]:
         """Real values of the outputs: float32 of the same shapes; float tensors pass unchanged."""
@@ -201,9 +212,35 @@ class InterpreterEngine:
         as_array = self._numpy.asarray
         return as_array(tensor.scale, "float32").reshape(shape), as_array(tensor.zero_point).reshape(shape)
 
-    def _port(self, detail: Mapping[str, Any]) -> _Port:
+    def _has_data(self, index: int) -> bool:
+        try:
+            self._get_tensor(index)
+        except ValueError:
+            return False
+        return True
+
+    def _read_output(self, number: int, port: _Port) -> Any:
+        try:
+            array = self._get_tensor(port.index)
+        except ValueError:  # how the interpreter gives a tensor without elements: nothing was found
+            shape = tuple(int(size) for size in self._interpreter.get_output_details()[number]["shape"])
+            if 0 not in shape:
+                raise
+            array = self._numpy.empty(shape, port.dtype)
+        known = port.tensor.shape
+        if len(array.shape) != len(known) or any(
+            fixed not in (-1, size) for fixed, size in zip(known, array.shape, strict=True)
+        ):
+            raise ModelRuntimeError(
+                f"output {port.tensor.name!r} came out as {list(array.shape)}, the model announces {list(known)}"
+            )
+        return array
+
+    def _port(self, detail: Mapping[str, Any], *, unsized: bool = False) -> _Port:
         quantisation = detail["quantization_parameters"]
-        shape = tuple(int(size) for size in detail["shape"])
+        # The signature has -1 also where only the input's batch is open, which is fixed here: see __init__.
+        varying = unsized and len(detail["shape_signature"]) == len(detail["shape"])
+        shape = tuple(int(size) for size in detail["shape_signature" if varying else "shape"])
         return _Port(
             index=int(detail["index"]),
             dtype=self._numpy.dtype(detail["dtype"]),

@@ -146,6 +146,7 @@ class Sequencer:
                 recorded_first_ns=contents.recorded_first_ns,
                 recorded_last_ns=contents.recorded_last_ns,
                 merkle=contents.merkle,
+                labels_merkle=contents.labels_merkle,
                 parts=contents.parts,
                 created=rfc3339_of_ns(now_ns),
             )

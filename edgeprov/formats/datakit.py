@@ -20,12 +20,14 @@ from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.jsonx import JsonObject, encode_json
+from edgeprov.formats.kit_tag import SEQ_MAX, KitTag, kit_tag, parse_kit_tag
 from edgeprov.formats.kitfile import kitfile_entries, parse_kitfile
 from edgeprov.formats.manifest import Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
     A_DEVICE,
     A_FIRST,
     A_LABELS,
+    A_LABELS_MERKLE,
     A_LAST,
     A_MERKLE,
     A_MODEL,
@@ -42,8 +44,8 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.merkle import EMPTY_ROOT
 from edgeprov.formats.modelkit import layer_media_type
-from edgeprov.formats.names import SERIAL
 from edgeprov.formats.part import (
+    CONTENT_OF,
     EVIDENCE_NAME,
     EVIDENCE_PATH,
     PartContents,
@@ -59,7 +61,7 @@ from edgeprov.formats.part import (
 )
 from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
-from edgeprov.formats.segment import check_slot, device_serial, device_urn
+from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.formats.tombstone import NO_PREV, Tombstone, build_tombstone, parse_tombstone
 from edgeprov.limits import LIMITS
 
@@ -72,18 +74,16 @@ __all__ = [
 
 PART_LAYER: Final = layer_media_type("dataset")
 
-_TAG = re.compile(rf"({SERIAL})\.([0-9]{{10}})\.([0-9a-f]{{16}})")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _UINT = re.compile(r"0|[1-9][0-9]{0,18}")
-_KIND_ORDER: Final = ("records", "labels", "inputs", "evidence")
-_SEQ_MAX: Final = 10**10 - 1  # ten digits in the tag
+_KIND_ORDER: Final = ("records", "outputs", "labels", "label-values", "inputs", "evidence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One layer of a data kit. Part layers are not compressed, so diffId and digest are the same."""
 
-    kind: Literal["records", "labels", "inputs", "evidence"]
+    kind: PartKind | Literal["evidence"]
     name: str
     path: str
     layer: Descriptor
@@ -108,6 +108,7 @@ class KitSummary:
     recorded_first: str | None
     recorded_last: str | None
     merkle: bytes
+    labels_merkle: bytes | None
     created: str
 
 
@@ -118,14 +119,13 @@ class DataKit(KitSummary):
     manifest: Manifest
     parts: tuple[Part, ...]
 
+    def of_kind(self, kind: PartKind | Literal["evidence"]) -> list[Part]:
+        """The parts of one kind, in order."""
+        return [part for part in self.parts if part.kind == kind]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KitTag:
-    """The tag of a kit or tombstone: device serial, TPM counter value, first 16 hex of its digest."""
-
-    device: str
-    seq: int
-    prefix: str
+    def pairs(self, kind: Literal["records", "labels"]) -> list[tuple[Part, Part]]:
+        """The parts of evidence of a kind, each with the part that holds its content."""
+        return list(zip(self.of_kind(kind), self.of_kind(CONTENT_OF[kind]), strict=True))
 
 
 def build_datakit(
@@ -142,6 +142,7 @@ def build_datakit(
     recorded_first_ns: int | None,
     recorded_last_ns: int | None,
     merkle: bytes,
+    labels_merkle: bytes | None,
     parts: Sequence[Part],
     created: str,
     subject: Descriptor | None = None,
@@ -161,7 +162,8 @@ def build_datakit(
         recorded_first_ns: Wall clock of the first record, nanoseconds.
         recorded_last_ns: Wall clock of the last record.
         merkle: Root (32 bytes) over all records in order.
-        parts: Layers in order: records, labels, inputs, evidence.
+        labels_merkle: Root (32 bytes) over all labels in order; None without labels.
+        parts: Layers in order: records, outputs, labels, label-values, inputs, evidence.
         created: RFC 3339 time, device clock.
         subject: Manifest descriptor of the model kit, for registries that hold it in the same repository.
 
@@ -181,6 +183,8 @@ def build_datakit(
     }
     if labels:
         annotations[A_LABELS] = str(labels)
+    if labels_merkle is not None:
+        annotations[A_LABELS_MERKLE] = "sha256:" + labels_merkle.hex()
     if first is not None and last is not None:
         annotations |= {A_FIRST: str(first), A_LAST: str(last)}
     if recorded_first_ns is not None and recorded_last_ns is not None:
@@ -247,9 +251,13 @@ def parse_datakit_annotations(annotations: Mapping[str, str], subject: Digest | 
     if subject not in (None, model):
         raise FormatError("data kit: the subject is not the model that the annotations name")
     device_serial(device)
-    records, labels = _get_uint(annotations, A_RECORDS), 0
+    records, labels, labels_merkle = _get_uint(annotations, A_RECORDS), 0, None
     if A_LABELS in annotations:
         labels = _get_uint(annotations, A_LABELS)
+    if labels:
+        labels_merkle = parse_digest(_get(annotations, A_LABELS_MERKLE)).raw
+    elif A_LABELS_MERKLE in annotations:
+        raise FormatError("data kit without labels has a Merkle root of labels")
     if records > LIMITS.kit_records or labels > LIMITS.kit_records:
         raise LimitError(f"data kit has more than {LIMITS.kit_records} records or labels")
     first = last = None
@@ -272,7 +280,7 @@ def parse_datakit_annotations(annotations: Mapping[str, str], subject: Digest | 
         model=model,
         device=device,
         slot=check_slot(_get(annotations, A_SLOT)),
-        seq=_get_uint(annotations, A_SEQ, _SEQ_MAX),
+        seq=_get_uint(annotations, A_SEQ, SEQ_MAX),
         prev=None if prev == NO_PREV else parse_digest(prev),
         records=records,
         labels=labels,
@@ -281,26 +289,9 @@ def parse_datakit_annotations(annotations: Mapping[str, str], subject: Digest | 
         recorded_first=recorded_first,
         recorded_last=recorded_last,
         merkle=merkle,
+        labels_merkle=labels_merkle,
         created=_get_time(annotations, ANNOTATION_CREATED),
     )
-
-
-def kit_tag(serial: str, seq: int, digest: Digest) -> str:
-    """The tag under which a kit or tombstone is pushed: a repeated push writes the same tag.
-
-    Raises:
-        FormatError: Not a serial, or a counter value of more than ten digits.
-    """
-    device_urn(serial)
-    if not 0 <= seq <= _SEQ_MAX:
-        raise FormatError(f"sequence number {seq} does not fit ten digits")
-    return f"{serial}.{seq:010d}.{digest.hex[:16]}"
-
-
-def parse_kit_tag(tag: str) -> KitTag | None:
-    """Take a tag apart; None for a tag that is no kit's (``latest``, fallback tags)."""
-    match = _TAG.fullmatch(tag)
-    return KitTag(device=match[1], seq=int(match[2]), prefix=match[3]) if match else None
 
 
 def _kitfile(parts: Sequence[Part], annotations: Mapping[str, str]) -> JsonObject:
@@ -344,9 +335,12 @@ def _verify_parts(summary: KitSummary, parts: Sequence[Part]) -> None:
         raise FormatError("data kit: the number of labels and the parts contradict each other")
     if not parts:
         raise FormatError("data kit: layers and entries of the Kitfile do not fit each other")
+    for kind, content in CONTENT_OF.items():
+        if sum(part.kind == kind for part in parts) != sum(part.kind == content for part in parts):
+            raise FormatError(f"data kit: not every part of kind {kind!r} has its part of kind {content!r}")
     order = [_KIND_ORDER.index(part.kind) for part in parts]
     if order != sorted(order):
-        raise FormatError("data kit: parts are not in the order records, labels, inputs, evidence")
+        raise FormatError(f"data kit: parts are not in the order {', '.join(_KIND_ORDER)}")
     seen: dict[PartKind, int] = {}
     for part in parts:
         if part.kind == "evidence":

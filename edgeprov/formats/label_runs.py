@@ -15,28 +15,25 @@ from __future__ import annotations
 import math
 import sys
 from array import array
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 _WINDOW_ROWS: Final = 8_192  # looked at in one go
 _SHORT: Final = 32  # rows to a run: below that, single rows are read as fast
 _RUNS: Final = 16  # are tried before an average is judged
 
+_NUMBER_ROW: Final = 0x93  # an array of three
+_VALUE_ROW: Final = 0x92  # an array of two
+_NIL: Final = 0xC0
+_FALSE: Final = 0xC2
+_TRUE: Final = 0xC3
 _UINT: Final = {0xCC: (1, 0x80), 0xCD: (2, 0x100), 0xCE: (4, 0x1_0000), 0xCF: (8, 0x1_0000_0000)}
 _FLOAT: Final = 0xCB
-_ONE: Final[dict[int, Any]] = {0xC0: None, 0xC2: False, 0xC3: True} | {b: b - 256 for b in range(0xE0, 0x100)}
+_ONE: Final[dict[int, Any]] = {_FALSE: False, _TRUE: True} | {b: b - 256 for b in range(0xE0, 0x100)}
 _MEANING: Final = [_ONE.get(byte, byte) for byte in range(256)]
-# 0 for the bytes that are a whole value: small integers, nil, false, true.
+# 0 for the bytes that are a whole value: small integers, false, true. Nil stands in withdrawn labels only.
 _NO_VALUE: Final = bytes(byte >= 0x80 and byte not in _ONE for byte in range(256))
 _NO_SMALL: Final = bytes(byte >= 0x80 for byte in range(256))
-
-
-class Runs(NamedTuple):
-    """Columns of all rows. ``values`` are an ``array`` where all are of one number type."""
-
-    numbers: array[int]
-    values: Any
-    sources: list[str]
-    times: array[int]
 
 
 class _LabelField(NamedTuple):
@@ -53,82 +50,129 @@ class _Shape(NamedTuple):
     length: int
     same: list[tuple[int, int]]
     free: list[tuple[int, bytes]]
-    number: _LabelField
-    value: _LabelField
-    real: bool
-    source: str
-    time: _LabelField
+    fields: list[_LabelField]
+    real: bool = False
+    source: str | None = None
+    withdrawn: bool = False
 
 
-def read_runs(data: bytes) -> Runs | None:
-    """All label rows in ``data``, or None where they are to be read one by one."""
-    found = Runs(array("q"), None, [], array("q"))
+class _Run(NamedTuple):
+    """Rows of one shape, from ``start`` to ``end``."""
+
+    shape: _Shape
+    start: int
+    end: int
+    rows: int
+
+
+def read_number_runs(data: bytes) -> tuple[array[int], array[int], list[bool]] | None:
+    """The columns of all rows ``[n, labelled_at_ns, withdrawn]``, or None where they are to be read one by one."""
+    runs = _runs(data, _number_shape)
+    if runs is None:
+        return None
+    numbers, times, withdrawn = array("q"), array("q"), list[bool]()
+    for run in runs:
+        for whole, field in zip((numbers, times), run.shape.fields, strict=True):
+            column = _column(data, run, field)
+            if min(column) < field.minimum:
+                return None
+            whole.extend(column)
+        withdrawn.extend([run.shape.withdrawn] * run.rows)
+    return numbers, times, withdrawn
+
+
+def read_value_runs(data: bytes) -> tuple[Any, list[str | None]] | None:
+    """Values and sources of all rows ``[value, source]``, or None where they are to be read one by one.
+
+    Values are an ``array`` where all are of one number type.
+    """
+    runs = _runs(data, _value_shape)
+    if runs is None:
+        return None
     kinds: list[Any] = []
-    position = runs = 0
+    sources: list[str | None] = []
+    for run in runs:
+        values = _values(data, run)
+        if values is None:
+            return None
+        kinds.append(values)
+        sources.extend([run.shape.source] * run.rows)
+    return _joined(kinds), sources
+
+
+def _runs(data: bytes, shape_at: Callable[[bytes, int], _Shape | None]) -> list[_Run] | None:
+    found: list[_Run] = []
+    position = rows = 0
     while position < len(data):
-        shape = _shape(data, position)
+        shape = shape_at(data, position)
         count = _count(data, position, shape) if shape else 0
-        runs += 1
-        if shape is None or not count or (runs > _RUNS and len(found.numbers) < _SHORT * runs):
+        rows += count
+        if shape is None or not count or (len(found) >= _RUNS and rows < _SHORT * len(found)):
             return None
         end = position + count * shape.length
-        numbers, times = (_column(data, position, end, shape.length, item) for item in (shape.number, shape.time))
-        values = _values(data, position, end, shape)
-        if values is None or min(numbers) < shape.number.minimum or min(times) < shape.time.minimum:
-            return None
-        found.numbers.extend(numbers)
-        found.times.extend(times)
-        found.sources.extend([shape.source] * count)
-        kinds.append(values)
+        found.append(_Run(shape, position, end, count))
         position = end
-    return found._replace(values=_joined(kinds))
+    return found
 
 
-def _shape(data: bytes, start: int) -> _Shape | None:
-    """The shape of the row that begins here; None where it is none of the plain ones."""
-    same, free, place = [(0, 0x94)], [], 1
+def _number_shape(data: bytes, start: int) -> _Shape | None:
+    """The shape of the row of two numbers and a truth value that begins here; None where it is none."""
+    same, free, fields, place = [(0, _NUMBER_ROW)], list[tuple[int, bytes]](), list[_LabelField](), 1
+    for _ in range(2):
+        field = _uint(data, start, place, same, free, _NO_SMALL)
+        if field is None:
+            return None
+        fields.append(field)
+        place = field.place + field.width
+    last = _byte(data, start + place)
+    if data[start] != _NUMBER_ROW or last not in (_FALSE, _TRUE):
+        return None
+    return _Shape(place + 1, [*same, (place, last)], free, fields, withdrawn=last == _TRUE)
 
-    def head() -> int:
-        return data[start + place] if start + place < len(data) else 0xC1  # a byte that msgpack never uses
 
-    def uint() -> _LabelField | None:
-        nonlocal place
-        if head() < 0x80:
-            free.append((place, _NO_SMALL))
-            place += 1
-            return _LabelField(place - 1, 1, 0)
-        width, minimum = _UINT.get(head(), (0, 0))
-        same.append((place, head()))
-        place += 1 + width
-        return _LabelField(place - width, width, minimum) if width else None
-
-    number = uint()
-    value: _LabelField | None
-    real = head() == _FLOAT
-    if not _NO_VALUE[head()]:
-        free.append((place, _NO_VALUE))
-        value = _LabelField(place, 1, 0)
-        place += 1
-    elif real:
-        same.append((place, _FLOAT))
-        value = _LabelField(place + 1, 8, 0)
-        place += 9
-    else:
-        value = uint()
-    text = place + (1 if 0xA0 <= head() <= 0xBF else 2)
-    size = head() & 0x1F if text == place + 1 else int.from_bytes(data[start + place + 1 : start + text])
-    if text == place + 2 and (head() != 0xD9 or size < 0x20):
+def _value_shape(data: bytes, start: int) -> _Shape | None:
+    """The shape of the row of value and source that begins here; None where it is none of the plain ones."""
+    if data[start : start + 3] == bytes((_VALUE_ROW, _NIL, _NIL)):
+        return _Shape(3, [(0, _VALUE_ROW), (1, _NIL), (2, _NIL)], [], [])
+    same, free = [(0, _VALUE_ROW)], list[tuple[int, bytes]]()
+    real = _byte(data, start + 1) == _FLOAT
+    if real:
+        same.append((1, _FLOAT))
+    field = _LabelField(2, 8, 0) if real else _uint(data, start, 1, same, free, _NO_VALUE)
+    if field is None or data[start] != _VALUE_ROW:
+        return None
+    place = field.place + field.width
+    head = _byte(data, start + place)
+    text = place + (1 if 0xA0 <= head <= 0xBF else 2)
+    size = head & 0x1F if text == place + 1 else _byte(data, start + place + 1)
+    if text == place + 2 and (head != 0xD9 or size < 0x20):
         return None
     try:
         source = data[start + text : start + text + size].decode()
     except UnicodeDecodeError:
         return None
-    same += [(at, data[start + at]) for at in range(place, text + size) if start + at < len(data)]
-    place = text + size
-    time = uint()
-    if number is None or value is None or time is None or data[start] != 0x94 or start + place > len(data):
+    length = text + size
+    if start + length > len(data):
         return None
-    return _Shape(place, same, free, number, value, real, source, time)
+    same += [(at, data[start + at]) for at in range(place, length)]
+    return _Shape(length, same, free, [field], real, source)
+
+
+def _uint(
+    data: bytes, start: int, place: int, same: list[tuple[int, int]], free: list[tuple[int, bytes]], odd: bytes
+) -> _LabelField | None:
+    """The number at ``place`` of the row: of one byte, where ``odd`` is 0 for its first byte, or of a fixed width."""
+    head = _byte(data, start + place)
+    if not odd[head]:
+        free.append((place, odd))
+        return _LabelField(place, 1, 0)
+    width, minimum = _UINT.get(head, (0, 0))
+    same.append((place, head))
+    return _LabelField(place + 1, width, minimum) if width else None
+
+
+def _byte(data: bytes, place: int) -> int:
+    return data[place] if place < len(data) else 0xC1  # a byte that msgpack never uses
 
 
 def _count(data: bytes, start: int, shape: _Shape) -> int:
@@ -147,24 +191,27 @@ def _count(data: bytes, start: int, shape: _Shape) -> int:
     return count
 
 
-def _column(data: bytes, start: int, end: int, length: int, field: _LabelField, kind: str = "q") -> array[Any]:
+def _column(data: bytes, run: _Run, field: _LabelField, kind: str = "q") -> array[Any]:
     """A number of each row, turned from big-endian bytes of any width into native ones of eight."""
-    raw = bytearray(8 * ((end - start) // length))
+    raw = bytearray(8 * run.rows)
     for byte in range(field.width):
-        raw[field.width - 1 - byte :: 8] = data[start + field.place + byte : end : length]
+        raw[field.width - 1 - byte :: 8] = data[run.start + field.place + byte : run.end : run.shape.length]
     column = array(kind, bytes(raw))
     if sys.byteorder == "big":
         column.byteswap()
     return column
 
 
-def _values(data: bytes, start: int, end: int, shape: _Shape) -> Any:
+def _values(data: bytes, run: _Run) -> Any:
     """The values of a run, None where one is not canonical or not finite."""
-    column = data[start + shape.value.place : end : shape.length]
-    if shape.value.width == 1 and not shape.value.minimum and not column.isascii():
-        return list(map(_MEANING.__getitem__, column))  # nil, false or true, perhaps among small integers
-    values = _column(data, start, end, shape.length, shape.value, "d" if shape.real else "q")
-    good = all(map(math.isfinite, values)) if shape.real else min(values) >= shape.value.minimum
+    if not run.shape.fields:
+        return [None] * run.rows
+    (field,) = run.shape.fields
+    column = data[run.start + field.place : run.end : run.shape.length]
+    if field.width == 1 and not field.minimum and not column.isascii():
+        return list(map(_MEANING.__getitem__, column))  # false or true, perhaps among small integers
+    values = _column(data, run, field, "d" if run.shape.real else "q")
+    good = all(map(math.isfinite, values)) if run.shape.real else min(values) >= field.minimum
     return values if good else None
 
 

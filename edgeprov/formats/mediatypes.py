@@ -72,6 +72,7 @@ A_LAST: Final = PREFIX + "last"
 A_RECORDED_FIRST: Final = PREFIX + "recorded.first"
 A_RECORDED_LAST: Final = PREFIX + "recorded.last"
 A_MERKLE: Final = PREFIX + "merkle"
+A_LABELS_MERKLE: Final = PREFIX + "labels.merkle"
 A_REASON: Final = PREFIX + "reason"
 A_VERITY: Final = PREFIX + "verity"
 A_COLLECTION: Final = PREFIX + "collection"  # on a model: SHA-256 of the statement about what it was trained on

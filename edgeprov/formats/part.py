@@ -1,9 +1,11 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a part of a data kit holds, decompressed: records, labels or captured inputs; and the evidence.
+"""The parts of a data kit, decompressed: records and their outputs, labels and their values, inputs, evidence.
 
 A part is self-contained: it repeats the headers of the segments that its records come from. It is a
-msgpack stream: one head, then column blocks (records) or rows (labels, inputs).
+msgpack stream: one head, then column blocks (records, outputs) or rows (labels, label-values, inputs).
+Numbers and times stand in other parts than what records and labels say, so that each can be read without
+the other.
 
 Spec: FORMAT.md sections "Part" and "Evidence part".
 """
@@ -11,36 +13,43 @@ Spec: FORMAT.md sections "Part" and "Evidence part".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
-from edgeprov.formats.columns import Block, read_blocks
+from edgeprov.formats.columns import EvidenceBlock, read_evidence_blocks
+from edgeprov.formats.content_block import ContentBlock, read_content_blocks
+from edgeprov.formats.label import LabelNumbers, LabelValues, read_label_numbers, read_label_values
 from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
-from edgeprov.formats.record import CapturedInput, LabelColumns, read_input, read_labels
+from edgeprov.formats.record import CapturedInput, read_input
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
 
-PartKind = Literal["records", "labels", "inputs"]
-PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "labels", "inputs")
+PartKind = Literal["records", "outputs", "labels", "label-values", "inputs"]
+PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "outputs", "labels", "label-values", "inputs")
+CONTENT_OF: Final[Mapping[PartKind, PartKind]] = {"records": "outputs", "labels": "label-values"}
+"""Kinds of evidence, and the kind of the part of the same number that holds its content."""
 EVIDENCE_NAME: Final = "evidence"
 EVIDENCE_PATH: Final = "evidence/evidence.msgpack.zst"
 
 _MAGIC: Final = "edgeprov.part"
 _VERSION: Final = 1
-_PATH = re.compile(r"(records|labels|inputs)/([0-9]{6})\.msgpack\.zst")
+_PATH = re.compile(r"(records|outputs|labels|label-values|inputs)/([0-9]{6})\.msgpack\.zst")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartContents:
-    """A decoded part. Blocks and inputs are views of its bytes; labels iterate as Label."""
+    """A decoded part: what its kind does not hold is empty. Blocks and inputs are views of its bytes."""
 
     kind: PartKind
     headers: tuple[SegmentHeader, ...]
-    blocks: tuple[Block, ...] = ()
-    labels: LabelColumns = field(default_factory=LabelColumns)
+    blocks: tuple[EvidenceBlock, ...] = ()
+    outputs: tuple[ContentBlock, ...] = ()
+    labels: LabelNumbers = field(default_factory=LabelNumbers)
+    label_values: LabelValues = field(default_factory=LabelValues)
     inputs: tuple[CapturedInput, ...] = ()
 
 
@@ -74,7 +83,7 @@ def parse_part_path(path: str) -> tuple[PartKind, int] | None:
 
 
 def encode_part_header(kind: PartKind, headers: Sequence[bytes]) -> bytes:
-    """The head of a part. Behind it follow blocks (encode_block), labels or inputs, as they are.
+    """The head of a part. Behind it follow blocks (encode_block), label rows or inputs, as they are.
 
     Args:
         kind: What follows.
@@ -103,18 +112,33 @@ def parse_part(plain: Buffer) -> PartContents:
         raise FormatError(f"part has the unknown kind {name[:40]!r}")
     count = cursor.array(LIMITS.kit_segments)
     headers = tuple(parse_segment_header(cursor.binary(LIMITS.segment_header_bytes)) for _ in range(count))
-    blocks: list[Block] = []
-    labels = LabelColumns()
+    blocks: list[EvidenceBlock] = []
+    outputs: list[ContentBlock] = []
+    labels, label_values = LabelNumbers(), LabelValues()
     inputs: list[CapturedInput] = []
     while not cursor.at_end:
         if kind == "records":
-            blocks.extend(read_blocks(cursor, headers))
+            blocks.extend(read_evidence_blocks(cursor, headers))
+        elif kind == "outputs":
+            outputs.extend(read_content_blocks(cursor, headers))
         elif kind == "labels":
-            labels = read_labels(cursor)
+            labels = read_label_numbers(cursor)
+        elif kind == "label-values":
+            label_values = read_label_values(cursor)
         else:
             inputs.append(read_input(cursor))
     _verify_order(blocks)
-    return PartContents(kind=kind, headers=headers, blocks=tuple(blocks), labels=labels, inputs=tuple(inputs))
+    if any(block.first <= before.first for before, block in pairwise(outputs)):
+        raise FormatError("part: record numbers do not rise from block to block")
+    return PartContents(
+        kind=kind,
+        headers=headers,
+        blocks=tuple(blocks),
+        outputs=tuple(outputs),
+        labels=labels,
+        label_values=label_values,
+        inputs=tuple(inputs),
+    )
 
 
 def encode_evidence(segments: Sequence[SegmentEvidence]) -> bytes:
@@ -171,7 +195,7 @@ def _segment(item: object) -> SegmentEvidence:
     return SegmentEvidence(header=header, quote=Attestation(attest=attest, signature=signature), log=log)
 
 
-def _verify_order(blocks: Sequence[Block]) -> None:
+def _verify_order(blocks: Sequence[EvidenceBlock]) -> None:
     last: int | None = None
     for block in blocks:
         if (last is not None and block.first <= last) or block.first < block.header.first:

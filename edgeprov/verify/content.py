@@ -14,13 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeprov.errors import DigestMismatch, SubjectMismatch
+from edgeprov.formats.block import Block, join_blocks
 from edgeprov.formats.datakit import DataKit, PartContents, SegmentEvidence
+from edgeprov.formats.label import LabelColumns, join_labels
 from edgeprov.formats.merkle import MerkleBuilder
 from edgeprov.formats.segment import parse_segment_header
 
 
 class ContentCheck:
-    """Takes the parts of one kit in order, in constant memory; ``finish`` gives the verdict."""
+    """Takes the parts of one kit in order, in constant memory; ``finish`` gives the verdict.
+
+    A part of content may be lost: numbers, times and counts are judged without it, the Merkle root is not.
+    """
 
     def __init__(self, kit: DataKit, segments: Sequence[SegmentEvidence], *, merkle: bool = True) -> None:
         """Begin a kit.
@@ -28,10 +33,11 @@ class ContentCheck:
         Args:
             kit: Parsed, with verified manifest digest.
             segments: Of its evidence part, the same that verify_kit judged.
-            merkle: Recompute the root; costs about as much as decoding.
+            merkle: Recompute the roots; costs about as much as decoding.
         """
         self._kit = kit
         self._merkle = MerkleBuilder() if merkle else None
+        self._labels_merkle = MerkleBuilder() if merkle else None
         self._records = self._labels = 0
         self._last = -1
         # A record's number lies from its segment's first number up to the next segment's.
@@ -39,16 +45,20 @@ class ContentCheck:
         ends = [header.first for header in headers[1:]] + [2**64]
         self._range = {header.raw: (header.first, end) for header, end in zip(headers, ends, strict=False)}
 
-    def add(self, part: PartContents) -> None:
-        """Check one part.
+    def add_records(self, records: PartContents, outputs: PartContents | None) -> tuple[Block, ...]:
+        """Check a records part, with the outputs part of the same number where that is at hand.
+
+        Returns:
+            The records; nothing where their content is not at hand.
 
         Raises:
-            SubjectMismatch: A segment that the evidence does not hold, or a number outside of its segment.
+            SubjectMismatch: A segment that the evidence does not hold, a number outside of its segment, or
+                content of other records.
         """
-        for header in part.headers:
+        for header in records.headers:
             if header.raw not in self._range:
                 raise SubjectMismatch("a part names a segment for which the kit holds no evidence")
-        for block in part.blocks:
+        for block in records.blocks:
             first, end = self._range[block.header.raw]
             if block.first <= self._last or block.first < first or block.last >= end:
                 raise SubjectMismatch(f"records {block.first} to {block.last} lie outside of their segment")
@@ -56,11 +66,34 @@ class ContentCheck:
                 raise SubjectMismatch(f"the first record is {block.first}, the manifest says {self._kit.first}")
             self._last = block.last
             self._records += block.count
-            if self._merkle is not None:
-                self._merkle.add_all(block.rows())
-        self._labels += len(part.labels)
+        if outputs is None:
+            self._merkle = None
+            return ()
+        joined = join_blocks(records.blocks, outputs.outputs)
+        if self._merkle is not None:
+            for whole in joined:
+                self._merkle.add_all(whole.rows())
+        return joined
 
-    def add_labels(self, count: int) -> None:
+    def add_labels(self, labels: PartContents, values: PartContents | None) -> LabelColumns:
+        """Check a labels part, with the label-values part of the same number where that is at hand.
+
+        Returns:
+            The labels; nothing where their values are not at hand.
+
+        Raises:
+            SubjectMismatch: The two parts do not belong together.
+        """
+        self._labels += len(labels.labels.numbers)
+        if values is None:
+            self._labels_merkle = None
+            return LabelColumns()
+        joined = join_labels(labels.labels, values.label_values)
+        if self._labels_merkle is not None:
+            self._labels_merkle.add_all(joined.rows())
+        return joined
+
+    def count_labels(self, count: int) -> None:
         """Count labels whose parts were read apart."""
         self._labels += count
 
@@ -69,7 +102,7 @@ class ContentCheck:
 
         Raises:
             SubjectMismatch: Counts or last number are not what the manifest says.
-            DigestMismatch: The Merkle root is another.
+            DigestMismatch: A Merkle root is another.
         """
         kit = self._kit
         if (self._records, self._labels) != (kit.records, kit.labels):
@@ -81,3 +114,5 @@ class ContentCheck:
             raise SubjectMismatch(f"the last record is {self._last}, the manifest says {kit.last}")
         if self._merkle is not None and self._merkle.root() != kit.merkle:
             raise DigestMismatch("the records do not lead to the Merkle root of the manifest")
+        if kit.labels and self._labels_merkle is not None and self._labels_merkle.root() != kit.labels_merkle:
+            raise DigestMismatch("the labels do not lead to the Merkle root of labels of the manifest")

@@ -20,6 +20,7 @@ from edgeprov.formats.merkle import verify_inclusion
 from edgeprov.formats.proof import Proof, ProofArtifact
 from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.shapes import verify_shapes
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
 from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit
 from edgeprov.verify.policy import TrustPolicy
@@ -140,6 +141,7 @@ def _record_of(
             header = candidate
     if header is None:
         raise SubjectMismatch(f"record {record.n} lies before the kit's first segment")
+    verify_shapes(list(map(len, record.outputs)), record.shapes, header.outputs)
     return record, header
 
 

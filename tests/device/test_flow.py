@@ -12,6 +12,7 @@ from edgeprov.device.boot import boot_check
 from edgeprov.device.seal import seal
 from edgeprov.device.upload import upload
 from edgeprov.errors import ModelNotReady
+from tests.support.kits import blocks_of
 from tests.support.site import CASES, Site
 
 
@@ -36,7 +37,7 @@ def test_whole_flow(site: Site) -> None:
     assert (sealed[0].contents.records, sealed[0].contents.labels) == (143, 14)
     verdict, parts = site.verify(site.context.state().layout, sealed[0].entry.digest)
     assert verdict is not None
-    records = [row for part in parts if part.kind == "records" for block in part.blocks for row in block.rows()]
+    records = [row for block in blocks_of(parts) for row in block.rows()]
     assert len(records) == 143
 
     done = upload(site.context)

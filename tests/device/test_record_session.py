@@ -25,6 +25,7 @@ from edgeprov.device.rotation import at_path
 from edgeprov.device.seal import seal
 from edgeprov.errors import EdgeprovError
 from edgeprov.formats.packing import Feeder, pack
+from tests.support.kits import blocks_of
 from tests.support.site import WDBC, Site
 
 TENSORS = {
@@ -61,9 +62,9 @@ def test_records_from_stdin_verify(ready: Site) -> None:
     assert sealed.contents is not None
     assert (sealed.contents.records, sealed.contents.labels) == (2, 1)
     _, parts = ready.verify(ready.context.state().layout, sealed.entry.digest)
-    records = next(part for part in parts if part.kind == "records")
-    assert records.headers[0].runtime.name == "tflite-c"
-    assert records.blocks[0].record(1).params == {"threshold": 0.5}
+    (block,) = blocks_of(parts)
+    assert block.header.runtime.name == "tflite-c"
+    assert block.record(1).params == {"threshold": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from edgeprov.formats.record import keyed_input_digest
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import read_segment
 from tests.device.conftest import use
+from tests.support.kits import blocks_of, labels_of
 from tests.support.site import DIGITS, Site
 
 X = np.arange(30, dtype=np.int8).reshape(1, 30)
@@ -43,9 +44,9 @@ def record(site: Site, count: int = 1, slot: str | None = None) -> list[edgeprov
 def decoded(site: Site, sealed: Any) -> dict[str, list[Any]]:
     _, parts = site.verify(site.context.state().layout, sealed.entry.digest)
     result: dict[str, list[Any]] = {"records": [], "labels": [], "inputs": [], "headers": []}
+    result["records"] = [block.record(i) for block in blocks_of(parts) for i in range(block.count)]
+    result["labels"] = [label for labels in labels_of(parts) for label in labels]
     for part in parts:
-        result["records"] += [block.record(i) for block in part.blocks for i in range(block.count)]
-        result["labels"] += part.labels
         result["inputs"] += part.inputs
         result["headers"] += part.headers
     return result
@@ -171,6 +172,15 @@ def test_labels_weeks_later_come_in_a_kit_of_their_own(ready: Site) -> None:
     ]
     assert late.entry.info["model"] == first.entry.info["model"]
     assert seal(ready.context) == []
+
+
+def test_a_withdrawn_label_leaves_no_source(ready: Site) -> None:
+    (result,) = record(ready)
+    with edgeprov.open_device() as device:
+        device.label(result.record, 1, source="dr-a")
+        device.label(result.record, None, source="dr-b")
+    (sealed,) = seal(ready.context)
+    assert [(label.value, label.source) for label in decoded(ready, sealed)["labels"]] == [(1, "dr-a"), (None, None)]
 
 
 def test_label_of_an_old_model_goes_to_its_own_kit(ready: Site) -> None:

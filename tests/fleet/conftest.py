@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprov.formats.record import Label
+from edgeprov.formats.label import Label
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.support.fleet import Run, fleet, push_device, push_kit, push_signatures, write_trust
 from tests.support.world import Unit, World

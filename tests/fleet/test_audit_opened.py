@@ -15,7 +15,7 @@ import pytest
 from edgeprov.fleet.audit import audit_kits
 from edgeprov.fleet.audit.audit_kits import _merged, _overlap
 from edgeprov.formats.head import encode_head
-from edgeprov.formats.record import Label
+from edgeprov.formats.label import Label
 from tests.fleet.conftest import Hub
 from tests.support.browser import browser
 from tests.support.fleet import data_repo, fleet, push_kit, push_tombstone

@@ -12,7 +12,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from edgeprov.formats.record import Label, parse_record
+from edgeprov.formats.label import Label
+from edgeprov.formats.record import parse_record
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.support.fleet import fleet, push_kit
 from tests.support.world import OUTPUTS
@@ -81,15 +82,16 @@ def test_the_newest_label_wins_and_types_are_kept(hub, tmp_path):
             records=0,
             labels=[
                 Label(n=0, value=2, source="b", labelled_at_ns=20_000),
-                Label(n=1, value=None, source="b", labelled_at_ns=5_000),
+                Label(n=1, value=None, source=None, labelled_at_ns=5_000),
             ],
         ),
     )
     hub.sync()
     assert hub.run("collect", "-o", tmp_path / "out").code == 0
     rows = table(tmp_path / "out").to_pylist()
-    assert [row["label"] for row in rows] == [2.0, 1.0, None, None, None]
-    assert [row["label_source"] for row in rows][:2] == ["b", "a"]
+    assert [row["label"] for row in rows] == [2.0, None, None, None, None]
+    assert [row["label_source"] for row in rows][:2] == ["b", None]
+    assert [row["labelled_at"] is None for row in rows][:2] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from edgeprov.errors import StoreBusy
 from edgeprov.fleet.dataset import collect, parquet_file
 from edgeprov.fleet.dataset.destination import open_destination
-from edgeprov.formats.record import Label
+from edgeprov.formats.label import Label
 from tests.support.fleet import push_kit
 
 

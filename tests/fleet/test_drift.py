@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from edgeprov.fleet.dataset.drift import drift
-from edgeprov.formats.record import Label, parse_record
+from edgeprov.formats.label import Label
+from edgeprov.formats.record import parse_record
 from tests.support.browser import browser
 from tests.support.fleet import fleet, push_kit
 

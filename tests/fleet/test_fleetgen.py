@@ -77,9 +77,10 @@ class Judge:
             plain = {part.name: self.unpack(self.blob(part.layer)) for part in kit.parts}
             segments = parse_evidence(plain["evidence"]) if "evidence" in plain else ()
             content = ContentCheck(kit, segments)
-            for part in kit.parts:
-                if part.kind != "evidence":
-                    content.add(parse_part(plain[part.name]))
+            for one, other in kit.pairs("records"):
+                content.add_records(parse_part(plain[one.name]), parse_part(plain[other.name]))
+            for one, other in kit.pairs("labels"):
+                content.add_labels(parse_part(plain[one.name]), parse_part(plain[other.name]))
             content.finish()
             evidence = evidence_of_kit(kit, signatures, segments)
         device = self.devices[evidence.device.removeprefix(DEVICE_URN_PREFIX)]

@@ -17,9 +17,8 @@ from tests.support.kits import KITS
 def test_kit_shows_what_we_wrote() -> None:
     shown = yaml.safe_load((KITS / "kit-info-data-kit.yaml").read_text())
     model = parse_digest(shown["datasets"][0]["parameters"]["sourceModel"])
-    names = [
-        (kind, part_name(kind, n), part_path(kind, n)) for kind, n in (("records", 1), ("records", 2), ("labels", 1))
-    ]
+    kinds = (("records", 1), ("records", 2), ("outputs", 1), ("outputs", 2), ("labels", 1), ("label-values", 1))
+    names = [(kind, part_name(kind, n), part_path(kind, n)) for kind, n in kinds]
     parts = [
         Part(kind=kind, name=name, path=path, layer=describe(name.encode(), PART_LAYER))
         for kind, name, path in (*names, ("evidence", EVIDENCE_NAME, EVIDENCE_PATH))
@@ -37,6 +36,7 @@ def test_kit_shows_what_we_wrote() -> None:
         recorded_first_ns=0,
         recorded_last_ns=1,
         merkle=bytes(32),
+        labels_merkle=bytes(32),
         parts=parts,
         created="2026-01-01T00:00:00Z",
     )

@@ -31,6 +31,7 @@ from edgeprov.formats import (
     in_toto,
     jws,
     kitfile,
+    label,
     manifest,
     modelkit,
     packing,
@@ -91,7 +92,7 @@ def world() -> tuple[World, dict[str, list[bytes]]]:
     """One of everything."""
     world = World()
     unit = world.enroll("unit-1")
-    sealed = unit.seal(records=5, labels=[record.Label(n=1, value=True, source="s", labelled_at_ns=5)], notation=True)
+    sealed = unit.seal(records=5, labels=[label.Label(n=1, value=True, source="s", labelled_at_ns=5)], notation=True)
     buried = unit.bury()
     attestations = [unit.tpm.quote(bytes(32)), unit.tpm.certify_counter(bytes(32)), unit.tpm.certify_sk(bytes(32))]
     layers = list(sealed.blobs.values())
@@ -172,8 +173,10 @@ def _tombstone(data: bytes) -> None:
 
 def _part(data: bytes) -> None:
     contents = part.parse_part(data)
-    for block in contents.blocks:
-        block.rows()
+    for evidence in contents.blocks:
+        evidence.numbers(), evidence.recorded_at_ns(), evidence.mono_ns(), evidence.flags()
+    for content in contents.outputs:
+        content.outputs(), content.shapes(), content.input_digests()
 
 
 def _statement(data: bytes) -> None:
@@ -314,8 +317,8 @@ TARGETS = (
     Fuzz("record", record.parse_record, _seeds("rows")),
     Fuzz(
         "label",
-        record.parse_label,
-        lambda: [record.encode_label(record.Label(n=1, value=[1, "a", None], source="s", labelled_at_ns=1))],
+        label.parse_label,
+        lambda: [label.encode_label(label.Label(n=1, value=[1, "a", None], source="s", labelled_at_ns=1))],
     ),
     Fuzz("input", record.parse_input, _seeds("rows")),
     Fuzz("segment-header", segment.parse_segment_header, _seeds("header")),

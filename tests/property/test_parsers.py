@@ -16,31 +16,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprov.errors import EdgeprovError, FormatError
-from edgeprov.formats.columns import encode_block
+from edgeprov.formats.block import encode_block
+from edgeprov.formats.content_block import read_content_blocks
 from edgeprov.formats.datakit import encode_evidence, encode_part_header, parse_datakit, parse_evidence, parse_part
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.kitfile import parse_kitfile
+from edgeprov.formats.label import Label, encode_label, parse_label
 from edgeprov.formats.manifest import Manifest, parse_index, parse_manifest
 from edgeprov.formats.merkle import MerkleBuilder, inclusion_path, root, verify_inclusion
 from edgeprov.formats.modelkit import parse_modelkit
-from edgeprov.formats.packing import pack, unpack, unpack_rows
-from edgeprov.formats.record import (
-    Label,
-    encode_input,
-    encode_label,
-    encode_record,
-    parse_input,
-    parse_label,
-    parse_record,
-)
-from edgeprov.formats.segment import parse_segment_header
+from edgeprov.formats.packing import Cursor, pack, unpack, unpack_rows
+from edgeprov.formats.record import encode_input, encode_record, parse_input, parse_record
+from edgeprov.formats.segment import Tensor, parse_segment_header
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.formats.tombstone import build_tombstone, parse_tombstone
-from tests.support.kits import MODEL, data_kit, decode_block, encode_tar, golden_kit, record_rows, segment_header
+from tests.support.kits import (
+    MODEL,
+    data_kit,
+    decode_block,
+    encode_label_parts,
+    encode_tar,
+    golden_kit,
+    record_rows,
+    segment_header,
+)
 
 HEADER = segment_header(params={"threshold": 0.5})
 KIT = data_kit(records=30)
-BLOCK = encode_block([*record_rows(3), encode_record(9, 1, 2, 3, (b"xyz",), None, {"k": 1})], 0, HEADER)
+BLOCK, CONTENT = encode_block(
+    [*record_rows(3), encode_record(9, 1, 2, 3, (b"xyz",), None, {"k": 1}, flags=1)], 0, HEADER
+)
+VARYING = segment_header(outputs=[Tensor(name="y", shape=(-1, 2), dtype="int8")])
+SHAPED = encode_block([encode_record(n, n, n, n, (b"ab" * n,), shapes=[(n, 2)]) for n in (1, 0, 3)][:1], 0, VARYING)[1]
+LABELS = encode_label_parts([Label(n=1, value=True, source="s", labelled_at_ns=5)])
 STONE = build_tombstone(
     model=MODEL.digest,
     device="urn:edgeprov:device:d",
@@ -86,17 +94,21 @@ CASES: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         lambda data: unpack(data, max_bytes=1000, what="x"),
         pack({"a": [1, -5, 2.5, b"b", "c", None], "b": {}}),
     ),
-    "unpack_rows": (lambda data: unpack_rows([data], width=7, what="x"), record_rows(1)[0]),
+    "unpack_rows": (lambda data: unpack_rows([data], width=9, what="x"), record_rows(1)[0]),
     "record": (parse_record, encode_record(1, 2, 3, 4, (b"abc",), bytes(32), {"k": [1.5]})),
     "label": (parse_label, encode_label(Label(n=1, value=("a", 1.5), source="s", labelled_at_ns=5))),
     "input": (parse_input, encode_input(3, (b"abc", b""))),
     "segment": (parse_segment_header, HEADER.raw),
-    "block": (lambda data: decode_block(data, [HEADER]).rows(), BLOCK),
-    "part": (parse_part, encode_part_header("records", [HEADER.raw]) + BLOCK),
-    "labels part": (
-        parse_part,
-        encode_part_header("labels", []) + encode_label(Label(n=1, value=True, source="s", labelled_at_ns=5)),
+    "evidence block": (lambda data: decode_block((data, CONTENT), [HEADER]).rows(), BLOCK),
+    "content block": (lambda data: decode_block((BLOCK, data), [HEADER]).rows(), CONTENT),
+    "content block with shapes": (
+        lambda data: [item.shapes() for item in read_content_blocks(Cursor(data, "x"), [VARYING])],
+        SHAPED,
     ),
+    "part": (parse_part, encode_part_header("records", [HEADER.raw]) + BLOCK),
+    "outputs part": (parse_part, encode_part_header("outputs", [HEADER.raw]) + CONTENT),
+    "labels part": (parse_part, LABELS["labels"]),
+    "label-values part": (parse_part, LABELS["label-values"]),
     "inputs part": (parse_part, encode_part_header("inputs", []) + encode_input(3, (b"abc",))),
     "evidence": (parse_evidence, KIT.plain[-1]),
     "tar": (read_tar, encode_tar({"a/b": b"hello", "a/é": b"x" * 600})),
@@ -179,11 +191,13 @@ def test_blocks_reproduce_rows(numbers: list[int], data: st.DataObject) -> None:
     rows = [
         encode_record(
             n, data.draw(uints), data.draw(uints), data.draw(uints),
-            (data.draw(st.binary(max_size=4)),), data.draw(st.none() | st.binary(min_size=32, max_size=32)), data.draw(params),
+            (out := (data.draw(st.binary(max_size=4)), b"12"))[:2], data.draw(st.none() | st.binary(min_size=32, max_size=32)),
+            data.draw(params), flags=data.draw(st.integers(0, 1)), shapes=[(1, len(out[0])), None],
         )
         for n in numbers
     ]  # fmt: skip
-    header = segment_header(first=0)
+    outputs = [Tensor(name="y", shape=(1, -1), dtype="int8"), Tensor(name="z", shape=(2,), dtype="uint8")]
+    header = segment_header(first=0, outputs=outputs)
     block = decode_block(encode_block(rows, 0, header), [header])
     assert block.rows() == rows
     assert [parse_record(row) for row in rows] == [block.record(i) for i in range(len(rows))]

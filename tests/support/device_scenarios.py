@@ -23,10 +23,12 @@ import edgeprov
 from edgeprov.device.boot import active_models, boot_check
 from edgeprov.device.identity import counter_base
 from edgeprov.device.seal import seal
+from edgeprov.formats.datakit import PartContents
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout
+from tests.support.kits import blocks_of, labels_of
 from tests.support.site import DeviceTpm, Site
 
 Acknowledge = Callable[[str], None]
@@ -207,14 +209,14 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
         prev = manifest.annotations["dev.edgeprov.prev"]
         assert seq not in series, "a counter value with two artifacts"
         series[seq] = (digest, None if prev == "none" else Digest(prev[7:]))
+        contents = [part for part in parts if isinstance(part, PartContents)]
+        for block in blocks_of(contents):
+            for raw in block.rows():
+                _take(records, raw)
+        for found_labels in labels_of(contents):
+            labels.update(found_labels.numbers)
         for part in parts:
-            if getattr(part, "kind", "") == "records":
-                for block in part.blocks:
-                    for raw in block.rows():
-                        _take(records, raw)
-            elif getattr(part, "kind", "") == "labels":
-                labels.update(item.n for item in part.labels)
-            elif getattr(part, "reason", "crash") != "crash":
+            if getattr(part, "reason", "crash") != "crash":
                 lost[part.reason].update(n for first, last in part.discarded for n in range(first, last + 1))
     base = counter_base(state)
     assert sorted(series) == list(range(base + 1, site.tpm.counter + 1)), "a counter value is not accounted for"

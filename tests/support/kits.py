@@ -13,12 +13,16 @@ from typing import Any
 
 from edgeprov.errors import FormatError
 from edgeprov.formats import merkle
-from edgeprov.formats.columns import Block, encode_block, read_blocks
+from edgeprov.formats.block import Block, encode_block, join_blocks
+from edgeprov.formats.columns import read_evidence_blocks
+from edgeprov.formats.content_block import read_content_blocks
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
     PART_LAYER,
     Part,
+    PartContents,
+    PartKind,
     SegmentEvidence,
     build_datakit,
     encode_evidence,
@@ -28,10 +32,11 @@ from edgeprov.formats.datakit import (
 )
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.digest import Digest, digest_of
+from edgeprov.formats.label import Label, LabelColumns, encode_label, join_labels, split_labels
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.mediatypes import OCI_MANIFEST
 from edgeprov.formats.packing import Cursor
-from edgeprov.formats.record import Label, encode_label, encode_record
+from edgeprov.formats.record import encode_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header, device_urn
 from edgeprov.formats.tarball import END, tar_header, tar_padding, tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import Attestation
@@ -97,12 +102,55 @@ class WholeKit:
     rows: list[bytes]
 
 
-def decode_block(data: bytes, headers: Sequence[SegmentHeader]) -> Block:
-    """The only column block in ``data``."""
-    blocks = list(read_blocks(Cursor(data, "column block"), headers))
-    if len(blocks) != 1:
-        raise FormatError(f"{len(blocks)} column blocks, not one")
-    return blocks[0]
+def decode_block(data: tuple[bytes, bytes], headers: Sequence[SegmentHeader]) -> Block:
+    """The records of an evidence block and its content block, one of each."""
+    evidence = list(read_evidence_blocks(Cursor(data[0], "column block"), headers))
+    content = list(read_content_blocks(Cursor(data[1], "column block"), headers))
+    if len(evidence) != 1 or len(content) != 1:
+        raise FormatError(f"{len(evidence)} and {len(content)} column blocks, not one each")
+    return join_blocks(evidence, content)[0]
+
+
+def encode_record_parts(
+    rows: Sequence[bytes], header: SegmentHeader, headers: Sequence[bytes] = ()
+) -> dict[PartKind, bytes]:
+    """The plain records part and outputs part of rows of one segment; ``headers`` of the part, if it has more."""
+    headers = headers or [header.raw]
+    index = list(headers).index(header.raw)
+    blocks = [encode_block(rows[start : start + 1024], index, header) for start in range(0, len(rows), 1024)]
+    return {
+        "records": encode_part_header("records", headers) + b"".join(evidence for evidence, _ in blocks),
+        "outputs": encode_part_header("outputs", headers) + b"".join(content for _, content in blocks),
+    }
+
+
+def encode_label_parts(labels: Iterable[Label]) -> dict[PartKind, bytes]:
+    """The plain labels part and label-values part of some labels."""
+    rows = split_labels([encode_label(label) for label in labels])
+    return {
+        "labels": encode_part_header("labels", []) + b"".join(number for number, _ in rows),
+        "label-values": encode_part_header("label-values", []) + b"".join(value for _, value in rows),
+    }
+
+
+def labels_root(labels: Iterable[Label]) -> bytes | None:
+    """Root of the tree of labels; None without any."""
+    rows = [encode_label(label) for label in labels]
+    return merkle.root(rows) if rows else None
+
+
+def blocks_of(parts: Sequence[PartContents]) -> list[Block]:
+    """The records in the parts of a kit."""
+    of = {kind: [part for part in parts if part.kind == kind] for kind in ("records", "outputs")}
+    pairs = zip(of["records"], of["outputs"], strict=True)
+    return [block for one, other in pairs for block in join_blocks(one.blocks, other.outputs)]
+
+
+def labels_of(parts: Sequence[PartContents]) -> list[LabelColumns]:
+    """The labels in the parts of a kit."""
+    of = {kind: [part for part in parts if part.kind == kind] for kind in ("labels", "label-values")}
+    pairs = zip(of["labels"], of["label-values"], strict=True)
+    return [join_labels(one.labels, other.label_values) for one, other in pairs]
 
 
 def encode_tar(
@@ -135,7 +183,6 @@ def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) ->
     """A data kit whose parts are not compressed (compression is the store's business)."""
     header = segment_header(model=model.digest)
     rows = record_rows(records)
-    head = encode_part_header("records", [header.raw])
     plain, parts, layers = [], [], []
 
     def add(kind: Any, name: str, path: str, data: bytes) -> None:
@@ -144,15 +191,13 @@ def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) ->
         layers.append(layer)
         parts.append(Part(kind=kind, name=name, path=path, layer=describe(layer, PART_LAYER)))
 
-    for number, start in enumerate(range(0, records, 1024), 1):
-        data = head + encode_block(rows[start : start + 1024], 0, header)
-        add("records", part_name("records", number), part_path("records", number), data)
-    if labels:
-        data = encode_part_header("labels", []) + b"".join(
-            encode_label(Label(n=n + 1, value=bool(n % 2), source="biopsy", labelled_at_ns=START_NS))
-            for n in range(labels)
-        )
-        add("labels", part_name("labels", 1), part_path("labels", 1), data)
+    made = [encode_record_parts(rows[start : start + 1024], header) for start in range(0, records, 1024)]
+    for kind in ("records", "outputs"):
+        for number, pair in enumerate(made, 1):
+            add(kind, part_name(kind, number), part_path(kind, number), pair[kind])
+    values = [Label(n=n + 1, value=bool(n % 2), source="biopsy", labelled_at_ns=START_NS) for n in range(labels)]
+    for kind, data in encode_label_parts(values).items() if values else ():
+        add(kind, part_name(kind, 1), part_path(kind, 1), data)
     evidence = SegmentEvidence(header=header.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"")
     add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([evidence]))
     manifest, config = build_datakit(
@@ -168,6 +213,7 @@ def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) ->
         recorded_first_ns=START_NS if records else None,
         recorded_last_ns=START_NS + records * 10**9 if records else None,
         merkle=merkle.root(rows),
+        labels_merkle=labels_root(values),
         parts=parts,
         created="2026-01-15T10:00:00.000Z",
     )

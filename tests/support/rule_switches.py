@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from edgeprov.errors import IdentityError
+from edgeprov.formats.packing import pack
 
 
 def replaced(target: str, made_of: Callable[[Any], Any]) -> Callable[[], None]:
@@ -63,7 +64,32 @@ def _forget_another_nonce(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def _cut_alone(flush: Callable[[Any], None]) -> Callable[[Any], None]:
+    def made(writer: Any) -> None:
+        streams = writer._streams
+        full = [stream for stream in streams if stream.compressed_bytes >= writer._limit]
+        writer._streams = full if 0 < len(full) < len(streams) else streams
+        flush(writer)
+        writer._streams = streams
+
+    return made
+
+
+def _keep_source(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    def made(label: Any) -> bytes:
+        return pack([label.n, None, "anybody", label.labelled_at_ns]) if label.value is None else encode(label)
+
+    return made
+
+
 SWITCHES: Mapping[str, Callable[[], None]] = {
+    "W-lab-1": replaced("edgeprov.device.labels:encode_label", _keep_source),
+    "W-prt-1": replaced("edgeprov.device.part_writer:PartWriter._flush", _cut_alone),
+    "W-row-1": replaced(
+        "edgeprov.device.runtime:InterpreterEngine._port",
+        lambda port: lambda engine, detail, **_unsized: port(engine, detail),
+    ),
+    "W-row-2": replaced("edgeprov.device.recorder:verify_shapes", lambda _verify: lambda *_of: None),
     "W-enr-1": replaced("edgeprov.device.enrollment_request:_enrollment", _forget_another_nonce),
     "W-enr-2": replaced("edgeprov.device.identity:parse_enrollment", lambda parse: lambda *of: Anything(parse(*of))),
     "W-enr-3": replaced("edgeprov.device.identity:verify_own_name", lambda _verify: lambda *_of: None),

@@ -17,7 +17,6 @@ from typing import Any
 
 from edgeprov.formats import merkle
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
-from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
@@ -27,7 +26,6 @@ from edgeprov.formats.datakit import (
     build_datakit,
     build_tombstone,
     encode_evidence,
-    encode_part_header,
     parse_datakit,
     part_name,
     part_path,
@@ -47,6 +45,7 @@ from edgeprov.formats.jws import (
     encode_notation_protected,
     signing_input,
 )
+from edgeprov.formats.label import Label
 from edgeprov.formats.manifest import Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
     DEVICE_PREDICATE,
@@ -59,7 +58,7 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
     TOMBSTONE_PREDICATE,
 )
-from edgeprov.formats.record import Label, encode_label, encode_record
+from edgeprov.formats.record import encode_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header
 from edgeprov.formats.statement import (
     SealedKit,
@@ -76,6 +75,7 @@ from edgeprov.verify.evidence import KitEvidence, evidence_of_kit, evidence_of_t
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
+from tests.support.kits import encode_label_parts, encode_record_parts, labels_root
 from tests.support.softtpm import SoftTpm
 
 VERSION = "0.1.0"
@@ -252,16 +252,22 @@ class Unit:
         prev: Digest | str | None = "",
         notation: bool = False,
         edit: Callable[[dict[str, Any]], object] | None = None,
+        rows: Sequence[bytes] = (),
+        hidden: bool = False,
     ) -> Sealed:
-        """One kit in the order of the real flow; keywords replace single pieces of it."""
+        """One kit in the order of the real flow; keywords replace single pieces of it.
+
+        ``rows`` take the place of made-up ones, and ``next_n`` follows them. With ``hidden`` they stand in the
+        Merkle tree and in proofs only: the parts hold none.
+        """
         model = model or self.world.model
         if segments is None:
             segments = (self.open_segment(model=model.digest),) if records else ()
         headers = [segment.header for segment in segments]
-        rows = self.rows(records)
+        rows = list(rows) or self.rows(records)
         number = self.tpm.increment_counter() if seq is None else seq
         kit, config, blobs = self.pack(
-            rows, labels, headers, segments, model, number, self.prev if prev == "" else prev
+            rows, labels, headers, segments, model, number, self.prev if prev == "" else prev, hidden=hidden
         )  # type: ignore[arg-type]
         if edit is not None:
             kit = replace(kit, manifest=edited_manifest(kit.manifest, edit))
@@ -293,6 +299,8 @@ class Unit:
         model: Manifest,
         seq: int,
         prev: Digest | None,
+        *,
+        hidden: bool = False,
     ) -> tuple[DataKit, bytes, dict[Digest, bytes]]:
         from edgeprov.formats.segment import parse_segment_header
 
@@ -306,16 +314,12 @@ class Unit:
             parts.append(Part(kind=kind, name=name, path=path, layer=descriptor))  # type: ignore[arg-type]
 
         if rows:
-            block = encode_block(rows, len(headers) - 1, parse_segment_header(headers[-1]))
-            add(
-                "records",
-                part_name("records", 1),
-                part_path("records", 1),
-                encode_part_header("records", headers) + block,
-            )
+            header = parse_segment_header(headers[-1])
+            for kind, plain in encode_record_parts([] if hidden else rows, header, headers).items():
+                add(kind, part_name(kind, 1), part_path(kind, 1), plain)
         if labels:
-            plain = encode_part_header("labels", []) + b"".join(encode_label(label) for label in labels)
-            add("labels", part_name("labels", 1), part_path("labels", 1), plain)
+            for kind, plain in encode_label_parts(labels).items():
+                add(kind, part_name(kind, 1), part_path(kind, 1), plain)
         if segments:
             add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence(segments))
         last = self.next_n - 1
@@ -333,6 +337,7 @@ class Unit:
             recorded_first_ns=START_NS + first * 10**9 if rows else None,
             recorded_last_ns=START_NS + last * 10**9 if rows else None,
             merkle=merkle.root(rows),
+            labels_merkle=labels_root(labels),
             parts=parts,
             created=CREATED,
         )

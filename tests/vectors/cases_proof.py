@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -31,10 +32,11 @@ from edgeprov.formats.mediatypes import (
     SLSA_PROVENANCE,
 )
 from edgeprov.formats.record import encode_record
+from edgeprov.formats.segment import Tensor
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.softtpm import soft_key
-from tests.support.world import sign_bundle, sign_notation
+from tests.support.world import OUTPUTS, sign_bundle, sign_notation
 from tests.vectors.cases_device import Case, Stage, case
 from tests.vectors.make import b64, document, edited, flip
 
@@ -188,6 +190,66 @@ def step_11() -> Iterator[Case]:
         "the last segment left out, so that the record falls to the one before",
         edited(doc, lambda d: d.update(evidence=b64(encode_evidence([first])))),
     )
+
+
+DETECTOR = (
+    Tensor(name="boxes", shape=(-1, 4), dtype="float32"),
+    Tensor(name="grid", shape=(1, -1, -1), dtype="uint8"),
+    Tensor(name="count", shape=(), dtype="int32"),
+)
+FOUND = [bytes(range(32)), b"abcdef", b"\2\0\0\0"]
+SHAPES: list[Any] = [[2, 4], [1, 2, 3], None]
+
+
+def record_case(
+    name: str, comment: str, outputs: list[bytes], *, tensors: tuple[Tensor, ...] = DETECTOR, **more: Any
+) -> Case:
+    """A kit that its device signed, with one record of its own making."""
+    s = Stage()
+    segment = s.unit.open_segment(outputs=tensors)
+    row = encode_record(s.unit.next_n, 1_770_087_601_000_000_000, 2_000_000_000, 150_001, outputs, **more)
+    s.unit.next_n += 1
+    return case(name, comment, document(s.unit, s.seal(segments=[segment], rows=[row], hidden=True)))
+
+
+def records() -> Iterator[Case]:
+    """Records of every form that their segment allows."""
+    yield record_case("detector", "two outputs that vary and one of rank 0", FOUND, shapes=SHAPES)
+    nothing = [b"", b"", bytes(4)]
+    yield record_case(
+        "nothing-found", "outputs that vary, without an element", nothing, shapes=[[0, 4], [1, 2, 0], None]
+    )
+    yield record_case(
+        "doubtful-clock", "the record says that its clock was doubtful", [b"ab"], tensors=OUTPUTS, flags=1
+    )
+
+
+def step_11_records() -> Iterator[Case]:
+    """Signed by the device, and still no record of its segment."""
+
+    def fixed(name: str, comment: str, outputs: list[bytes], **more: Any) -> Case:
+        return record_case(name, comment, outputs, tensors=OUTPUTS, **more)
+
+    def wrong(name: str, comment: str, shapes: list[Any] | None, outputs: list[bytes] = FOUND) -> Case:
+        return record_case(name, comment, outputs, shapes=shapes)
+
+    yield fixed("record-flag-unknown", "bit 1 of the flags", [b"ab"], flags=2)
+    yield fixed("record-flag-high", "bit 8 of the flags", [b"ab"], flags=257)
+    yield fixed("record-shapes-superfluous", "shapes where the header fixes all", [b"ab"], shapes=[[1, 2]])
+    yield fixed("record-output-long", "an output longer than its shape", [b"abc"])
+    yield fixed("record-output-short", "an output shorter than its shape", [b"a"])
+    yield fixed("record-output-missing", "no output", [])
+    yield wrong("record-shapes-missing", "nil where outputs vary", None)
+    yield wrong("record-shape-missing", "nil for an output that varies", [None, *SHAPES[1:]])
+    yield wrong("record-shape-superfluous", "a shape for an output that is fixed", [*SHAPES[:2], []])
+    yield wrong("record-shapes-short", "a shape too few", SHAPES[:2])
+    yield wrong("record-shape-rank-lower", "one dimension less than the header", [[8], *SHAPES[1:]])
+    yield wrong("record-shape-rank-higher", "one dimension more", [[2, 4, 1], *SHAPES[1:]])
+    yield wrong("record-shape-fixed", "another size where the header fixes it", [[1, 8], *SHAPES[1:]])
+    yield wrong("record-shape-negative", "two sizes below 0", [SHAPES[0], [1, -2, -3], None])
+    yield wrong("record-shape-length", "the shape of another length", [[3, 4], *SHAPES[1:]])
+    beyond = [SHAPES[0], [1, 2**31, 0], None]
+    yield wrong("record-shape-beyond", "a size of 2^31", beyond, [FOUND[0], b"", FOUND[2]])
 
 
 def step_12() -> Iterator[Case]:
@@ -418,7 +480,7 @@ def malformed() -> Iterator[Case]:
 
 
 def all_proof() -> Iterator[tuple[int, Case]]:
-    yield from ((0, item) for item in accepted())
-    yield from ((11, item) for item in step_11())
+    yield from ((0, item) for item in (*accepted(), *records()))
+    yield from ((11, item) for item in (*step_11(), *step_11_records()))
     yield from ((12, item) for item in step_12())
     yield from ((-1, item) for item in malformed())

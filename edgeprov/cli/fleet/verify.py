@@ -45,6 +45,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         nonlocal shown
         if out.as_json:
             out.item("verdict", device=artifact.device, seq=artifact.seq, kind=artifact.kind, **verdict_json(judged))
+        elif judged.missing:
+            parts = ", ".join(judged.missing[:_SHOWN])
+            out.text(f"CONTENT NOT AVAILABLE {short(judged.digest)} {artifact.device} number {artifact.seq}: {parts}")
         elif not judged.verified:
             shown += 1
             if shown <= _SHOWN:
@@ -75,10 +78,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     out.item(
         "verified",
         (
-            f"{report.ok} verified, {report.refused} refused, {report.unreachable} "
-            f"not readable now ({report.cached} judged before)"
+            f"{report.ok} verified"
+            + (f" ({report.incomplete} without all of their content)" if report.incomplete else "")
+            + f", {report.refused} refused, {report.unreachable} not readable now ({report.cached} judged before)"
         ),
         ok=report.ok,
+        incomplete=report.incomplete,
         refused=report.refused,
         unreachable=report.unreachable,
         cached=report.cached,
@@ -95,6 +100,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "edgeprov-fleet query --verdict refused --json tells each reason; collect leaves them out, audit lists them"
         )
         return VerificationError.exit_code
+    if report.incomplete:
+        out.next("bring the lost parts back from the device's outbox, a stick or a mirror; the evidence stays verified")
+        return RegistryError.exit_code
     if report.unreachable or others[2]:
         out.next("repeat the command: only what is missing is read again")
         return RegistryError.exit_code

@@ -19,10 +19,10 @@ from typing import Any, Final
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.query import Artifact
-from edgeprov.fleet.registries.kits import load_part, open_kit, open_reader
-from edgeprov.fleet.registries.sources import ArtifactReader
-from edgeprov.formats.datakit import Part, parse_part
+from edgeprov.fleet.registries.kits import load_contents, open_kit, open_reader
+from edgeprov.formats.datakit import PartContents, PartKind
 from edgeprov.formats.digest import parse_digest
+from edgeprov.formats.label import label_rank
 from edgeprov.formats.rfc3339 import ns_of_rfc3339, rfc3339_ms_of_ns
 
 Span = tuple[int, int]
@@ -105,8 +105,9 @@ class KitReader:
             return bound, False
         labelled: list[Span] = []
         try:
-            for item in kits:
-                labelled += map(tuple, self._ask(item, "labels", self._label_spans))
+            for item in sorted(kits, key=lambda item: label_rank(item.seq, 0)):
+                told = self._ask(item, "labels", self._label_spans)
+                labelled = _without(labelled, told["withdrawn"]) + [tuple(span) for span in told["set"]]
         except EdgeprovError:
             return bound, False
         return _overlap(_merged(labelled), wanted), True
@@ -114,8 +115,8 @@ class KitReader:
     def _opened(self, item: Artifact) -> dict[str, Any]:
         since, to = ns_of_rfc3339(self._since), ns_of_rfc3339(self._to)
         found: list[tuple[int, int]] = []
-        for reader, repo, part in self._parts(item, "records"):
-            for block in parse_part(load_part(reader, repo, part)).blocks:
+        for contents in self._contents(item, "records"):
+            for block in contents.blocks:
                 found += [
                     (moment, number)
                     for moment, number in zip(block.recorded_at_ns(), block.numbers(), strict=True)
@@ -129,20 +130,24 @@ class KitReader:
             "last": rfc3339_ms_of_ns(max(times)),
         }
 
-    def _label_spans(self, item: Artifact) -> list[Span]:
-        numbers: set[int] = set()
-        for reader, repo, part in self._parts(item, "labels"):
-            labels = parse_part(load_part(reader, repo, part)).labels
-            # No value is a label withdrawn: the result stays without one.
-            numbers.update(n for n, value in zip(labels.numbers, labels.values, strict=True) if value is not None)
-        return list(_spans(sorted(numbers)))
+    def _label_spans(self, item: Artifact) -> dict[str, list[Span]]:
+        """Numbers that have a label after this kit, and those whose labels it withdrew."""
+        newest: dict[int, tuple[int, bool]] = {}
+        place = 0
+        for contents in self._contents(item, "labels"):
+            for n, withdrawn in zip(contents.labels.numbers, contents.labels.withdrawn, strict=True):
+                newest[n] = max(newest.get(n, (-1, False)), (label_rank(item.seq, place), withdrawn))
+                place += 1
+        return {
+            kind: list(_spans(sorted(n for n, (_, withdrawn) in newest.items() if withdrawn is wanted)))
+            for kind, wanted in (("set", False), ("withdrawn", True))
+        }
 
-    def _parts(self, item: Artifact, kind: str) -> Iterator[tuple[ArtifactReader, str, Part]]:
+    def _contents(self, item: Artifact, kind: PartKind) -> Iterator[PartContents]:
         reader = open_reader(self._sources[item.source])
         kit = open_kit(reader, item.repo, reader.manifest(item.repo, parse_digest(item.digest)))
-        for part in kit.parts:
-            if part.kind == kind:
-                yield reader, item.repo, part
+        for part in kit.of_kind(kind):
+            yield load_contents(reader, item.repo, part)
 
 
 def _spans(numbers: list[int]) -> Iterator[Span]:
@@ -165,6 +170,19 @@ def _merged(spans: list[Span]) -> list[Span]:
         else:
             merged.append((first, last))
     return merged
+
+
+def _without(spans: list[Span], taken: list[Span]) -> list[Span]:
+    """The numbers of ``spans`` that are not in ``taken``."""
+    for start, end in taken:
+        pieces = []
+        for first, last in spans:
+            if end < first or last < start:
+                pieces.append((first, last))
+                continue
+            pieces += [(low, high) for low, high in ((first, start - 1), (end + 1, last)) if low <= high]
+        spans = pieces
+    return spans
 
 
 def _overlap(spans: list[Span], wanted: list[Span]) -> int:

@@ -15,7 +15,7 @@ import math
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from operator import itemgetter
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from edgeprov.errors import FormatError
 from edgeprov.fleet.dataset.label_types import LabelType
-from edgeprov.formats.columns import Block
+from edgeprov.formats.block import Block
 from edgeprov.formats.packing import Buffer
 from edgeprov.formats.record import INT_MAX
 from edgeprov.formats.segment import Tensor
@@ -55,36 +55,41 @@ LABEL_TYPES: Final[Mapping[LabelType, Any]] = {
 _INT64: Final = struct.Struct("<q")
 
 
-def element_count(tensor: Tensor) -> int | None:
-    """Values in one row of a tensor; None where its shape is not fixed."""
-    return None if -1 in tensor.shape else math.prod(tensor.shape) * (2 if tensor.dtype == "complex64" else 1)
+def output_column(blocks: Sequence[Block], number: int) -> Any:
+    """Output ``number`` of some blocks as a column of lists; the bytes of a block are borrowed where it is alone.
 
-
-def output_columns(blocks: Sequence[Block], number: int, tensor: Tensor) -> list[Any]:
-    """Output ``number`` of some blocks as lists of the tensor's type: one array, or one a block where sizes vary.
-
-    Raises:
-        FormatError: Rows have another size than the tensor, or are cut within a value.
+    Args:
+        blocks: The output is the same tensor in each of them.
+        number: Place of the output.
     """
-    kind, elements = ARROW_TYPES[tensor.dtype], element_count(tensor)
-    item = pa.field("item", kind, nullable=False)
-    width = kind.bit_width // 8
-    views = [block.output(number) for block in blocks]
-    if elements is not None:
-        if any(block.output_offsets(number) is not None for block in blocks):
-            raise FormatError(f"output {number} has rows of another size than its tensor")
-        whole = views[0] if len(views) == 1 else b"".join(views)
-        values = pa.Array.from_buffers(kind, len(whole) // width, [None, pa.py_buffer(whole)])
-        return [pa.FixedSizeListArray.from_arrays(values, type=pa.list_(item, elements))]
-    result = []
-    for block, view in zip(blocks, views, strict=True):
-        offsets = block.output_offsets(number)
-        if offsets is None or any(offset % width for offset in offsets):
-            raise FormatError(f"output {number} is not cut at whole {tensor.dtype} values")
-        values = pa.Array.from_buffers(kind, len(view) // width, [None, pa.py_buffer(view)])
-        cuts = pa.array([offset // width for offset in offsets], pa.int32())
-        result.append(pa.ListArray.from_arrays(cuts, values, type=pa.list_(item)))
-    return result
+    tensor = blocks[0].header.outputs[number]
+    views = [block.content.output(number) for block in blocks]
+    whole = views[0] if len(views) == 1 else b"".join(views)
+    width = ARROW_TYPES[tensor.dtype].bit_width // 8
+    if tensor.nbytes:
+        step = tensor.nbytes // width
+        ends = pa.arange(0, (len(whole) // tensor.nbytes + 1) * step, step).cast(pa.int32())
+    else:
+        sizes = chain.from_iterable(block.content.output_sizes(number) or [0] * block.count for block in blocks)
+        ends = pa.array([end // width for end in accumulate(sizes, initial=0)], pa.int32())
+    return lists_of(whole, tensor.dtype, ends)
+
+
+def shape_column(blocks: Sequence[Block], number: int) -> Any:
+    """The actual shape of output ``number`` in each row, as lists of int32; of one tensor, as in output_column."""
+    shape, rows = blocks[0].header.outputs[number].shape, sum(block.count for block in blocks)
+    if -1 in shape:
+        shapes = chain.from_iterable(block.content.output_shapes(number) or () for block in blocks)
+        flat = array("i", chain.from_iterable(shapes))
+    else:
+        flat = array("i", shape) * rows
+    step = len(shape)
+    ends = (
+        pa.arange(0, (rows + 1) * step, step).cast(pa.int32())
+        if step
+        else pa.repeat(pa.scalar(0, pa.int32()), rows + 1)
+    )
+    return pa.ListArray.from_arrays(ends, _borrow(flat, pa.int32()), type=SHAPE_TYPE)
 
 
 def captured_inputs(block: Block, number: int, tensor: Tensor, inputs: Mapping[int, Sequence[bytes]]) -> Any:
@@ -93,53 +98,85 @@ def captured_inputs(block: Block, number: int, tensor: Tensor, inputs: Mapping[i
     Raises:
         FormatError: Rows have another size than the tensor.
     """
-    kind, elements = ARROW_TYPES[tensor.dtype], element_count(tensor)
     rows = [inputs[n][number] if n in inputs else None for n in block.numbers()] if inputs else [None] * block.count
-    width = kind.bit_width // 8
-    blank = bytes((elements or 0) * width)
-    data = b"".join(row if row is not None else blank for row in rows)
-    values = pa.Array.from_buffers(kind, len(data) // width, [None, pa.py_buffer(data)])
+    if tensor.nbytes is not None and any(row is not None and len(row) != tensor.nbytes for row in rows):
+        raise FormatError(f"captured input {number} has rows of another size than its tensor")
+    width = ARROW_TYPES[tensor.dtype].bit_width // 8
+    ends = pa.array([end // width for end in accumulate((len(row or b"") for row in rows), initial=0)], pa.int32())
     mask = pa.array([row is None for row in rows], pa.bool_())
-    item = pa.field("item", kind, nullable=False)
-    if elements is not None:
-        if any(row is not None and len(row) != len(blank) for row in rows):
-            raise FormatError(f"captured input {number} has rows of another size than its tensor")
-        return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(item, elements), mask=mask)
-    cuts, position = [0], 0
-    for row in rows:
-        position += len(row or b"") // width
-        cuts.append(position)
-    return pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), values, type=pa.list_(item), mask=mask)
+    return lists_of(b"".join(filter(None, rows)), tensor.dtype, ends, mask)
+
+
+def lists_of(data: Buffer, dtype: str, ends: Any, mask: Any = None) -> Any:
+    """Raw little-endian values, borrowed, as a column of lists that end at ``ends``."""
+    kind = ARROW_TYPES[dtype]
+    values = pa.Array.from_buffers(kind, len(data) // (kind.bit_width // 8), [None, pa.py_buffer(data)])
+    return pa.ListArray.from_arrays(ends, values, type=list_type(kind), mask=mask)
+
+
+def list_type(kind: Any) -> Any:
+    """The type of a tensor's column.
+
+    Without a fixed length, so that files of several model versions, whose shapes differ, are read as one table.
+    """
+    return pa.list_(pa.field("item", kind, nullable=False))
+
+
+SHAPE_TYPE: Final = list_type(pa.int32())
+
+
+def can_dequantise(tensor: Tensor) -> bool:
+    """Whether a tensor is quantised, and the place of each value in it is known without the row's shape."""
+    return bool(tensor.scale) and (len(tensor.scale) == 1 or -1 not in tensor.shape[tensor.axis + 1 :])
 
 
 def dequantise(values: Any, tensor: Tensor) -> Any:
-    """``scale * (value - zero_point)`` as float32."""
+    """``scale * (value - zero_point)`` as float32.
+
+    Args:
+        values: Lists of one tensor's values.
+        tensor: As can_dequantise() accepts it.
+    """
     flat = values.values.cast(pa.float64())
     if len(tensor.scale) == 1:
         scale: Any = pa.scalar(tensor.scale[0])
         zero: Any = pa.scalar(float(tensor.zero_point[0] if tensor.zero_point else 0))
-    else:  # one scale for each index of one dimension
+    else:  # one scale for each index of one dimension; the dimensions before it only repeat
         inner = math.prod(tensor.shape[tensor.axis + 1 :])
-        row = [index // inner % tensor.shape[tensor.axis] for index in range(math.prod(tensor.shape))]
-        scale = pa.array([tensor.scale[i] for i in row] * len(values))
-        zero = pa.array([float(tensor.zero_point[i]) if tensor.zero_point else 0.0 for i in row] * len(values))
+        row = [index // inner for index in range(inner * len(tensor.scale))]
+        times = len(flat) // max(len(row), 1)
+        scale = pa.array([tensor.scale[i] for i in row] * times, pa.float64())
+        zero = pa.array([float(tensor.zero_point[i]) if tensor.zero_point else 0.0 for i in row] * times, pa.float64())
     real = pc.multiply(pc.subtract(flat, zero), scale).cast(pa.float32())
-    item, mask = pa.field("item", pa.float32(), nullable=False), values.is_null() if values.null_count else None
-    elements = element_count(tensor)
-    if elements is None:
-        return pa.ListArray.from_arrays(values.offsets, real, type=pa.list_(item), mask=mask)
-    return pa.FixedSizeListArray.from_arrays(real, type=pa.list_(item, elements), mask=mask)
+    mask = values.is_null() if values.null_count else None
+    return pa.ListArray.from_arrays(values.offsets, real, type=list_type(pa.float32()), mask=mask)
 
 
-def params_columns(blocks: Sequence[Block]) -> list[Any]:
-    """Inference parameters as JSON text, null where a record has none."""
-    if not any(block.params for block in blocks):
-        return [pa.nulls(sum(block.count for block in blocks), pa.string())]
-    result = []
+def params_column(blocks: Sequence[Block]) -> Any:
+    """The parameters in force for each record as JSON text: the segment's, overlaid with the record's own.
+
+    Null where there are none.
+    """
+    pairs: list[tuple[str | None, int]] = []
     for block in blocks:
-        own = {row: json.dumps(params, sort_keys=True, default=_jsonable) for row, params in block.params}
-        result.append(pa.array([own.get(row) for row in range(block.count)], pa.string()))
-    return result
+        common, row = _params_text(block.header.params), 0
+        for place, own in block.content.params:
+            pairs += [(common, place - row), (_params_text({**block.header.params, **own}), 1)]
+            row = place + 1
+        pairs.append((common, block.count - row))
+    return repeated_names([pair for pair in pairs if pair[1]])
+
+
+def _params_text(params: Mapping[str, Any]) -> str | None:
+    return json.dumps(params, sort_keys=True, default=_jsonable) if params else None
+
+
+def flags_column(blocks: Sequence[Block], bit: int) -> Any:
+    """Whether a bit of the flags is set in each record."""
+    if not any("flags" in block.evidence.columns for block in blocks):
+        return pa.repeat(pa.scalar(value=False), sum(block.count for block in blocks))
+    flags = b"".join(block.evidence.flags() for block in blocks)
+    return pa.array([bool(value & bit) for value in flags], pa.bool_())
 
 
 def _label_value(value: Any) -> str:
@@ -156,10 +193,10 @@ def repeated(pairs: Sequence[tuple[Any, int]], kind: Any) -> Any:
     return pa.concat_arrays([pa.repeat(pa.scalar(value, kind), count) for value, count in runs])
 
 
-def repeated_names(pairs: Sequence[tuple[str, int]]) -> Any:
+def repeated_names(pairs: Sequence[tuple[str | None, int]]) -> Any:
     """As repeated, as a dictionary column."""
     places: dict[str, int] = {}
-    rows = [(places.setdefault(value, len(places)), count) for value, count in pairs]
+    rows = [(None if value is None else places.setdefault(value, len(places)), count) for value, count in pairs]
     return pa.DictionaryArray.from_arrays(repeated(rows, pa.int32()), pa.array(list(places), pa.string()))
 
 
@@ -187,7 +224,7 @@ def sums(blocks: Sequence[Block], name: str) -> Any:
     Two sums over all blocks cost less than a call for each: the first tells where each block ends, so that
     its neighbour's first value can be made a delta too. Sums wrap around, and so do their differences.
     """
-    raw = bytearray().join([block.columns[name] for block in blocks])
+    raw = bytearray().join([block.evidence.columns[name] for block in blocks])
     starts = list(accumulate(block.count for block in blocks))
     deltas = int64s(raw, starts.pop())
     if starts:
@@ -202,11 +239,11 @@ def sums(blocks: Sequence[Block], name: str) -> Any:
 
 def input_digests(block: Block) -> Any:
     """Keyed digests of the inputs, binary[32], null where a record has none."""
-    view = block.columns.get("in")
+    view = block.content.columns.get("in")
     if view is None:
         return pa.nulls(block.count, pa.binary(32))
-    if "in.set" in block.columns:
-        return pa.array(block.input_digests(), pa.binary(32))
+    if "in.set" in block.content.columns:
+        return pa.array(block.content.input_digests(), pa.binary(32))
     return pa.Array.from_buffers(pa.binary(32), block.count, [None, pa.py_buffer(view)])
 
 
@@ -216,10 +253,10 @@ def int_column(values: Sequence[int]) -> Any:
 
 
 def label_column(values: Sequence[Any], label_type: LabelType) -> Any:
-    """Labels as a column of the partition's type; JSON text where the types differ."""
+    """Labels as a column of the partition's type; JSON text where the types differ; null where withdrawn."""
     kind = LABEL_TYPES[label_type]
     if label_type == "json":
-        return pa.array(map(_label_value, values), kind)
+        return pa.array([None if value is None else _label_value(value) for value in values], kind)
     if isinstance(values, array):
         return _borrow(values, pa.float64() if values.typecode == "d" else pa.int64()).cast(kind, safe=False)
     return pa.array(values, kind)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from edgeprov import __version__
 from edgeprov.errors import (
@@ -26,13 +26,16 @@ from edgeprov.errors import (
 )
 from edgeprov.fleet.dataset import record_tables
 from edgeprov.fleet.dataset.destination import digest_at, open_destination
+from edgeprov.fleet.dataset.label_set import LabelSet
 from edgeprov.fleet.dataset.label_types import LabelType, column_kind, join_kinds
-from edgeprov.fleet.dataset.record_tables import LabelSet, PartitionWriter, TableSpec
-from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
+from edgeprov.fleet.dataset.record_tables import PartitionWriter, TableSpec
+from edgeprov.fleet.registries.kits import load_content, load_contents, load_evidence, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
-from edgeprov.formats.datakit import DataKit, parse_part
+from edgeprov.formats.block import Block
+from edgeprov.formats.datakit import DataKit, Part
 from edgeprov.formats.digest import parse_digest
-from edgeprov.formats.record import LabelColumns, keyed_input_digest
+from edgeprov.formats.label import LabelColumns, join_labels
+from edgeprov.formats.record import keyed_input_digest
 from edgeprov.formats.segment import SegmentHeader, device_serial
 from edgeprov.verify.content import ContentCheck
 
@@ -72,7 +75,7 @@ class Written:
     labelled: int
     duplicates: int
     label_type: LabelType
-    """The narrowest type of this file's own labels."""
+    """The narrowest type of the labels that this file's kits hold."""
     reused: bool = False
     left_out: tuple[tuple[str, str, str], ...] = ()
 
@@ -100,7 +103,7 @@ class Partition:
     def key(self) -> str:
         """Names everything that the file depends on."""
         parts = [
-            "v2",
+            "v3",
             __version__,
             record_tables.version(),
             self.label_type,
@@ -134,12 +137,15 @@ def _write_partition(partition: Partition) -> Written:
     if known is not None and digest_at(output, partition.path) == known.digest:
         return replace(known, reused=True)
     left_out: dict[str, tuple[str, str]] = {}
+    label_type: LabelType = "null"
     while True:
         work = _PartitionWork(partition, left_out)
         work.look()
+        # Also of kits that are left out later: else the type that fits would change with each attempt, for ever.
+        label_type = join_kinds((label_type, work.label_type))
         written = Written(
             path=partition.path, model=partition.model, device=partition.device, key=partition.key, digest="",
-            bytes=0, rows=0, labelled=0, duplicates=0, label_type=work.label_type,
+            bytes=0, rows=0, labelled=0, duplicates=0, label_type=label_type,
         )  # fmt: skip
         if not work.fits:
             return written
@@ -155,7 +161,10 @@ def _write_partition(partition: Partition) -> Written:
 
 
 def _load_labels(reader: ArtifactReader, kit: KitInput, opened: DataKit) -> list[LabelColumns]:
-    return [parse_part(load_part(reader, kit.repo, part)).labels for part in opened.parts if part.kind == "labels"]
+    return [
+        join_labels(load_contents(reader, kit.repo, part).labels, load_content(reader, kit.repo, values).label_values)
+        for part, values in opened.pairs("labels")
+    ]
 
 
 class _SpoiledError(Exception):
@@ -178,7 +187,6 @@ class _PartitionWork:
         self.label_counts: dict[str, int] = {}
         self.last: dict[str, int] = {}
         self.writer: PartitionWriter | None = None
-        self.tensors: SegmentHeader | None = None
         self.duplicates = 0
         self._has_inputs = self._spoiled = False
         self._opened: dict[str, DataKit] = {}
@@ -228,47 +236,52 @@ class _PartitionWork:
             whole = self.partition.label_type
             self.label_type = join_kinds((self.label_type, *(column_kind(labels.values) for labels in found)))
             self.fits = join_kinds((self.label_type, whole)) == whole
-            self.label_counts[kit.digest] = sum(map(len, found))
-            for labels in found if self.fits else ():
-                self.labels.setdefault(kit.slot, LabelSet(whole)).add(labels, kit.seq)
+            self.label_counts[kit.digest] = place = 0
+            for labels in found:
+                if self.fits:
+                    self.labels.setdefault(kit.slot, LabelSet(whole)).add(labels, kit.seq, place)
+                place += len(labels)
+            self.label_counts[kit.digest] = place
         self._has_inputs |= any(part.kind == "inputs" for part in opened.parts)
         if kit.records and len(self._opened) < _OPENED_KITS:
             self._opened[kit.digest] = opened
 
     def _read_records(self, path: Path, kit: KitInput, reader: ArtifactReader, opened: DataKit) -> None:
         content = ContentCheck(opened, load_evidence(reader, kit.repo, opened), merkle=False)
-        content.add_labels(self.label_counts.get(kit.digest, 0))
+        content.count_labels(self.label_counts.get(kit.digest, 0))
         inputs = self._captured(reader, kit, opened) if self.partition.inputs else None
         begun = False
         try:
-            for part in opened.parts:
-                if part.kind == "records":
-                    contents = parse_part(load_part(reader, kit.repo, part))
-                    content.add(contents)
-                    begun = True
-                    for block in contents.blocks:
-                        self._add(path, kit, block, inputs)
+            for part, outputs in opened.pairs("records"):
+                blocks = content.add_records(
+                    load_contents(reader, kit.repo, part), load_content(reader, kit.repo, outputs)
+                )
+                begun = True
+                for block in blocks:
+                    self._add(path, kit, block, inputs)
             content.finish()
         except _UNUSABLE:
             self._spoiled |= begun
             raise
 
     def _captured(self, reader: ArtifactReader, kit: KitInput, opened: DataKit) -> _CapturedInputs | None:
-        parts = [part for part in opened.parts if part.kind == "inputs"]
+        parts = opened.of_kind("inputs")
         return _CapturedInputs(reader, kit.repo, parts) if parts else None
 
-    def _add(self, path: Path, kit: KitInput, block: Any, inputs: _CapturedInputs | None) -> None:
+    def _add(self, path: Path, kit: KitInput, block: Block, inputs: _CapturedInputs | None) -> None:
         header: SegmentHeader = block.header
-        if self.tensors is None:
-            self.tensors = header
+        if self.writer is None:
             spec = TableSpec(
                 outputs=header.outputs, inputs=header.inputs if self.partition.inputs and self._has_inputs else (),
                 label_type=self.partition.label_type, dequantise=self.partition.dequantise,
             )  # fmt: skip
             self.writer = PartitionWriter(path, spec, self._metadata())
-        elif (header.outputs, header.inputs) != (self.tensors.outputs, self.tensors.inputs):
-            raise SubjectMismatch("the kit's tensors are not those of the model's other kits")
         assert self.writer is not None  # noqa: S101 - narrowing for mypy
+        spec = self.writer.spec
+        if record_tables.kinds_of(header.outputs) != record_tables.kinds_of(spec.outputs) or (
+            spec.inputs and record_tables.kinds_of(header.inputs) != record_tables.kinds_of(spec.inputs)
+        ):
+            raise SubjectMismatch("the types of the kit's tensors are not those of the model's other kits")
         last = self.last.get(kit.slot, -1)
         skip = sum(number <= last for number in block.numbers()) if block.first <= last else 0
         self.duplicates += skip
@@ -291,17 +304,17 @@ class _PartitionWork:
 class _CapturedInputs:
     """Captured inputs of a kit, block by block; each is checked against the digest in its record."""
 
-    def __init__(self, reader: ArtifactReader, repo: str, parts: list[Any]) -> None:
+    def __init__(self, reader: ArtifactReader, repo: str, parts: list[Part]) -> None:
         self._stream = self._read(reader, repo, parts)
         self._next: tuple[int, tuple[bytes, ...]] | None = next(self._stream, None)
 
-    def of(self, block: Any) -> dict[int, tuple[bytes, ...]]:
+    def of(self, block: Block) -> dict[int, tuple[bytes, ...]]:
         numbers = block.numbers()
         found: dict[int, tuple[bytes, ...]] = {}
         while self._next is not None and self._next[0] <= numbers[-1]:
             found[self._next[0]] = self._next[1]
             self._next = next(self._stream, None)
-        digests = dict(zip(numbers, block.input_digests(), strict=True))
+        digests = dict(zip(numbers, block.content.input_digests(), strict=True))
         key = block.header.input_key
         for number, tensors in found.items():
             if digests.get(number) is not None and (key is None or keyed_input_digest(key, tensors) != digests[number]):
@@ -310,7 +323,7 @@ class _CapturedInputs:
         return {number: tensors for number, tensors in found.items() if digests.get(number) is not None}
 
     @staticmethod
-    def _read(reader: ArtifactReader, repo: str, parts: list[Any]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    def _read(reader: ArtifactReader, repo: str, parts: list[Part]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
         for part in parts:
-            for item in parse_part(load_part(reader, repo, part)).inputs:
+            for item in load_content(reader, repo, part).inputs:
                 yield item.n, tuple(bytes(tensor) for tensor in item.inputs)

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Column blocks to Parquet. With arrow_columns.py and tables_summary.py the only importer of pyarrow.
+"""Column blocks to Parquet. With arrow_columns.py, label_set.py and tables_summary.py the only importer of pyarrow.
 
-Output tensors become fixed-size lists straight from the kit's bytes, without a copy; names, shapes
-and quantisation stand in the metadata of each field, as JSON. A table's bytes depend on its rows and
-on the version of pyarrow only: no time, no host.
+Output tensors become lists straight from the kit's bytes, without a copy; the actual shape stands beside
+them in each row; names, shapes and quantisation stand in the metadata of each field, as JSON. A table's
+bytes depend on its rows and on the version of pyarrow only: no time, no host.
 
 Spec: FLEET.md section "Data set".
 """
@@ -12,37 +12,38 @@ Spec: FLEET.md section "Data set".
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from edgeprov.fleet.dataset.arrow_columns import (
     ARROW_TYPES,
     LABEL_TYPES,
+    SHAPE_TYPE,
+    can_dequantise,
     captured_inputs,
     dequantise,
-    element_count,
+    flags_column,
     input_digests,
     int64s,
-    int_column,
-    label_column,
+    list_type,
     numbers_of,
-    output_columns,
-    params_columns,
+    output_column,
+    params_column,
     repeated,
     repeated_names,
+    shape_column,
     sums,
 )
 from edgeprov.fleet.dataset.destination import DigestFile
+from edgeprov.fleet.dataset.label_set import TIME, LabelSet
 from edgeprov.fleet.dataset.label_types import LabelType
-from edgeprov.formats.columns import Block
-from edgeprov.formats.record import LabelColumns
+from edgeprov.formats.block import Block
+from edgeprov.formats.record import CLOCK_DOUBTFUL
 from edgeprov.formats.segment import Tensor
 from edgeprov.store.atomic import translate
 
@@ -53,8 +54,6 @@ ROW_GROUP_ROWS: Final = 128 * 1024
 ROW_GROUP_BYTES: Final = 16 * 1024 * 1024
 """A row group is written when either is reached: this bounds memory."""
 
-_TIME: Final = pa.timestamp("ns", tz="UTC")
-_LABEL: Final = ("value", "source", "at")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 """Values that repeat: written and read many times faster than plain strings."""
 
@@ -74,7 +73,8 @@ class TableSpec:
         fields = [
             pa.field("slot", _NAME, nullable=False),
             pa.field("n", pa.int64(), nullable=False, metadata={"doc": "record number, per device and slot"}),
-            pa.field("recorded_at", _TIME, nullable=False, metadata={"doc": "device clock, not proved"}),
+            pa.field("recorded_at", TIME, nullable=False, metadata={"doc": "device clock, not proved"}),
+            pa.field("clock_doubtful", pa.bool_(), nullable=False, metadata={"doc": "the device doubted its clock"}),
             pa.field("boot_id", _NAME, nullable=False),
             pa.field("mono_ns", pa.int64(), nullable=False, metadata={"unit": "ns since boot"}),
             pa.field("duration_ns", pa.int64(), nullable=False, metadata={"unit": "ns"}),
@@ -82,94 +82,28 @@ class TableSpec:
         for kind, tensors in (("output", self.outputs), ("input", self.inputs)):
             for number, tensor in enumerate(tensors):
                 fields.append(_tensor_field(f"{kind}_{number}", tensor, nullable=kind == "input"))
-                if self.dequantise and tensor.scale:
+                if kind == "output":
+                    fields.append(pa.field(f"output_{number}_shape", SHAPE_TYPE, nullable=False))
+                if self.dequantise and can_dequantise(tensor):
                     fields.append(_tensor_field(f"{kind}_{number}_real", tensor, nullable=kind == "input", real=True))
         fields += [
             pa.field("input_digest", pa.binary(32)),
-            pa.field("params", pa.string(), metadata={"encoding": "JSON; null: those of the segment"}),
+            pa.field("params", _NAME, metadata={"encoding": "JSON: the segment's, overlaid with the record's own"}),
+            pa.field("runtime", _NAME, nullable=False),
+            pa.field("runtime_version", _NAME, nullable=False),
+            pa.field("delegate", _NAME, nullable=False),
+            pa.field("threads", pa.int64(), nullable=False),
             pa.field(
                 "label",
                 LABEL_TYPES[self.label_type],
                 metadata={"encoding": "json" if self.label_type == "json" else "plain"},
             ),
             pa.field("label_source", _NAME),
-            pa.field("labelled_at", _TIME),
+            pa.field("labelled_at", TIME),
             pa.field("kit", _NAME, nullable=False, metadata={"doc": "manifest digest"}),
             pa.field("seq", pa.int64(), nullable=False, metadata={"doc": "number of the kit in the device's series"}),
         ]
         return pa.schema(fields, metadata=dict(metadata))
-
-
-@dataclass(slots=True)
-class LabelSet:
-    """Labels of one slot, by record number; the newest of several wins. 40 bytes a label, not objects."""
-
-    label_type: LabelType
-    _parts: list[Any] = field(default_factory=list)
-    _sources: dict[str, int] = field(default_factory=dict)
-    _table: Any = None
-    _numbers: Any = None
-
-    def add(self, labels: LabelColumns, seq: int) -> None:
-        """Take the labels of a part of kit number ``seq``."""
-        count = len(labels)
-        places = {name: self._sources.setdefault(name, len(self._sources)) for name in dict.fromkeys(labels.sources)}
-        if len(places) == 1:
-            source = pa.repeat(pa.scalar(next(iter(places.values())), pa.int32()), count)
-        else:
-            source = pa.array([places[name] for name in labels.sources], pa.int32())
-        part = pa.table(
-            {
-                "n": int_column(labels.numbers),
-                "at": int_column(labels.labelled_at_ns),
-                "order": pa.repeat(pa.scalar(seq, pa.int64()), count),
-                "source": source,
-                "value": label_column(labels.values, self.label_type),
-            }
-        )
-        if self.label_type in ("int", "float") and part["value"].null_count:
-            part = part.filter(part["value"].is_valid())  # withdrawn or unknown: the row stays unlabelled
-        self._parts.append(part)
-
-    def finish(self) -> None:
-        """Sort, and keep the newest label of each record."""
-        if not any(len(part) for part in self._parts):
-            return
-        table = pa.concat_tables(self._parts).combine_chunks()
-        self._parts = []
-        n = table["n"].combine_chunks()
-        if not pc.all(pc.greater(n[1:], n[:-1])).as_py() and len(n) > 1:
-            table = table.sort_by([("n", "ascending"), ("at", "ascending"), ("order", "ascending")])
-            n = table["n"].combine_chunks()
-            newest = pa.concat_arrays([pc.not_equal(n[1:], n[:-1]), pa.array([True])])
-            table = table.filter(newest).combine_chunks()
-        self._table = table
-        self._numbers = memoryview(table["n"].chunk(0).buffers()[1]).cast("q")[: len(table)]
-
-    def join(self, numbers: Any, first: int, last: int) -> tuple[Any, Any, Any]:
-        """Label, source and time of each record number (int64, rising from first to last), null where there is none."""
-        count = len(numbers)
-        empty = (
-            pa.nulls(count, LABEL_TYPES[self.label_type]),
-            pa.DictionaryArray.from_arrays(pa.nulls(count, pa.int32()), pa.array([], pa.string())),
-            pa.nulls(count, _TIME),
-        )
-        if self._table is None or not count:
-            return empty
-        start, end = bisect_left(self._numbers, first), bisect_right(self._numbers, last)
-        if start == end:
-            return empty
-        part = self._table.slice(start, end - start)
-        labelled = part["n"].combine_chunks()
-        if last - first + 1 == count:  # nearly always: no number is left out, so a label's place is known
-            places = pc.subtract(labelled, pa.scalar(first, pa.int64()))
-            columns = [pc.scatter(part[name].combine_chunks(), places, max_index=count - 1) for name in _LABEL]
-        else:
-            where = pc.index_in(numbers, value_set=labelled)
-            columns = [part[name].combine_chunks().take(where) for name in _LABEL]
-        value, source, at = columns
-        names = pa.array(list(self._sources), pa.string())
-        return value, pa.DictionaryArray.from_arrays(source, names), at.cast(_TIME)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,7 +161,7 @@ class PartitionWriter:
         """
         self._pending.append(_Rows(block=block, kit=kit, seq=seq, labels=labels, skip=skip, inputs=inputs))
         self._pending_rows += block.count - skip
-        self._pending_bytes += sum(map(len, block.columns.values())) + 64 * block.count
+        self._pending_bytes += block.nbytes + 64 * block.count
         if inputs:
             self._pending_bytes += sum(sum(map(len, tensors)) for tensors in inputs.values())
         if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
@@ -254,23 +188,39 @@ class PartitionWriter:
         columns: list[Any] = [
             repeated_names([(block.header.slot, block.count) for block in blocks]),
             numbers,
-            sums(blocks, "recorded_at").cast(_TIME),
+            sums(blocks, "recorded_at").cast(TIME),
+            flags_column(blocks, CLOCK_DOUBTFUL),
             repeated_names([(block.header.boot_id, block.count) for block in blocks]),
             sums(blocks, "mono"),
-            int64s(b"".join([block.columns["duration"] for block in blocks]), len(numbers)),
+            int64s(b"".join([block.evidence.columns["duration"] for block in blocks]), len(numbers)),
         ]
-        for kind, tensors in (("output", self.spec.outputs), ("input", self.spec.inputs)):
-            for number, tensor in enumerate(tensors):
-                if kind == "output":
-                    values = output_columns(blocks, number, tensor)
-                else:
-                    values = [captured_inputs(rows.block, number, tensor, rows.inputs or {}) for rows in pending]
-                columns.append(pa.chunked_array(values))
-                if self.spec.dequantise and tensor.scale:
-                    columns.append(pa.chunked_array([dequantise(chunk, tensor) for chunk in values]))
+        for number, tensor in enumerate(self.spec.outputs):
+            runs = _runs(blocks, number)
+            values = [output_column(run, number) for run in runs]
+            columns += [pa.chunked_array(values), pa.chunked_array([shape_column(run, number) for run in runs])]
+            if self.spec.dequantise and can_dequantise(tensor):
+                real = [dequantise(some, run[0].header.outputs[number]) for some, run in zip(values, runs, strict=True)]
+                columns.append(pa.chunked_array(real))
+        for number, tensor in enumerate(self.spec.inputs):
+            values = [
+                captured_inputs(rows.block, number, rows.block.header.inputs[number], rows.inputs or {})
+                for rows in pending
+            ]
+            columns.append(pa.chunked_array(values))
+            if self.spec.dequantise and can_dequantise(tensor):
+                real = [
+                    dequantise(some, rows.block.header.inputs[number])
+                    for some, rows in zip(values, pending, strict=True)
+                ]
+                columns.append(pa.chunked_array(real))
+        runtimes = [(block.header.runtime, block.count) for block in blocks]
         columns += [
             pa.chunked_array([input_digests(block) for block in blocks], pa.binary(32)),
-            pa.chunked_array(params_columns(blocks), pa.string()),
+            params_column(blocks),
+            repeated_names([(runtime.name, count) for runtime, count in runtimes]),
+            repeated_names([(runtime.version, count) for runtime, count in runtimes]),
+            repeated_names([(runtime.delegate, count) for runtime, count in runtimes]),
+            repeated([(runtime.threads, count) for runtime, count in runtimes], pa.int64()),
             *self._labels(pending, numbers),
             repeated_names([(rows.kit, rows.block.count) for rows in pending]),
             repeated([(rows.seq, rows.block.count) for rows in pending], pa.int64()),
@@ -322,6 +272,20 @@ class PartitionWriter:
         return self._file.size
 
 
+def _runs(blocks: Sequence[Block], number: int) -> list[list[Block]]:
+    """Blocks for which output ``number`` is the same tensor.
+
+    Segments of one model may describe an output otherwise: another shape, or only another name.
+    """
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and runs[-1][0].header.outputs[number] == block.header.outputs[number]:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
 def writer_options(schema: Any) -> dict[str, Any]:
     """How files are written; their bytes depend on it.
 
@@ -331,7 +295,9 @@ def writer_options(schema: Any) -> dict[str, Any]:
     leaves = [f"{name}.list.element" if name in tensors else name for name in schema.names if name != "input_digest"]
     return {
         "version": "2.6",
-        "use_dictionary": ["slot", "boot_id", "kit", "label_source", "params"],
+        "use_dictionary": [
+            field.name for field in schema if pa.types.is_dictionary(field.type) or field.name.endswith("_shape")
+        ],
         "column_encoding": dict.fromkeys(("n", "recorded_at", "mono_ns", "seq"), "DELTA_BINARY_PACKED"),
         "compression": dict.fromkeys(leaves, "zstd") | {"input_digest": "none"},
         "compression_level": dict.fromkeys(leaves, 1),
@@ -357,7 +323,10 @@ def version() -> str:
 
 
 def _tensor_field(name: str, tensor: Tensor, *, nullable: bool, real: bool = False) -> Any:
-    item = pa.field("item", pa.float32() if real else ARROW_TYPES[tensor.dtype], nullable=False)
-    elements = element_count(tensor)
-    kind = pa.list_(item) if elements is None else pa.list_(item, elements)
+    kind = list_type(pa.float32() if real else ARROW_TYPES[tensor.dtype])
     return pa.field(name, kind, nullable=nullable, metadata={"tensor": json.dumps(tensor_json(tensor), sort_keys=True)})
+
+
+def kinds_of(tensors: Sequence[Tensor]) -> list[tuple[str, bool]]:
+    """What must be the same in all segments of a file: the types of the columns that tensors become."""
+    return [(tensor.dtype, can_dequantise(tensor)) for tensor in tensors]

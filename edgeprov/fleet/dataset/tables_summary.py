@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
@@ -25,9 +26,12 @@ def summarise(
     """
     with pq.ParquetFile(file) as parquet:
         field = parquet.schema_arrow.field("output_0") if "output_0" in parquet.schema_arrow.names else None
-        if field is None or not pa.types.is_fixed_size_list(field.type):
+        if field is None:
             return
         tensor = json.loads(field.metadata[b"tensor"])
+        if -1 in tensor["shape"]:
+            return
+        width = math.prod(tensor["shape"]) * (2 if tensor["dtype"] == "complex64" else 1)
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group, columns=["recorded_at", "output_0", "label"])
             for text, keep in ((since, pc.greater_equal), (to, pc.less)):
@@ -36,7 +40,7 @@ def summarise(
                         keep(table["recorded_at"], pa.scalar(text.rstrip("Z")).cast(pa.timestamp("ns")).cast(_TIME))
                     )
             if len(table):
-                yield _summary(table, tensor, field.type.list_size, bins, classes)
+                yield _summary(table, tensor, width, bins, classes)
 
 
 def _summary(table: Any, tensor: dict[str, Any], width: int, bins: int, classes: int) -> dict[str, Any]:

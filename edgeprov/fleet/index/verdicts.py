@@ -45,13 +45,22 @@ class Judged:
     """Of a tombstone: why there is no kit."""
     lost: tuple[tuple[int, int], ...] | None = None
     """Of a tombstone: ranges of record numbers that are gone."""
+    missing: tuple[str, ...] | None = None
+    """Names of the parts whose content is not available."""
 
 
 def save_verdicts(index: Index, judged: Sequence[Judged], trust: Trust, depth: int, at: dt.datetime) -> None:
-    """Remember verdicts; the caller holds the transaction."""
+    """Remember verdicts; the caller holds the transaction.
+
+    A kit without all of its content was judged by its evidence only: a deeper run looks again.
+    """
     moment = rfc3339(at)
     names = ("policy", "depth", "judged_at", *_SAVED)
-    index.put_all("verdicts", names, [(trust.digest, depth, moment, *_saved(item)) for item in judged])
+    index.put_all(
+        "verdicts",
+        names,
+        [(trust.digest, min(depth, 1) if item.missing else depth, moment, *_saved(item)) for item in judged],
+    )
     buried = [(item.digest, item.reason, json.dumps(item.lost or ())) for item in judged if item.reason is not None]
     index.put_all("tombstones", ("digest", "reason", "lost"), buried)
 

@@ -5,10 +5,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
-from edgeprov.errors import FormatError
+from edgeprov.errors import FormatError, NotStored, RegistryNotFound
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
-from edgeprov.formats.datakit import DataKit, Part, SegmentEvidence, parse_datakit, parse_evidence
+from edgeprov.formats.datakit import (
+    DataKit,
+    Part,
+    PartContents,
+    SegmentEvidence,
+    parse_datakit,
+    parse_evidence,
+    parse_part,
+)
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.limits import LIMITS
@@ -22,7 +31,7 @@ def open_kit(reader: ArtifactReader, repo: str, manifest: Manifest) -> DataKit:
 
 def load_evidence(reader: ArtifactReader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
     """The evidence part of a kit, verified by digest; empty when it has none."""
-    parts = [part for part in kit.parts if part.kind == "evidence"]
+    parts = kit.of_kind("evidence")
     return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
 
 
@@ -35,6 +44,37 @@ def load_part(reader: ArtifactReader, repo: str, part: Part) -> bytes:
         LimitError: Larger than a part may be.
     """
     return part_of_layer(reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + 64 * 1024), part.path)
+
+
+def load_contents(reader: ArtifactReader, repo: str, part: Part) -> PartContents:
+    """A part of a kit, read.
+
+    Raises:
+        FormatError: Malformed, or of another kind than its path says; further errors as in load_part.
+    """
+    contents = parse_part(load_part(reader, repo, part))
+    if contents.kind != part.kind:
+        raise FormatError(f"the part at {part.path!r} says that it holds {contents.kind}")
+    return contents
+
+
+def load_content(reader: ArtifactReader, repo: str, part: Part) -> PartContents:
+    """As load_contents, of a part that holds content.
+
+    Raises:
+        RegistryNotFound, NotStored: The part is gone: the message says "content not available" and names it.
+    """
+    try:
+        return load_contents(reader, repo, part)
+    except LOST as error:
+        raise type(error)(
+            f"content not available: part {part.name}: {error.message}",
+            advice="Bring the part back from a mirror, a stick or the device's outbox.",
+        ) from error
+
+
+LOST: Final = (RegistryNotFound, NotStored)
+"""Errors that say that a blob is gone where it was kept: nothing about who made it."""
 
 
 def part_of_layer(layer: bytes, path: str) -> bytes:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.query import Artifact, Query
-from edgeprov.fleet.registries.kits import open_kit, part_of_layer
+from edgeprov.fleet.registries.kits import load_content, load_contents, open_kit, part_of_layer
 from edgeprov.fleet.registries.sources import ArtifactReader
-from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit, parse_part
+from edgeprov.formats.block import join_blocks
+from edgeprov.formats.datakit import EVIDENCE_PATH, DataKit
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.merkle import inclusion_path
@@ -129,11 +130,10 @@ def _gather(index: Index, reader: ArtifactReader, artifact: Artifact, name: Reco
 
 
 def _rows(reader: ArtifactReader, repo: str, kit: DataKit) -> Iterator[bytes]:
-    for part in kit.parts:
-        if part.kind == "records":
-            layer = reader.blob(repo, part.layer, max_bytes=LIMITS.part_max_bytes + _LAYER_SLACK)
-            for block in parse_part(part_of_layer(layer, part.path)).blocks:
-                yield from block.rows()
+    for records, outputs in kit.pairs("records"):
+        evidence, content = load_contents(reader, repo, records), load_content(reader, repo, outputs)
+        for block in join_blocks(evidence.blocks, content.outputs):
+            yield from block.rows()
 
 
 def _model(index: Index, digest: str) -> ProofArtifact:

@@ -12,24 +12,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
-from edgeprov.fleet.registries.kits import load_evidence, load_part, open_kit, open_reader
+from edgeprov.fleet.registries.kits import LOST, load_contents, load_evidence, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import judge_records
-from edgeprov.formats.datakit import (
-    DataKit,
-    SegmentEvidence,
-    Tombstone,
-    parse_part,
-    parse_tombstone,
-)
+from edgeprov.formats.datakit import DataKit, Part, PartContents, SegmentEvidence, Tombstone, parse_tombstone
 from edgeprov.formats.digest import parse_digest
 from edgeprov.limits import LIMITS
 from edgeprov.verify.content import ContentCheck
@@ -40,6 +34,9 @@ EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
 
 BATCH: Final = 100
+
+_CONTENT: Final = frozenset(("outputs", "label-values", "inputs"))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +66,13 @@ class Batch:
 
 @dataclass(slots=True)
 class CheckReport:
-    """Counts of one run; ``cached`` were judged before under the same policy and depth."""
+    """Counts of one run; ``cached`` were judged before under the same policy and depth.
+
+    ``incomplete`` are verified, and content of theirs is not available; they are looked at again in each run.
+    """
 
     ok: int = 0
+    incomplete: int = 0
     refused: int = 0
     unreachable: int = 0
     cached: int = 0
@@ -124,6 +125,7 @@ def check(
             save_verdicts(index, given, trust, depth, at)
         for judged in given:
             report.ok += judged.verified is True
+            report.incomplete += judged.missing is not None
             if not judged.verified:
                 report.refused += 1
                 _count(report, judged.step, judged.error, 1)
@@ -186,7 +188,7 @@ def _judge(
     reader: ArtifactReader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
 ) -> Judged:
     try:
-        verdict, record, tombstone = _verify(reader, item, devices, batch)
+        verdict, record, tombstone, missing = _verify(reader, item, devices, batch)
     except EdgeprovError as error:
         if error.retryable:
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
@@ -211,13 +213,15 @@ def _judge(
         opened_clock_ms=verdict.opened_clock_ms,
         reason=tombstone.reason if tombstone else None,
         lost=tombstone.discarded if tombstone else None,
+        missing=missing or None,
     )
 
 
 def _verify(
     reader: ArtifactReader, item: Item, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
-) -> tuple[Verdict, str, Tombstone | None]:
+) -> tuple[Verdict, str, Tombstone | None, tuple[str, ...]]:
     tombstone: Tombstone | None = None
+    missing: tuple[str, ...] = ()
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
     known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
     signatures = reader.signatures(item.repo, manifest.digest, known)
@@ -229,7 +233,7 @@ def _verify(
         kit = open_kit(reader, item.repo, manifest)
         evidence = evidence_of_kit(kit, signatures, load_evidence(reader, item.repo, kit))
         if batch.depth >= BLOBS:
-            _check_content(reader, item.repo, kit, evidence.segments, records=batch.depth >= RECORDS)
+            missing = _check_content(reader, item.repo, kit, evidence.segments, records=batch.depth >= RECORDS)
     if not devices:
         raise EvidenceInvalid(
             f"{item.device} has no device record",
@@ -242,7 +246,7 @@ def _verify(
             if isinstance(device, EdgeprovError):
                 raise device
             verdict = verify_kit(evidence, device, batch.trust.policy, batch.at)
-            return verdict, record, tombstone
+            return verdict, record, tombstone, missing
         except EdgeprovError as error:
             first = first or error  # the newest record's reason is the one to tell
     assert first is not None  # noqa: S101 - devices is not empty
@@ -251,17 +255,37 @@ def _verify(
 
 def _check_content(
     reader: ArtifactReader, repo: str, kit: DataKit, segments: tuple[SegmentEvidence, ...], *, records: bool
-) -> None:
+) -> tuple[str, ...]:
+    """Check the parts of a kit; returns the names of those parts of content that are not available."""
+    missing: list[str] = []
+    if not records:
+        for part in kit.parts:
+            if part.kind in _CONTENT:
+                _if_there(missing, part, lambda part: reader.check_blob(repo, part.layer))
+            elif part.kind != "evidence":  # was read whole
+                reader.check_blob(repo, part.layer)
+        return tuple(missing)
+
+    def load(part: Part) -> PartContents:
+        return load_contents(reader, repo, part)
+
     content = ContentCheck(kit, segments)
-    for part in kit.parts:
-        if part.kind == "evidence":
-            continue  # was read whole
-        if records:
-            content.add(parse_part(load_part(reader, repo, part)))
-        else:
-            reader.check_blob(repo, part.layer)
-    if records:
-        content.finish()
+    for part, outputs in kit.pairs("records"):
+        content.add_records(load(part), _if_there(missing, outputs, load))
+    for part, values in kit.pairs("labels"):
+        content.add_labels(load(part), _if_there(missing, values, load))
+    for part in kit.of_kind("inputs"):
+        _if_there(missing, part, load)
+    content.finish()
+    return tuple(missing)
+
+
+def _if_there(missing: list[str], part: Part, read: Callable[[Part], T]) -> T | None:
+    try:
+        return read(part)
+    except LOST:
+        missing.append(part.name)
+        return None
 
 
 def _step_of(error: EdgeprovError) -> int:

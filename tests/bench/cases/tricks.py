@@ -107,7 +107,10 @@ TRICKS = (
     Trick(
         "labels that look alike read by column",
         "collect",
-        (("formats/record.py", " read_runs(", " (lambda _: None)("),),
+        (
+            ("formats/label.py", " read_number_runs(", " (lambda _: None)("),
+            ("formats/label.py", " read_value_runs(", " (lambda _: None)("),
+        ),
     ),
 )
 

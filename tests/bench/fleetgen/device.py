@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeprov.formats import merkle
-from edgeprov.formats.columns import encode_block
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
@@ -26,7 +25,6 @@ from edgeprov.formats.datakit import (
     build_datakit,
     build_tombstone,
     encode_evidence,
-    encode_part_header,
     kit_tag,
     part_name,
     part_path,
@@ -36,9 +34,10 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
 from edgeprov.formats.head import Head, encode_head, head_qualifying
 from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.label import Label
 from edgeprov.formats.manifest import Manifest, parse_manifest
 from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, SLSA_PROVENANCE, TOMBSTONE_PREDICATE
-from edgeprov.formats.record import Label, encode_label, encode_record
+from edgeprov.formats.record import encode_record
 from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.segment import RuntimeInfo, Tensor, build_segment_header
 from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
@@ -47,6 +46,7 @@ from edgeprov.store.compress import compress
 from edgeprov.verify.signature import SignatureArtifact
 from tests.bench.fleetgen.plan import DAY_S, DevicePlan, Settings
 from tests.support import pki
+from tests.support.kits import encode_label_parts, encode_record_parts, labels_root
 from tests.support.softtpm import SoftTpm
 from tests.support.world import VERSION, World, sign_bundle
 
@@ -257,13 +257,11 @@ class FleetDevice:
             segment, header = self._segment(day, source.digest)
             rows, outcomes = self._rows(day, model, records)
             self._unlabelled.append((day, model, outcomes))
-            plain = encode_part_header("records", [header.raw])
-            plain += b"".join(encode_block(rows[i : i + 1024], 0, header) for i in range(0, len(rows), 1024))
-            _add(parts, blobs, "records", part_name("records", 1), part_path("records", 1), plain)
-        if labels:
-            value = [Label(n=n, value=value, source="histology", labelled_at_ns=sealed_ns) for n, value in labels]
-            plain = encode_part_header("labels", []) + b"".join(map(encode_label, value))
-            _add(parts, blobs, "labels", part_name("labels", 1), part_path("labels", 1), plain)
+            for kind, plain in encode_record_parts(rows, header).items():
+                _add(parts, blobs, kind, part_name(kind, 1), part_path(kind, 1), plain)
+        values = [Label(n=n, value=value, source="histology", labelled_at_ns=sealed_ns) for n, value in labels]
+        for kind, plain in encode_label_parts(values).items() if values else ():
+            _add(parts, blobs, kind, part_name(kind, 1), part_path(kind, 1), plain)
         if records:
             _add(parts, blobs, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([segment]))
         self._tick(day, 72_000)
@@ -281,6 +279,7 @@ class FleetDevice:
             recorded_first_ns=self._wall_ns(day, 28_800) if rows else None,
             recorded_last_ns=self._wall_ns(day, 64_800) if rows else None,
             merkle=merkle.root(rows),
+            labels_merkle=labels_root(values),
             parts=parts,
             created=rfc3339_ms_of_ns(sealed_ns),
         )

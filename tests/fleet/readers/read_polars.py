@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""polars: a lazy scan of the folder; a tensor is a fixed-size Array column."""
+"""polars: a lazy scan of the folder; a tensor is a List column."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ row = scan.select(
     rows=pl.len(),
     labelled=pl.col("label").count(),
     numbers=pl.col("n").sum(),
-    outputs=pl.col("output_0").arr.to_list().list.eval(pl.element().cast(pl.Int64)).list.sum().sum(),
+    outputs=pl.col("output_0").list.eval(pl.element().cast(pl.Int64)).list.sum().sum(),
     devices=pl.col("device").n_unique(),
     newest_ns=pl.col("recorded_at").max().dt.epoch("ns"),
     ones=(pl.col("label") == 1).sum(),

@@ -6,6 +6,7 @@ TensorFlow has no Parquet reader of its own: pyarrow reads, and its buffers beco
 """
 
 import json
+import math
 import os
 import sys
 
@@ -21,14 +22,14 @@ COLUMNS = ["n", "output_0", "label", "recorded_at", "device"]
 def batches():
     for batch in ds.dataset(sys.argv[1], partitioning="hive").to_batches(columns=COLUMNS, batch_size=64):
         if batch.num_rows:
-            column = batch["output_0"]
-            outputs = column.flatten().to_numpy().reshape(batch.num_rows, column.type.list_size)
+            outputs = batch["output_0"].flatten().to_numpy().reshape(batch.num_rows, width)
             labels = pc.fill_null(batch["label"], -1).to_numpy(zero_copy_only=False)
             times = batch["recorded_at"].cast("int64").to_numpy()
             yield outputs, labels, batch["n"].to_numpy(), times
 
 
-width = ds.dataset(sys.argv[1], partitioning="hive").schema.field("output_0").type.list_size
+tensor = json.loads(ds.dataset(sys.argv[1], partitioning="hive").schema.field("output_0").metadata[b"tensor"])
+width = math.prod(tensor["shape"])
 data = tf.data.Dataset.from_generator(
     batches,
     output_signature=(

@@ -14,7 +14,7 @@ import pytest
 
 from edgeprov.errors import DigestMismatch, FormatError, LimitError
 from edgeprov.formats import merkle
-from edgeprov.formats.columns import encode_block
+from edgeprov.formats.block import encode_block
 from edgeprov.formats.datakit import (
     Part,
     SegmentEvidence,
@@ -40,7 +40,7 @@ from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
-from tests.support.kits import MODEL, data_kit, record_rows, segment_header
+from tests.support.kits import MODEL, blocks_of, data_kit, labels_of, record_rows, segment_header
 
 KIT = data_kit()
 
@@ -51,17 +51,33 @@ def test_a_kit_comes_back() -> None:
     assert (kit.records, kit.labels, kit.first, kit.last) == (1500, 2, 1, 1500)
     assert kit.prev == digest_of(b"previous")
     assert kit.recorded_first == "2026-01-01T00:00:00.000Z"
-    assert [part.kind for part in kit.parts] == ["records", "records", "labels", "evidence"]
+    assert [part.kind for part in kit.parts] == [
+        "records", "records", "outputs", "outputs", "labels", "label-values", "evidence",
+    ]  # fmt: skip
+    assert [(one.path, other.path) for one, other in kit.pairs("records")][1] == (
+        "records/000002.msgpack.zst",
+        "outputs/000002.msgpack.zst",
+    )
     assert kit.merkle == merkle.root(KIT.rows)
+    (labels,) = labels_of([parse_part(plain) for plain in KIT.plain[:-1]])
+    assert kit.labels_merkle == merkle.root(labels.rows())
 
 
 def test_its_records_are_in_its_parts() -> None:
-    rows = []
-    for layer in KIT.layers[:2]:
+    parts = []
+    for layer in KIT.layers[:4]:
         files = {m.path: b"".join(content) for m, content in iter_tar(io.BytesIO(layer).read) if not m.is_dir}
         (plain,) = files.values()
-        rows += [row for block in parse_part(plain).blocks for row in block.rows()]
-    assert rows == KIT.rows
+        parts.append(parse_part(plain))
+    assert [row for block in blocks_of(parts) for row in block.rows()] == KIT.rows
+
+
+def test_evidence_and_content_are_read_each_without_the_other() -> None:
+    evidence, content = parse_part(KIT.plain[0]), parse_part(KIT.plain[2])
+    assert [(block.first, block.last) for block in evidence.blocks] == [(1, 1024)]
+    assert not evidence.outputs
+    assert [(block.first, block.count, len(block.output(0))) for block in content.outputs] == [(1, 1024, 3072)]
+    assert not content.blocks
 
 
 def test_what_a_query_reads_is_under_a_kilobyte_and_enough() -> None:
@@ -106,7 +122,7 @@ def annotate(key: str, value: str | None) -> Callable[[dict[str, Any], dict[str,
         annotate("prev", ""), annotate("prev", None), annotate("records", "x"), annotate("records", "0"), annotate("records", "1501"), annotate("records", "100000001"),
         annotate("labels", "0"), annotate("labels", None), annotate("labels", "1e3"), annotate("first", None), annotate("last", "10"), annotate("first", "9999"),
         annotate("recorded.first", "yesterday"), annotate("recorded.last", "2026-13-01T00:00:00Z"), annotate("recorded.last", "2026-01-01T00:00:00+02:00"),
-        annotate("merkle", "sha256:00"), annotate("merkle", None),
+        annotate("merkle", "sha256:00"), annotate("merkle", None), annotate("labels.merkle", "sha256:00"), annotate("labels.merkle", None),
         lambda m, _: m["annotations"].pop("org.opencontainers.image.created"),
         lambda m, _: m.update(subject=encode_descriptor(replace(MODEL, digest=digest_of(b"other")))),
         lambda m, _: m.pop("artifactType"), lambda m, _: m.update(artifactType="application/x"), lambda m, _: m["config"].update(mediaType="application/json"),
@@ -129,7 +145,7 @@ def test_a_kit_that_contradicts_itself_is_refused(change: Callable[[dict[str, An
 def test_parts_come_in_one_order() -> None:
     def swap(manifest: dict[str, Any], config: dict[str, Any]) -> None:
         for items in (manifest["layers"], config["datasets"]):
-            items[0], items[2] = items[2], items[0]
+            items[0], items[3] = items[3], items[0]
 
     def gap(manifest: dict[str, Any], config: dict[str, Any]) -> None:
         for items in (manifest["layers"], config["datasets"]):
@@ -140,10 +156,29 @@ def test_parts_come_in_one_order() -> None:
             parse_datakit(*rebuilt(change))
 
 
+@pytest.mark.parametrize("kind", ["records", "outputs", "labels", "label-values"])
+def test_a_part_without_its_other_half_is_refused(kind: str) -> None:
+    def change(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        place = max(n for n, item in enumerate(config["datasets"]) if item["path"].startswith(f"{kind}/"))
+        for items in (manifest["layers"], config["datasets"]):
+            del items[place]
+
+    with pytest.raises(FormatError):
+        parse_datakit(*rebuilt(change))
+
+
 def test_another_config_is_refused() -> None:
     for config in (KIT.config + b" ", KIT.config[:-1] + b" ", b""):
         with pytest.raises(DigestMismatch):
             parse_datakit(KIT.manifest, config)
+
+
+def test_a_kit_without_labels_has_no_root_of_labels() -> None:
+    kit = data_kit(labels=0)
+    with pytest.raises(FormatError):
+        parse_datakit_annotations(
+            {**kit.manifest.annotations, "dev.edgeprov.labels.merkle": str(digest_of(b""))}, MODEL.digest
+        )
 
 
 def test_a_kit_without_records_may_not_speak_of_them() -> None:
@@ -155,13 +190,13 @@ def test_a_kit_without_records_may_not_speak_of_them() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parts": []}, {"device": "dev1"}, {"seq": -1}, {"records": 0}, {"labels": 1}, {"created": "now"}, {"created": "2026-01-01T00:00:00"}, {"merkle": b"x"}, {"slot": "x" * 2000}],
+    [{"parts": []}, {"device": "dev1"}, {"seq": -1}, {"records": 0}, {"labels": 1}, {"created": "now"}, {"created": "2026-01-01T00:00:00"}, {"merkle": b"x"}, {"labels_merkle": bytes(32)}, {"slot": "x" * 2000}],
 )  # fmt: skip
 def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> None:
     kit = parse_datakit(data_kit(labels=0).manifest, data_kit(labels=0).config)
     values: dict[str, Any] = {
         "model": MODEL.digest, "device": kit.device, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
-        "last": kit.last, "recorded_first_ns": 1, "recorded_last_ns": 2, "merkle": kit.merkle, "parts": kit.parts, "created": kit.created,
+        "last": kit.last, "recorded_first_ns": 1, "recorded_last_ns": 2, "merkle": kit.merkle, "labels_merkle": None, "parts": kit.parts, "created": kit.created,
     }  # fmt: skip
     build_datakit(**values)
     with pytest.raises(FormatError):
@@ -170,6 +205,9 @@ def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> No
 
 HEADER = segment_header()
 HEAD = encode_part_header("records", [HEADER.raw])
+OUTPUTS = encode_part_header("outputs", [HEADER.raw])
+EVIDENCE, CONTENT = encode_block(record_rows(3), 0, HEADER)
+LATER_EVIDENCE, LATER_CONTENT = encode_block(record_rows(3, first=9), 0, HEADER)
 
 
 def test_a_part_of_inputs_comes_back() -> None:
@@ -183,10 +221,11 @@ def test_a_part_of_inputs_comes_back() -> None:
     [
         b"", HEAD[:-1], pack(["edgeprov.part", 2, "records", []]), pack(["other", 1, "records", []]), pack(["edgeprov.part", 1, "other", []]),
         pack(["edgeprov.part", 1, "records", [b"x"]]), pack(["edgeprov.part", 1, "records"]), pack(["edgeprov.part", 1, "records", ["x"]]),
-        HEAD + b"\x01", HEAD + encode_block(record_rows(3), 0, HEADER)[:-1], HEAD + encode_block(record_rows(3), 1, HEADER),
-        HEAD + encode_block(record_rows(3), 0, HEADER) * 2,  # numbers used twice
-        HEAD + encode_block(record_rows(3, first=9), 0, HEADER) + encode_block(record_rows(3), 0, HEADER),
-        encode_part_header("records", [segment_header(first=5).raw]) + encode_block(record_rows(3), 0, HEADER),
+        HEAD + b"\x01", HEAD + EVIDENCE[:-1], HEAD + encode_block(record_rows(3), 1, HEADER)[0], HEAD + CONTENT,
+        HEAD + EVIDENCE * 2,  # numbers used twice
+        HEAD + LATER_EVIDENCE + EVIDENCE,
+        encode_part_header("records", [segment_header(first=5).raw]) + EVIDENCE,
+        OUTPUTS + CONTENT[:-1], OUTPUTS + encode_block(record_rows(3), 1, HEADER)[1], OUTPUTS + EVIDENCE, OUTPUTS + CONTENT * 2, OUTPUTS + LATER_CONTENT + CONTENT,
         encode_part_header("labels", []) + b"\x01", encode_part_header("labels", []) + pack([1, "x" * 70_000, "s", 1]),
         encode_part_header("inputs", []) + b"\x92\x01\x91\xa1a", encode_part_header("inputs", []) + b"\x92\x01",
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import edgeprov
 import edgeprov.formats
 from edgeprov.formats import merkle
-from edgeprov.formats.columns import encode_block
+from edgeprov.formats.block import encode_block
 from edgeprov.formats.record import encode_record, keyed_input_digest
 from edgeprov.limits import LIMITS
 from tests.support.kits import START_NS, segment_header
@@ -38,7 +38,9 @@ def test_the_worked_example_is_what_the_code_writes() -> None:
         assert example(f"record {number}") == row.hex()
         assert example(f"leaf {number}") == hashlib.sha256(b"\0" + row).hexdigest()
     assert example("root") == merkle.root(rows).hex()
-    assert example("block") == encode_block(rows, 0, header).hex()
+    evidence, content = encode_block(rows, 0, header)
+    assert example("evidence") == evidence.hex()
+    assert example("outputs") == content.hex()
     assert keyed_input_digest(bytes(range(32)), [b"\x01\x02"]).hex() in TEXT
 
 

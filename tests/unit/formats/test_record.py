@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 
 import pytest
 
@@ -13,13 +12,11 @@ from edgeprov.errors import FormatError
 from edgeprov.formats.packing import pack
 from edgeprov.formats.record import (
     CapturedInput,
-    Label,
     encode_input,
-    encode_label,
     encode_record,
     keyed_input_digest,
+    pack_record,
     parse_input,
-    parse_label,
     parse_record,
 )
 
@@ -27,7 +24,17 @@ DIGEST = bytes(range(32))
 
 
 def test_a_record_comes_back() -> None:
-    raw = encode_record(5, 1_700_000_000_000_000_000, 99, 15_000, (b"\x01\x02", b""), DIGEST, {"b": 1, "a": [0.5]})
+    raw = encode_record(
+        5,
+        1_700_000_000_000_000_000,
+        99,
+        15_000,
+        (b"\x01\x02", b""),
+        DIGEST,
+        {"b": 1, "a": [0.5]},
+        flags=1,
+        shapes=[None, (0, 3)],
+    )
     record = parse_record(raw)
     assert (record.n, record.recorded_at_ns, record.mono_ns, record.duration_ns) == (
         5,
@@ -38,7 +45,23 @@ def test_a_record_comes_back() -> None:
     assert record.outputs == (b"\x01\x02", b"")
     assert record.input_digest == DIGEST
     assert record.params == {"a": [0.5], "b": 1}
-    assert pack([5, 1_700_000_000_000_000_000, 99, 15_000, [b"\x01\x02", b""], DIGEST, {"a": [0.5], "b": 1}]) == raw
+    assert (record.flags, record.shapes) == (1, (None, (0, 3)))
+    row = [
+        5,
+        1_700_000_000_000_000_000,
+        99,
+        15_000,
+        1,
+        [b"\x01\x02", b""],
+        [None, [0, 3]],
+        DIGEST,
+        {"a": [0.5], "b": 1},
+    ]
+    assert pack(row) == raw
+
+
+def test_the_recorders_short_way_gives_the_same_row() -> None:
+    assert pack_record((5, 6, 7, 8, 0, [b"ab"], None, DIGEST, None)) == encode_record(5, 6, 7, 8, [b"ab"], DIGEST)
 
 
 def test_empty_parameters_are_no_parameters() -> None:
@@ -52,20 +75,32 @@ def test_views_are_packed_as_bytes() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        [1, 2, 3, 4, [b""], None],
-        [1, 2, 3, 4, [b""], None, None, None],
+        [1, 2, 3, 4, [b""], None, None],
+        [1, 2, 3, 4, 0, [b""], None, None],
+        [1, 2, 3, 4, 0, [b""], None, None, None, None],
         {"n": 1},
-        [-1, 2, 3, 4, [b""], None, None],
-        [1, 2**63, 3, 4, [b""], None, None],
-        [True, 2, 3, 4, [b""], None, None],
-        [1.0, 2, 3, 4, [b""], None, None],
-        [1, 2, 3, 4, b"", None, None],
-        [1, 2, 3, 4, ["text"], None, None],
-        [1, 2, 3, 4, [b""] * 257, None, None],
-        [1, 2, 3, 4, [b""], b"short", None],
-        [1, 2, 3, 4, [b""], "x" * 32, None],
-        [1, 2, 3, 4, [b""], None, {}],
-        [1, 2, 3, 4, [b""], None, [1]],
+        [-1, 2, 3, 4, 0, [b""], None, None, None],
+        [1, 2**63, 3, 4, 0, [b""], None, None, None],
+        [True, 2, 3, 4, 0, [b""], None, None, None],
+        [1.0, 2, 3, 4, 0, [b""], None, None, None],
+        [1, 2, 3, 4, 2, [b""], None, None, None],
+        [1, 2, 3, 4, -1, [b""], None, None, None],
+        [1, 2, 3, 4, True, [b""], None, None, None],
+        [1, 2, 3, 4, None, [b""], None, None, None],
+        [1, 2, 3, 4, 0, b"", None, None, None],
+        [1, 2, 3, 4, 0, ["text"], None, None, None],
+        [1, 2, 3, 4, 0, [b""] * 257, None, None, None],
+        [1, 2, 3, 4, 0, [b""], [None], None, None],
+        [1, 2, 3, 4, 0, [b""], [], None, None],
+        [1, 2, 3, 4, 0, [b""], [[1], [1]], None, None],
+        [1, 2, 3, 4, 0, [b""], [[-1]], None, None],
+        [1, 2, 3, 4, 0, [b""], [[1.0]], None, None],
+        [1, 2, 3, 4, 0, [b""], [[1] * 17], None, None],
+        [1, 2, 3, 4, 0, [b""], [1], None, None],
+        [1, 2, 3, 4, 0, [b""], None, b"short", None],
+        [1, 2, 3, 4, 0, [b""], None, "x" * 32, None],
+        [1, 2, 3, 4, 0, [b""], None, None, {}],
+        [1, 2, 3, 4, 0, [b""], None, None, [1]],
     ],
 )
 def test_what_is_no_record_is_refused(row: object) -> None:
@@ -86,40 +121,6 @@ def test_the_input_digest_depends_on_key_lengths_and_order() -> None:
 def test_the_input_digest_counts_bytes_not_items() -> None:
     wide = memoryview(bytes(8)).cast("d")
     assert keyed_input_digest(DIGEST, [wide]) == keyed_input_digest(DIGEST, [bytes(8)])
-
-
-@pytest.mark.parametrize("value", [None, True, -5, 0.25, "benign", b"\x00", (1, 2), ()])
-def test_a_label_comes_back(value: object) -> None:
-    label = Label(n=9, value=value, source="biopsy", labelled_at_ns=77)  # type: ignore[arg-type]
-    assert parse_label(encode_label(label)) == label
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": 1}, ((1,),), (math.nan,), object()])
-def test_what_is_no_label_value_is_not_written(value: object) -> None:
-    with pytest.raises(FormatError):
-        encode_label(Label(n=9, value=value, source="x", labelled_at_ns=7))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        [1, True, "x"],
-        [1, True, 5, 7],
-        [-1, True, "x", 7],
-        [1, True, "x", -7],
-        [1, {"a": 1}, "x", 7],
-        [1, [[1]], "x", 7],
-        5,
-    ],
-)
-def test_what_is_no_label_is_refused(row: object) -> None:
-    with pytest.raises(FormatError):
-        parse_label(pack(row))
-
-
-def test_a_long_label_is_refused() -> None:
-    with pytest.raises(FormatError):
-        encode_label(Label(n=1, value="x" * 70_000, source="x", labelled_at_ns=1))
 
 
 def test_a_captured_input_comes_back_uncopied() -> None:

@@ -9,16 +9,17 @@ from dataclasses import replace
 import pytest
 
 from edgeprov.errors import DigestMismatch, EdgeprovError, SubjectMismatch, VerificationError
-from edgeprov.formats.columns import encode_block
-from edgeprov.formats.datakit import encode_part_header, parse_datakit, parse_part
+from edgeprov.formats.datakit import parse_datakit, parse_part
+from edgeprov.formats.label import Label
 from edgeprov.formats.manifest import parse_manifest
-from edgeprov.formats.record import Label
+from edgeprov.formats.record import encode_record, parse_record
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.evidence import verify_kit
 from tests.support import pki
+from tests.support.kits import encode_label_parts, encode_record_parts
 
 
 def plain_parts(sealed):
@@ -31,11 +32,15 @@ def plain_parts(sealed):
                 yield part, decompress(b"".join(chunks), 1 << 20)
 
 
-def check(sealed, parts=None, **options):
+def check(sealed, changes=None, **options):
+    """Check a kit; ``changes`` are other plain bytes for some kinds of parts, None for one that is lost."""
+    plain = {part.kind: data for part, data in plain_parts(sealed) if part.kind != "evidence"} | (changes or {})
+    parts = {kind: data and parse_part(data) for kind, data in plain.items()}
     work = ContentCheck(sealed.kit, sealed.segments, **options)
-    for part, plain in parts if parts is not None else plain_parts(sealed):
-        if part.kind != "evidence":
-            work.add(parse_part(plain))
+    if "records" in parts:
+        work.add_records(parts["records"], parts["outputs"])
+    if "labels" in parts:
+        work.add_labels(parts["labels"], parts["label-values"])
     work.finish()
 
 
@@ -57,14 +62,14 @@ def test_changed_byte_in_any_layer_is_not_what_the_manifest_names(unit):
             layer.verify(bytes(data), "layer")
 
 
-@pytest.mark.parametrize("what", ["records", "labels"])
+@pytest.mark.parametrize("what", ["records", "label-values"])
 def test_changed_layer_with_a_manifest_that_names_it_is_not_the_signed_one(world, unit, what):
     """The attacker repacks: new layer, new config, new manifest. Then the digest is another, and nobody signed it."""
     sealed = unit.seal(records=7, labels=LABELS)
     other = unit.world.enroll("unit-0001").seal(records=7, labels=[replace(item, value=9) for item in LABELS])
     old, new = ({part.kind: part for part in item.kit.parts}[what].layer.digest for item in (sealed, other))
     if what == "records":
-        new = {part.kind: part for part in other.kit.parts}["labels"].layer.digest
+        new = {part.kind: part for part in other.kit.parts}["label-values"].layer.digest
     config = sealed.config.replace(str(old).encode(), str(new).encode())
     from edgeprov.formats.digest import digest_of
 
@@ -79,40 +84,70 @@ def test_changed_record_that_the_device_itself_repacked(unit):
     """Root on the device seals other records than it announces: the Merkle root shows it."""
     sealed = unit.seal(records=7)
     header = parse_segment_header(sealed.segments[0].header)
-    part = sealed.kit.parts[0]
-    rows = [
-        *sealed.rows[:3],
-        sealed.rows[3].replace(b"\xc4\x02", b"\xc4\x02", 1)[:-4] + b"\x00\x00\xc0\xc0",
-        *sealed.rows[4:],
-    ]
-    plain = encode_part_header("records", [header.raw]) + encode_block(rows, 0, header)
+    old = parse_record(sealed.rows[3])
+    other = encode_record(old.n, old.recorded_at_ns, old.mono_ns, old.duration_ns, (b"\0\0",))
+    changed = encode_record_parts([*sealed.rows[:3], other, *sealed.rows[4:]], header)
     with pytest.raises(DigestMismatch, match="Merkle root"):
-        check(sealed, [(part, plain)])
-    check(sealed, [(part, plain)], merkle=False)
+        check(sealed, changed)
+    check(sealed, changed, merkle=False)
+
+
+@pytest.mark.parametrize("change", [{"value": 9}, {"source": "x"}, {"labelled_at_ns": 9}, {"n": 6}])
+def test_changed_label_that_the_device_itself_repacked(unit, change):
+    """The labels have a Merkle root of their own in the manifest."""
+    sealed = unit.seal(records=7, labels=LABELS)
+    with pytest.raises(DigestMismatch, match="Merkle root of labels"):
+        check(sealed, encode_label_parts([LABELS[0], replace(LABELS[1], **change), LABELS[2]]))
+
+
+def test_labels_in_another_order(unit):
+    """Their order says which label of a record counts."""
+    sealed = unit.seal(records=7, labels=LABELS)
+    with pytest.raises(DigestMismatch, match="Merkle root of labels"):
+        check(sealed, encode_label_parts(LABELS[::-1]))
+
+
+@pytest.mark.parametrize("lost", [{"outputs": None}, {"label-values": None}, {"outputs": None, "label-values": None}])
+def test_lost_content_leaves_the_evidence_judged(unit, lost):
+    sealed = unit.seal(records=7, labels=LABELS)
+    check(sealed, lost)
+    header = parse_segment_header(sealed.segments[0].header)
+    fewer = encode_record_parts(sealed.rows[:-1], header) | encode_label_parts(LABELS)
+    with pytest.raises(SubjectMismatch, match="6 records"):
+        check(sealed, fewer | lost)
+    with pytest.raises(SubjectMismatch, match="2 labels"):
+        check(sealed, encode_label_parts(LABELS[1:]) | lost)
+
+
+def test_content_of_one_kind_is_checked_where_the_other_is_lost(unit):
+    sealed = unit.seal(records=7, labels=LABELS)
+    with pytest.raises(DigestMismatch, match="Merkle root of labels"):
+        check(sealed, encode_label_parts(LABELS[::-1]) | {"outputs": None})
+    rows = unit.rows(7)
+    moved = encode_record_parts(rows, parse_segment_header(sealed.segments[0].header))
+    with pytest.raises(SubjectMismatch, match="other records"):
+        check(sealed, {"outputs": moved["outputs"], "label-values": None})
 
 
 def test_record_left_out_or_added(unit):
     sealed = unit.seal(records=7)
     header = parse_segment_header(sealed.segments[0].header)
-    part = sealed.kit.parts[0]
     for rows in (sealed.rows[:-1], sealed.rows[1:], sealed.rows + unit.rows(1)):
-        plain = encode_part_header("records", [header.raw]) + encode_block(rows, 0, header)
         with pytest.raises(SubjectMismatch):
-            check(sealed, [(part, plain)])
+            check(sealed, encode_record_parts(rows, header))
 
 
 def test_label_left_out(unit):
     sealed = unit.seal(records=2, labels=LABELS)
     with pytest.raises(SubjectMismatch, match="0 labels"):
-        check(sealed, [item for item in plain_parts(sealed) if item[0].kind == "records"])
+        check(sealed, encode_label_parts([]))
 
 
 def test_segment_without_evidence(unit):
     sealed = unit.seal(records=3)
     foreign = unit.segment_header(first=0, skipped=1)
-    plain = encode_part_header("records", [foreign.raw]) + encode_block(sealed.rows, 0, foreign)
     with pytest.raises(SubjectMismatch, match="no evidence"):
-        check(sealed, [(sealed.kit.parts[0], plain)])
+        check(sealed, encode_record_parts(sealed.rows, foreign))
 
 
 def test_record_moved_to_the_segment_of_another_model(unit):
@@ -120,10 +155,8 @@ def test_record_moved_to_the_segment_of_another_model(unit):
     first = unit.open_segment()
     second = unit.open_segment(first=4)
     sealed = unit.seal(records=7, segments=[first, second])
-    header = parse_segment_header(first.header)
-    plain = encode_part_header("records", [first.header]) + encode_block(sealed.rows, 0, header)
     with pytest.raises(SubjectMismatch, match="outside of their segment"):
-        check(sealed, [(sealed.kit.parts[0], plain)])
+        check(sealed, encode_record_parts(sealed.rows, parse_segment_header(first.header)))
 
 
 def test_every_one_byte_change_of_the_signed_manifest_is_refused(world, unit):

@@ -19,6 +19,7 @@ TESTS = Path(__file__).parents[2]
 DOCUMENTS = Path(edgeprov.formats.__file__).parent
 PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("packing", "tarball", "modelkit"))
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
+LABELS, CONTENT = "unit/formats/test_label.py::", "unit/trust/test_content.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
@@ -63,9 +64,57 @@ RULES: Mapping[str, tuple[str, ...]] = {
         DATAKIT + "test_a_tombstone_that_contradicts_itself_is_refused",
         DATAKIT + "test_another_layer_is_refused",
     ),
-    "A block MUST give back the canonical bytes": (
+    "The two blocks MUST give back the canonical bytes": (
         COLUMNS + "test_what_is_no_block_is_refused",
         COLUMNS + "test_nothing_may_follow_a_block_and_keys_are_in_order",
+    ),
+    "R-kit-1": (DATAKIT + "test_parts_come_in_one_order", DATAKIT + "test_a_part_without_its_other_half_is_refused"),
+    "R-kit-2": (
+        DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
+        DATAKIT + "test_a_kit_without_labels_has_no_root_of_labels",
+    ),
+    "R-kit-3": (
+        LABELS + "test_halves_that_do_not_belong_together_are_refused",
+        "fleet/test_content_apart.py::test_halves_of_labels_that_differ_are_refused",
+    ),
+    "R-kit-4": (
+        CONTENT + "test_changed_label_that_the_device_itself_repacked",
+        CONTENT + "test_labels_in_another_order",
+    ),
+    "R-prt-1": (
+        "fleet/test_content_apart.py::test_a_part_of_another_kind_is_refused",
+        "fleet/test_content_apart.py::test_collect_leaves_out_a_kit_with_a_part_of_another_kind",
+    ),
+    "R-row-1": ("step-11/record-flag-unknown_fail", "step-11/record-flag-high_fail"),
+    "R-row-2": (
+        "step-11/record-shapes-superfluous_fail",
+        "step-11/record-shapes-missing_fail",
+        "step-11/record-shape-missing_fail",
+        "step-11/record-shape-superfluous_fail",
+        "step-11/record-shapes-short_fail",
+    ),
+    "R-row-3": (
+        "step-11/record-shape-rank-lower_fail",
+        "step-11/record-shape-rank-higher_fail",
+        "step-11/record-shape-fixed_fail",
+        "step-11/record-shape-negative_fail",
+        "step-11/record-shape-beyond_fail",
+        COLUMNS + "test_content_whose_shapes_do_not_fit_is_refused",
+    ),
+    "R-row-4": (
+        "step-11/record-output-long_fail",
+        "step-11/record-output-short_fail",
+        "step-11/record-shape-length_fail",
+        COLUMNS + "test_content_whose_shapes_do_not_fit_is_refused",
+    ),
+    "R-lab-1": (
+        LABELS + "test_what_is_no_label_is_refused",
+        LABELS + "test_what_is_no_half_of_a_label_is_refused",
+    ),
+    "R-blk-1": (COLUMNS + "test_what_is_no_block_is_refused", DATAKIT + "test_what_is_no_part_is_refused"),
+    "R-blk-2": (
+        COLUMNS + "test_content_of_other_records_does_not_belong_to_evidence",
+        CONTENT + "test_content_of_one_kind_is_checked_where_the_other_is_lost",
     ),
     "`recnum` MUST count from 0; `pcr` MUST be the policy's": (
         "step-06/log-renumbered_fail",

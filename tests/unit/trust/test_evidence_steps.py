@@ -81,7 +81,7 @@ def test_kit_with_segments_of_two_boots(world: World, unit: Unit):
 
 
 def test_kit_of_labels_only_needs_no_segment(world: World, unit: Unit):
-    from edgeprov.formats.record import Label
+    from edgeprov.formats.label import Label
 
     label = Label(n=0, value=1, source="pathology", labelled_at_ns=1)
     assert judge(world, unit, unit.seal(records=0, labels=[label])).seq == 101

@@ -8,6 +8,7 @@ import argparse
 import datetime as dt
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from tests.vectors.second.signatures import (
 )
 from tests.vectors.second.tpm import Attest, Public, attested, device_template, replay, tpm_keys
 
+DTYPE_BYTES = {
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4, "float32": 4,
+    "int64": 8, "uint64": 8, "float64": 8, "complex64": 8,
+}  # fmt: skip
 SLSA = "https://slsa.dev/provenance/v1"
 
 
@@ -210,10 +215,32 @@ class Checker:
         need(plain is None or plain == self.evidence, "evidence is not what the layer holds")
         self.inclusion(int(self.note("records")), bytes.fromhex(self.note("merkle").removeprefix("sha256:")))
         record = unpack(self.record)
-        need(isinstance(record, list) and len(record) == 7 and isinstance(record[4], list), "record")
+        need(isinstance(record, list) and len(record) == 9, "record")
         n = record[0]
-        need(int(self.note("first")) <= n <= int(self.note("last")), "record number")
-        need(any(header["first"] <= n for header, _, _ in self.opened), "segment of the record")
+        need(isinstance(n, int) and int(self.note("first")) <= n <= int(self.note("last")), "record number")
+        headers = [header for header, _, _ in self.opened if header["first"] <= n]
+        need(headers, "segment of the record")
+        self.record_fits(record, headers[-1]["outputs"])
+
+    @staticmethod
+    def record_fits(record: list, tensors: list) -> None:
+        """Section 11: flags, and outputs that have the shapes that header and record say."""
+        flags, outputs, shapes = record[4:7]
+        need(type(flags) is int and flags in (0, 1), "flags")
+        need(isinstance(outputs, list) and len(outputs) == len(tensors), "outputs")
+        need((shapes is not None) == any(-1 in tensor["shape"] for tensor in tensors), "shapes")
+        need(shapes is None or (isinstance(shapes, list) and len(shapes) == len(tensors)), "shapes")
+        for place, (output, tensor) in enumerate(zip(outputs, tensors, strict=True)):
+            actual = tensor["shape"] if shapes is None else shapes[place]
+            if -1 not in tensor["shape"]:
+                need(shapes is None or actual is None, "shape of an output whose shape is fixed")
+                actual = tensor["shape"]
+            need(isinstance(actual, list) and len(actual) == len(tensor["shape"]), "rank")
+            for size, known in zip(actual, tensor["shape"], strict=True):
+                need(type(size) is int and 0 <= size < 2**31 and known in (-1, size), "dimension")
+            need(
+                isinstance(output, bytes) and len(output) == math.prod(actual) * DTYPE_BYTES[tensor["dtype"]], "length"
+            )
 
     def inclusion(self, size: int, root: bytes) -> None:
         """RFC 9162, 2.1.3.2."""
