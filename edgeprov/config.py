@@ -99,6 +99,7 @@ class TpmConfig:
 
     tcti: str = "auto"
     pcr: int = 14
+    quote_pcrs: tuple[int, ...] = ()  # further PCRs in each quote, such as 0 to 7: a trust policy can ask for them
     bus_protection: bool = False
     allow_simulator: bool = True
 
@@ -270,6 +271,8 @@ def _verify_value(name: str, value: object, path: Path) -> None:
         slots = value if isinstance(value, tuple) else ()
         if not slots or len(set(slots)) != len(slots) or not all(is_slot(slot) for slot in slots):
             raise ConfigError(f"{path}: {name} must hold different names of 1 to 32 lower-case letters, digits or -")
+    if name == "tpm.quote_pcrs" and any(not 0 <= pcr <= 23 for pcr in value):  # type: ignore[attr-defined]
+        raise ConfigError(f"{path}: {name} holds PCR numbers from 0 to 23")
     if name == "seal.signatures" and not value:
         raise ConfigError(f"{path}: {name} is empty; an unsigned kit proves nothing")
     if isinstance(value, datetime) and value.tzinfo is None:

@@ -172,6 +172,7 @@ class Context:
             tcti=settings.tcti,
             state_dir=self.tpm_dir,
             pcr=settings.pcr,
+            quote_pcrs=settings.quote_pcrs,
             slots=self.config.device.slots,
             lock_path=self.make_run_dir() / "tpm.lock",
             allow_simulator=settings.allow_simulator,

@@ -33,6 +33,7 @@ from edgeprov.store.atomic import load_bytes, save_bytes, translate
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
+    from edgeprov.formats.tpmt import Attestation
     from edgeprov.tpm.boot_tpm import BootTpm
     from edgeprov.tpm.device import Tpm
 
@@ -84,6 +85,35 @@ def current_log(context: Context, tpm: Tpm) -> bytes:
         TpmError: The TPM does not answer, or the PCR holds what no log explains.
     """
     return b"".join(encode_event(event) for event in _reconcile(context, tpm))
+
+
+def quote_with_log(context: Context, tpm: Tpm, qualifying: bytes) -> tuple[Attestation, bytes]:
+    """Quote the PCRs, together with the raw event log that replays to the model PCR's value.
+
+    One command where the log on the disk is right, which the quote itself shows.
+
+    Args:
+        context: The device.
+        tpm: An open TPM.
+        qualifying: 32 bytes that the quote is bound to.
+
+    Raises:
+        TpmError: The TPM does not answer, or the PCR holds what no log explains.
+    """
+    pcr = context.config.tpm.pcr
+    with tpm.group():
+        try:
+            events: tuple[Event, ...] | None = parse_event_log(load_event_log(context))
+        except FormatError:
+            events = None
+        for _ in range(2):
+            events = _reconcile(context, tpm) if events is None else events
+            value = replay(events)
+            quote = tpm.quote(qualifying, model_pcr=value)
+            if dict(quote.pcrs)[pcr] == value:
+                return quote, b"".join(encode_event(event) for event in events)
+            events = None
+    raise TpmError(f"PCR {pcr} changes while it is quoted", advice="Another program extends it; see tpm.pcr.")
 
 
 def verify_measured(context: Context, tpm: Tpm, slot: str, model: Digest) -> bytes:

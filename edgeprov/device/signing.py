@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgeprov import __version__
 from edgeprov._dataclass import dataclass
-from edgeprov.device.event_log import current_log
+from edgeprov.device.event_log import quote_with_log
 from edgeprov.device.identity import load_certificates, verify_own_name
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import describe
@@ -114,12 +114,12 @@ class DeviceSigner:
     def _attest(self, digest: Digest, seq: int) -> SealedKit:
         """NV_Certify and Quote over a manifest's digest, before the counter moves again."""
         counter = self._tpm.certify_counter(digest.raw)
-        quote = self._tpm.quote(digest.raw)
+        quote, log = quote_with_log(self._context, self._tpm, digest.raw)
         return SealedKit(
             digest=digest,
             seq=seq,
             reset_count=parse_attest(quote.attest).reset_count,
-            evidence=SealEvidence(quote=quote, counter=counter, log=current_log(self._context, self._tpm)),
+            evidence=SealEvidence(quote=quote, counter=counter, log=log),
         )
 
     def _signatures(self, manifest: Manifest, statement: bytes, predicate_type: str, now_ns: int) -> list[Signature]:

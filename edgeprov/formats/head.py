@@ -12,10 +12,10 @@ from typing import Final
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
-from edgeprov.formats.b64 import b64, get_b64
+from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
-from edgeprov.formats.tpmt import Attestation
+from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_object, get_str, parse_json_object
+from edgeprov.formats.tpmt import Attestation, parse_pcr_values
 from edgeprov.limits import LIMITS
 
 NONCE_BYTES: Final = (8, 64)
@@ -53,7 +53,7 @@ def encode_head(head: Head) -> bytes:
             "device": head.device,
             "nonce": b64(head.nonce),
             "newest": None if head.newest is None else str(head.newest),
-            "quote": _encode_attestation(head.quote),
+            "quote": _encode_attestation(head.quote) | {"pcrs": [[pcr, b64(value)] for pcr, value in head.quote.pcrs]},
             "counter": _encode_attestation(head.counter),
             "log": b64(head.log),
         }
@@ -78,10 +78,20 @@ def parse_head(raw: bytes) -> Head:
         device=get_str(obj, "device", what),
         nonce=get_b64(obj, "nonce", what),
         newest=None if newest is None else parse_digest(newest),
-        quote=_parse_attestation(get_object(obj, "quote", what), what),
+        quote=_parse_quote(get_object(obj, "quote", what), what),
         counter=_parse_attestation(get_object(obj, "counter", what), what),
         log=get_b64(obj, "log", what),
     )
+
+
+def _parse_quote(obj: JsonObject, what: str) -> Attestation:
+    pairs = []
+    for item in get_list(obj, "pcrs", what, maximum=24):
+        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], str):
+            raise FormatError(f"{what}: PCR values are not an array of pairs")
+        pairs.append([item[0], parse_b64(item[1], f"{what}: PCR value")])
+    quote = _parse_attestation(obj, what)
+    return Attestation(attest=quote.attest, signature=quote.signature, pcrs=parse_pcr_values(pairs, what))
 
 
 def _encode_attestation(attestation: Attestation) -> JsonObject:

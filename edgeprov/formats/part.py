@@ -25,7 +25,7 @@ from edgeprov.formats.label import LabelNumbers, LabelValues, read_label_numbers
 from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
 from edgeprov.formats.record import CapturedInput, read_input
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
-from edgeprov.formats.tpmt import Attestation
+from edgeprov.formats.tpmt import Attestation, parse_pcr_values
 from edgeprov.limits import LIMITS
 
 PartKind = Literal["records", "outputs", "labels", "label-values", "inputs"]
@@ -149,7 +149,11 @@ def encode_evidence(segments: Sequence[SegmentEvidence]) -> bytes:
             {
                 "header": segment.header,
                 "quote": segment.quote
-                and {"attest": segment.quote.attest, "signature": segment.quote.signature},
+                and {
+                    "attest": segment.quote.attest,
+                    "signature": segment.quote.signature,
+                    "pcrs": [list(pair) for pair in segment.quote.pcrs],
+                },
                 "log": segment.log,
             }
             for segment in segments
@@ -185,14 +189,15 @@ def _segment(item: object) -> SegmentEvidence:
         raise LimitError(f"{what}: header or log is too long")
     if quote is None:
         return SegmentEvidence(header=header, quote=None, log=log)
-    if not isinstance(quote, dict) or quote.keys() != {"attest", "signature"}:
+    if not isinstance(quote, dict) or quote.keys() != {"attest", "pcrs", "signature"}:
         raise FormatError(f"{what}: the quote has unknown or missing keys")
     attest, signature = quote["attest"], quote["signature"]
     if not isinstance(attest, bytes) or not isinstance(signature, bytes):
         raise FormatError(f"{what}: the quote is not binary")
     if max(len(attest), len(signature)) > LIMITS.attestation_bytes:
         raise LimitError(f"{what}: the quote is too long")
-    return SegmentEvidence(header=header, quote=Attestation(attest=attest, signature=signature), log=log)
+    pcrs = parse_pcr_values(quote["pcrs"], what)
+    return SegmentEvidence(header=header, quote=Attestation(attest=attest, signature=signature, pcrs=pcrs), log=log)
 
 
 def _verify_order(blocks: Sequence[EvidenceBlock]) -> None:

@@ -29,7 +29,7 @@ from edgeprov.formats.mediatypes import (
     TPM_COUNTER,
     TPM_QUOTE,
 )
-from edgeprov.formats.tpmt import Attestation
+from edgeprov.formats.tpmt import Attestation, parse_pcr_values
 from edgeprov.limits import LIMITS
 
 _BYPRODUCTS_MAX: Final = 16
@@ -172,7 +172,7 @@ def parse_seal_evidence(statement: Statement) -> SealEvidence:
     run = get_object(statement.predicate, "runDetails", "statement")
     byproducts = get_list(run, "byproducts", "statement", maximum=_BYPRODUCTS_MAX)
     return SealEvidence(
-        quote=_attestation(_find(byproducts, _QUOTE_NAME, TPM_QUOTE), _QUOTE_NAME),
+        quote=_quote(_find(byproducts, _QUOTE_NAME, TPM_QUOTE)),
         counter=_attestation(_find(byproducts, _COUNTER_NAME, TPM_COUNTER), _COUNTER_NAME),
         log=_find(byproducts, _LOG_NAME, EVENT_LOG),
     )
@@ -215,7 +215,10 @@ def _encode_provenance(
 
 
 def _byproducts(evidence: SealEvidence) -> list[JsonObject]:
-    quote, counter = (packing.pack([item.attest, item.signature]) for item in (evidence.quote, evidence.counter))
+    quote = packing.pack(
+        [evidence.quote.attest, evidence.quote.signature, [list(pair) for pair in evidence.quote.pcrs]]
+    )
+    counter = packing.pack([evidence.counter.attest, evidence.counter.signature])
     return [
         {"name": name, "mediaType": media_type, "content": b64(content)}
         for name, media_type, content in (
@@ -243,3 +246,11 @@ def _attestation(packed: bytes, name: str) -> Attestation:
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(item, bytes) for item in value)):
         raise FormatError(f"byproduct {name} is not an attestation and its signature")
     return Attestation(attest=value[0], signature=value[1])
+
+
+def _quote(packed: bytes) -> Attestation:
+    value = packing.unpack(packed, max_bytes=LIMITS.attestation_bytes, what=f"byproduct {_QUOTE_NAME}")
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(item, bytes) for item in value[:2]):
+        raise FormatError(f"byproduct {_QUOTE_NAME} is not an attestation, its signature and PCR values")
+    pcrs = parse_pcr_values(value[2], f"byproduct {_QUOTE_NAME}")
+    return Attestation(attest=value[0], signature=value[1], pcrs=pcrs)

@@ -55,10 +55,15 @@ _SIGNATURE_BYTES = len(_SIGNATURE_HEAD) + 32 + 2 + 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
-    """What the TPM returns for a quote or a certification: TPMS_ATTEST and TPMT_SIGNATURE, as bytes."""
+    """A quote or a certification as the TPM returns it: TPMS_ATTEST and TPMT_SIGNATURE, as bytes.
+
+    ``pcrs`` are the numbers and values (32 bytes each) of the PCRs that a quote selects, ascending; empty for
+    a certification.
+    """
 
     attest: bytes
     signature: bytes
+    pcrs: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +206,25 @@ def parse_attest(raw: bytes) -> Attest:
         firmware_version=firmware,
         info=info,
     )
+
+
+def parse_pcr_values(value: object, what: str) -> tuple[tuple[int, bytes], ...]:
+    """Read the values beside a quote: an array of ``[pcr, value]``, ascending, each value of 32 bytes.
+
+    Raises:
+        FormatError: Another form, an unknown PCR, or one twice.
+    """
+    found: list[tuple[int, bytes]] = []
+    for item in value if isinstance(value, list) else [None]:
+        if not isinstance(item, list) or len(item) != 2:
+            raise FormatError(f"{what}: PCR values are not an array of pairs")
+        pcr, digest = item
+        if type(pcr) is not int or not (found[-1][0] if found else -1) < pcr <= 23:
+            raise FormatError(f"{what}: PCR numbers are not ascending from 0 to 23")
+        if not isinstance(digest, bytes) or len(digest) != 32:
+            raise FormatError(f"{what}: the value of PCR {pcr} has not 32 bytes")
+        found.append((pcr, digest))
+    return tuple(found)
 
 
 def parse_signature(raw: bytes) -> tuple[int, int]:

@@ -8,13 +8,14 @@ a group, and a key or index that is not ours shows by its refusal of our authVal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from edgeprov.errors import IdentityError, TpmError
-from edgeprov.formats.tpmt import Attestation, NvCertify, nv_name, parse_attest
+from edgeprov.formats.tpmt import Attestation, NvCertify, Quote, nv_name, parse_attest
 from edgeprov.tpm import quote
 from edgeprov.tpm.client import TpmClock
 from edgeprov.tpm.counter import KitCounter
@@ -28,6 +29,8 @@ from edgeprov.tpm.transport import Transport
 from edgeprov.verify.attestation import qualified_name
 
 T = TypeVar("T")
+
+_QUOTE_TRIES: Final = 4
 
 # What a saved handle gets whose key or index is gone, or is another one; 0x910: no object at a handle.
 _STALE: Final = (RC_HANDLE, RC_AUTH_FAIL, RC_BAD_AUTH, RC_NV_UNINITIALIZED, 0x910)
@@ -98,16 +101,33 @@ class KeyedTpm:
         """
         return self._connection.read_pcr(self._settings.pcr)
 
-    def quote(self, qualifying: bytes, *, pcrs: Sequence[int] | None = None) -> Attestation:
-        """The AK's statement of the model PCR (or of ``pcrs``), bound to 32 bytes.
+    def quote(self, qualifying: bytes, *, model_pcr: bytes | None = None) -> Attestation:
+        """The AK's statement of the model PCR and of `tpm.quote_pcrs`, bound to 32 bytes, with the PCRs' values.
+
+        Args:
+            qualifying: 32 bytes.
+            model_pcr: Value that the caller expects of the model PCR; it spares a command where no further PCR is
+                quoted. The values of the answer are those of the quote in any case: compare.
 
         Raises:
             IdentityError: No identity, or another TPM.
-            TpmError: The TPM refused.
+            TpmError: The TPM refused, or another program changes these PCRs all the time.
         """
-        chosen = pcrs or (self._settings.pcr,)
-        return self._keyed(
-            "quote its PCRs", lambda: quote.quote(self._connection, self._keys.handle(AK), chosen, qualifying)
+        pcr = self._settings.pcr
+        chosen = tuple(sorted({pcr, *self._settings.quote_pcrs}))
+        expected = ((pcr, model_pcr),) if model_pcr is not None and chosen == (pcr,) else None
+        for _ in range(_QUOTE_TRIES):
+            values = expected or self._connection.read_pcrs(chosen)
+            answer = self._keyed(
+                "quote its PCRs", lambda: quote.quote(self._connection, self._keys.handle(AK), chosen, qualifying)
+            )
+            info = parse_attest(answer.attest).info
+            digest = hashlib.sha256(b"".join(value for _, value in values)).digest()
+            if isinstance(info, Quote) and info.pcr_digest == digest:
+                return Attestation(attest=answer.attest, signature=answer.signature, pcrs=values)
+            expected = None  # extended between the two commands, or not what the caller thought
+        raise TpmError(
+            "PCRs change while they are quoted", advice="Another program extends them all the time; try again."
         )
 
     def increment_counter(self) -> int:

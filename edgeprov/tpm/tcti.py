@@ -22,6 +22,7 @@ class TpmSettings:
             ``private:DIR`` (a swtpm of this process alone).
         state_dir: Folder of the identity; also the simulator's with ``auto``.
         pcr: The model PCR.
+        quote_pcrs: Further PCRs that each quote covers.
         slots: Names of the device's slots, for which the TPM holds floors.
         lock_path: Lock file that all edgeprov processes of this device share.
         allow_simulator: False makes ``auto`` fail on a machine without a TPM.
@@ -31,6 +32,7 @@ class TpmSettings:
     tcti: str = "auto"
     state_dir: Path
     pcr: int = 14
+    quote_pcrs: tuple[int, ...] = ()
     slots: tuple[str, ...] = ()
     lock_path: Path
     allow_simulator: bool = True

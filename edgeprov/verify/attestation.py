@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attestation by one AK: what steps 3, 4, 6 and 8 ask of it, wherever it is found.
+"""One attestation by one AK: what steps 3, 4 and 8 ask of it, wherever it is found.
 
 Spec: TPM 2.0 Library, Part 1, 31 "Attestation"; FORMAT.md "Verification".
 """
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 from edgeprov.errors import EdgeprovError, EvidenceInvalid
 from edgeprov.formats import tpmt
 from edgeprov.formats.ecdsa import encode_ecdsa_der
-from edgeprov.formats.eventlog import Event, parse_event_log, replay
-from edgeprov.formats.tpmt import Attest, Attestation, NvCertify, PublicArea, Quote
-from edgeprov.verify.policy import TrustPolicy
+from edgeprov.formats.tpmt import Attest, Attestation, NvCertify, PublicArea
 from edgeprov.verify.public_keys import verify_ecdsa
 
 _RH_ENDORSEMENT: Final = 0x4000000B
@@ -101,35 +97,6 @@ def verify_extra_data(attest: Attest, expected: bytes, what: str) -> None:
         )
 
 
-def verify_pcrs(attest: Attest, log: bytes, policy: TrustPolicy, what: str) -> tuple[Event, ...]:
-    """The quote is over exactly the PCRs of the policy, and their values follow from the log.
-
-    Returns:
-        The events of the log.
-
-    Raises:
-        EvidenceInvalid: Another bank or selection, a malformed log, or values that do not fit.
-    """
-    quote = attest.info
-    if not isinstance(quote, Quote):
-        raise EvidenceInvalid(f"{what} is not a quote", step=6)
-    values = dict(policy.boot_pcrs)
-    wanted = tuple(sorted((*values, policy.pcr)))
-    if quote.selection != ((tpmt.ALG_SHA256, wanted),):
-        raise EvidenceInvalid(
-            f"{what} is over {_selection(quote.selection)}, not over sha256:{','.join(map(str, wanted))}", step=6
-        )
-    try:
-        events, value = _replay(log, policy.pcr)
-    except EdgeprovError as error:
-        raise EvidenceInvalid(f"{what}: {error.message}", step=6) from error
-    values[policy.pcr] = value
-    digest = hashlib.sha256(b"".join(values[pcr] for pcr in wanted)).digest()
-    if quote.pcr_digest != digest:
-        raise EvidenceInvalid(f"{what}: the PCR does not have the value that the event log leads to", step=6)
-    return events
-
-
 def verify_counter(attest: Attest, index: int, value: int) -> None:
     """NV_Certify of the kit counter shows this value.
 
@@ -146,18 +113,3 @@ def verify_counter(attest: Attest, index: int, value: int) -> None:
     actual = int.from_bytes(nv.contents, "big")
     if actual != value:
         raise EvidenceInvalid(f"the counter stood at {actual}, not at the claimed {value}", step=8)
-
-
-@lru_cache(maxsize=1_024)
-def _replay(log: bytes, pcr: int) -> tuple[tuple[Event, ...], bytes]:
-    # All kits of one boot carry the same log: one of the caches of which formats.segment tells the gain.
-    events = parse_event_log(log)
-    for event in events:
-        if event.pcr != pcr:
-            raise EvidenceInvalid(f"event {event.number} belongs to PCR {event.pcr}, not {pcr}", step=6)
-    return events, replay(events)
-
-
-def _selection(selection: Sequence[tuple[int, tuple[int, ...]]]) -> str:
-    banks = [f"bank 0x{bank:04x}:{','.join(map(str, pcrs)) or 'none'}" for bank, pcrs in selection]
-    return "; ".join(banks) or "nothing"

@@ -33,9 +33,9 @@ from edgeprov.verify.attestation import (
     verify_attestation,
     verify_counter,
     verify_extra_data,
-    verify_pcrs,
 )
 from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.measured_boot import verify_pcrs
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
@@ -76,6 +76,7 @@ class Verdict:
         clock_ms: TPM clock at sealing, in milliseconds; comparable within one reset_count.
         safe: False when that clock may have been set back by a power loss.
         signed_before: Time proved by a trusted timestamp over the signature, or None.
+        boot_sets: Names of the policy's sets of boot PCRs that the quotes match; empty where the policy has none.
         opened_clock_ms: TPM clock when its first segment was opened, or None: its records are younger.
     """
 
@@ -94,6 +95,7 @@ class Verdict:
     firmware_version: int
     signed_before: dt.datetime | None
     opened_clock_ms: int | None = None
+    boot_sets: tuple[str, ...] = ()
     statement: Statement = field(repr=False)
 
 
@@ -192,7 +194,7 @@ class _Work:
     """What the steps hand on to each other."""
 
     __slots__ = (
-        "at", "claims", "counter", "device", "events", "evidence", "headers", "policy", "quote", "seal",
+        "at", "boot_sets", "claims", "counter", "device", "events", "evidence", "headers", "policy", "quote", "seal",
         "segment_quotes", "signed_before", "statement",
     )  # fmt: skip
 
@@ -204,6 +206,7 @@ class _Work:
     headers: tuple[SegmentHeader, ...]
     segment_quotes: tuple[Attest, ...]
     events: tuple[tuple[Event, ...], ...]
+    boot_sets: tuple[str, ...]
     signed_before: dt.datetime | None
 
     def __init__(self, evidence: KitEvidence, device: VerifiedDevice, policy: TrustPolicy, at: dt.datetime) -> None:
@@ -230,6 +233,7 @@ class _Work:
             firmware_version=self.quote.firmware_version,
             signed_before=self.signed_before,
             opened_clock_ms=self.segment_quotes[0].clock_ms if self.segment_quotes else None,
+            boot_sets=self.boot_sets,
             statement=self.statement,
         )
 
@@ -323,11 +327,13 @@ def _step_5_boot(work: _Work) -> None:
 
 
 def _step_6_pcr(work: _Work) -> None:
-    verify_pcrs(work.quote, work.seal.log, work.policy, "the quote")
-    work.events = tuple(
-        verify_pcrs(quote, segment.log, work.policy, f"the quote of segment {number}")
-        for number, (segment, quote) in enumerate(zip(work.evidence.segments, work.segment_quotes, strict=True), 1)
-    )
+    boots = [verify_pcrs(work.seal.quote, work.quote, work.seal.log, work.policy, "the quote")]
+    for number, (segment, quote) in enumerate(zip(work.evidence.segments, work.segment_quotes, strict=True), 1):
+        if segment.quote is not None:
+            what = f"the quote of segment {number}"
+            boots.append(verify_pcrs(segment.quote, quote, segment.log, work.policy, what))
+    work.events = tuple(boot.events for boot in boots[1:])
+    work.boot_sets = tuple(sorted({boot.boot_set for boot in boots if boot.boot_set is not None}))
 
 
 def _step_7_model(work: _Work) -> None:

@@ -13,8 +13,9 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.head import Head, head_qualifying
 from edgeprov.formats.tpmt import NvCertify
-from edgeprov.verify.attestation import verify_attestation, verify_counter, verify_extra_data, verify_pcrs
+from edgeprov.verify.attestation import verify_attestation, verify_counter, verify_extra_data
 from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.measured_boot import verify_pcrs
 from edgeprov.verify.policy import TrustPolicy
 
 
@@ -57,7 +58,7 @@ def verify_head(head: Head, nonce: bytes, device: VerifiedDevice, policy: TrustP
     verify_attestation(record.ak, head.counter, counter, tpmt.ST_ATTEST_NV, "the counter's certification")
     if (quote.reset_count, quote.restart_count) != (counter.reset_count, counter.restart_count):
         raise EvidenceInvalid("quote and counter were not attested in the same boot", step=5)
-    verify_pcrs(quote, head.log, policy, "the quote")
+    verify_pcrs(head.quote, quote, head.log, policy, "the quote")
     seq = int.from_bytes(counter.info.contents, "big") if isinstance(counter.info, NvCertify) else -1
     verify_counter(counter, record.counter_index, seq)
     return VerifiedHead(

@@ -30,6 +30,7 @@ from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntr
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
+from edgeprov.verify.boot_policy import DEFAULT_PCRS, BootSet, parse_boot_sets, parse_model_pcrs
 from edgeprov.verify.certificates import parse_pem_certificates
 from edgeprov.verify.deny import DenyList, parse_deny
 from edgeprov.verify.public_keys import load_pem_key
@@ -46,7 +47,6 @@ _KEYS: Final = {
     "device": ("assurance", "firmware", "pcr", "boot_pcrs"),
     "timestamp": ("required",),
 }
-_DEFAULT_PCR: Final = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +63,8 @@ class TrustPolicy:
             rest, or, for publishers, ``x509.subject: C=.., O=..`` as in notation trust policies.
         assurance: Accepted levels.
         firmware: Accepted TPM firmware versions; empty means any.
-        pcr: The model PCR.
-        boot_pcrs: Values that further PCRs must have (32 bytes each); they must then be quoted.
+        pcrs: Admitted model PCRs.
+        boot_sets: Named sets of values of further PCRs; every quote must match one of them whole. Empty: not asked.
         timestamp_anchors: DER of CA certificates of timestamp authorities.
         timestamp_required: Refuse kits whose signature has no trusted timestamp.
         ek_anchors: DER of CA certificates of TPM manufacturers.
@@ -80,8 +80,8 @@ class TrustPolicy:
     roles: tuple[tuple[Role, tuple[str, ...]], ...] = ()
     assurance: frozenset[str] = frozenset()
     firmware: frozenset[int] = frozenset()
-    pcr: int = _DEFAULT_PCR
-    boot_pcrs: tuple[tuple[int, bytes], ...] = ()
+    pcrs: tuple[int, ...] = DEFAULT_PCRS
+    boot_sets: tuple[BootSet, ...] = ()
     timestamp_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     timestamp_required: bool = False
     ek_anchors: tuple[bytes, ...] = field(default=(), repr=False)
@@ -189,10 +189,7 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
             _read_pem(name, files[name], anchors[kind], keys.get(kind))
     table = _read_toml(files.get("policy.toml", b""))
     device = table["device"]
-    boot_pcrs = _boot_pcrs(device.get("boot_pcrs", {}))
-    pcr = device.get("pcr", _DEFAULT_PCR)
-    if not _is_int(pcr) or not 0 <= pcr <= 23 or pcr in (16, 23) or pcr in dict(boot_pcrs):
-        raise ConfigError("policy.toml: device.pcr is not a PCR for models (0 to 22, neither 16 nor one of boot_pcrs)")
+    pcrs = parse_model_pcrs(device.get("pcr", list(DEFAULT_PCRS)))
     assurance = _strings(device, "device", "assurance")
     if not set(assurance) <= set(ASSURANCES):
         raise ConfigError(f"policy.toml: device.assurance knows only {', '.join(ASSURANCES)}")
@@ -211,8 +208,8 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         roles=tuple((role, _strings(table["roles"], "roles", role)) for role in ROLES if role in table["roles"]),
         assurance=frozenset(assurance),
         firmware=frozenset(firmware),
-        pcr=pcr,
-        boot_pcrs=boot_pcrs,
+        pcrs=pcrs,
+        boot_sets=parse_boot_sets(device.get("boot_pcrs", {}), pcrs),
         timestamp_anchors=tuple(anchors["tsa"]),
         timestamp_required=required,
         ek_anchors=tuple(anchors["ek"]),
@@ -265,21 +262,6 @@ def _strings(table: Mapping[str, Any], name: str, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ConfigError(f"policy.toml: {name + '.' if name else ''}{key} is not a list of strings")
     return tuple(value)
-
-
-def _boot_pcrs(value: object) -> tuple[tuple[int, bytes], ...]:
-    if not isinstance(value, dict):
-        raise ConfigError("policy.toml: device.boot_pcrs is not a table")
-    result = []
-    for key, text in value.items():
-        try:
-            number, digest = int(key), bytes.fromhex(text)
-        except (ValueError, TypeError) as error:
-            raise ConfigError("policy.toml: device.boot_pcrs maps a PCR number to 64 hex digits") from error
-        if not 0 <= number <= 23 or len(digest) != 32:
-            raise ConfigError("policy.toml: device.boot_pcrs maps a PCR number to 64 hex digits")
-        result.append((number, digest))
-    return tuple(sorted(result))
 
 
 def _is_int(value: object) -> bool:

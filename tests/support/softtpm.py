@@ -122,12 +122,23 @@ class SoftTpm:
         return self.counter
 
     # -- attestations ---------------------------------------------------------------------------
-    def quote(self, qualifying: bytes, *, pcrs: Sequence[int] | None = None) -> Attestation:
+    def quote(
+        self,
+        qualifying: bytes,
+        *,
+        pcrs: Sequence[int] | None = None,
+        model_pcr: bytes | None = None,
+        values: dict[int, bytes] | None = None,
+    ) -> Attestation:
+        """Quote ``pcrs`` (default: all of `pcrs`); ``values`` replaces what stands beside the quote."""
+        del model_pcr  # only spares a real TPM a command
         chosen = sorted(self.pcrs if pcrs is None else pcrs)
         bitmap = sum(1 << pcr for pcr in chosen).to_bytes(3, "little")
         digest = hashlib.sha256(b"".join(self.pcrs[pcr] for pcr in chosen)).digest()
         body = struct.pack(">IHB", 1, self.bank, 3) + bitmap + _sized(digest)
-        return self._attest(tpmt.ST_ATTEST_QUOTE, qualifying, body)
+        beside = {pcr: self.pcrs[pcr] for pcr in chosen} if values is None else values
+        quoted = self._attest(tpmt.ST_ATTEST_QUOTE, qualifying, body)
+        return Attestation(attest=quoted.attest, signature=quoted.signature, pcrs=tuple(beside.items()))
 
     def certify_counter(
         self, qualifying: bytes, *, value: int | None = None, contents: bytes | None = None, offset: int = 0

@@ -62,9 +62,31 @@ def test_an_event_reaches_all_banks_so_that_none_is_free_to_forge(device: Simula
 def test_boot_pcrs_can_be_quoted_too(device: SimulatedDevice) -> None:
     with device.open() as tpm:
         tpm.create_identity()
-        attest = verify(tpm, tpm.quote(DIGEST, pcrs=(14, 0, 7)))
+    with device.open(quote_pcrs=(7, 0, 14)) as tpm:
+        tpm.pcr_event(b"model")
+        quoted = tpm.quote(DIGEST)
+        attest = verify(tpm, quoted)
+        value = tpm.read_pcr()
     assert isinstance(attest.info, Quote)
     assert attest.info.selection == ((tpmt.ALG_SHA256, (0, 7, 14)),)
+    assert quoted.pcrs == ((0, bytes(32)), (7, bytes(32)), (14, value))
+
+
+def test_a_quote_shows_the_values_that_are_there_and_not_those_that_were_expected(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.create_identity()
+        tpm.pcr_event(b"model")
+        assert tpm.quote(DIGEST, model_pcr=extended(b"model")).pcrs == ((14, extended(b"model")),)
+        assert tpm.quote(DIGEST, model_pcr=bytes(32)).pcrs == ((14, extended(b"model")),)
+
+
+def test_pcrs_are_read_eight_at_a_time(device: SimulatedDevice) -> None:
+    with device.open() as tpm:
+        tpm.pcr_event(b"model")
+        values = tpm._connection.read_pcrs(range(24))
+    assert [pcr for pcr, _ in values] == list(range(24))
+    assert dict(values)[14] == extended(b"model")
+    assert dict(values)[17] == b"\xff" * 32, "a PCR of a later locality"
 
 
 def test_measurements_live_as_long_as_the_boot_and_no_longer(device: SimulatedDevice) -> None:

@@ -92,6 +92,14 @@ def accepted() -> Iterator[Case]:
     s.unit.tpm.pcrs[4] = golden
     yield case("boot-pcr", "the policy asks for PCR 4 as well, and the quotes cover it", s.doc(), trust="boot-pcr")
     s = Stage()
+    s.unit.tpm.pcrs |= {0: bytes(32), 4: bytes.fromhex(golden.hex()[::-1]), 7: b"\7" * 32, 23: b"\1" * 32}
+    yield case("boot-pcr-of-another-release", "the second named set fits; more is quoted", s.doc(), trust="boot-pcr")
+    s = Stage()
+    s.unit.tpm.pcrs |= {0: bytes(32), 7: b"\7" * 32}
+    yield case("more-pcrs", "quotes cover more PCRs than the policy asks for", s.doc())
+    s = Stage()
+    yield case("another-board", "the policy admits PCR 12 as well; this board has 14", s.doc(), trust="two-boards")
+    s = Stage()
     key = factory_key(s.unit.record.ak.raw, s.unit.record.nonce, maker_root())
     yield case("factory-key", "a factory key (IAK) in the same TPM vouches for AK", vouched(s, factory=key))
     s = Stage()

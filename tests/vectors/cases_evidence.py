@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -169,6 +170,9 @@ def step_6() -> Iterator[Case]:
 
         return prepare
 
+    def mixed(s: Stage) -> None:
+        s.unit.tpm.pcrs |= {4: bytes(32), 7: b"\7" * 32}
+
     def sha1(tpm: SoftTpm, q: bytes) -> Attestation:
         tpm.bank = 0x0004
         result = tpm.quote(q, pcrs=[14])
@@ -177,7 +181,26 @@ def step_6() -> Iterator[Case]:
 
     only = {"quote": lambda tpm, q: tpm.quote(q, pcrs=[16])}
     yield at("resettable-pcr", "PCR 16 quoted, which anyone can reset", pcr(16), **only)
-    yield at("extra-pcr", "PCR 14 and 23 quoted", pcr(23), quote=lambda tpm, q: tpm.quote(q, pcrs=[14, 23]))
+    yield at(
+        "pcr-not-beside",
+        "PCR 14 and 23 quoted, the value of 14 alone beside it",
+        pcr(23),
+        quote=lambda tpm, q: tpm.quote(q, values={14: tpm.pcrs[14]}),
+    )
+    yield at(
+        "pcr-beside-not-quoted",
+        "PCR 14 quoted, a value of PCR 4 beside it as well",
+        quote=lambda tpm, q: tpm.quote(q, values={4: bytes(32), 14: tpm.pcrs[14]}),
+    )
+    yield at(
+        "pcr-value-made-up",
+        "another value of PCR 4 beside the quote",
+        pcr(4),
+        trust="boot-pcr",
+        quote=lambda tpm, q: tpm.quote(q, values={4: GOLDEN, 14: tpm.pcrs[14]}),
+    )
+    yield at("model-pcr-not-admitted", "the model is in PCR 14; the policy admits PCR 12 and 15", trust="other-pcrs")
+    yield at("model-pcr-not-quoted", "PCR 4 is quoted, not PCR 14", pcr(4), quote=lambda tpm, q: tpm.quote(q, pcrs=[4]))
     yield at("no-pcr", "nothing quoted", quote=lambda tpm, q: tpm.quote(q, pcrs=[]))
     yield at("sha1-bank", "the SHA-1 bank quoted", quote=sha1)
     forged = encode_event(Event(number=0, pcr=14, type="activate", slot="default", model=OTHER))
@@ -200,6 +223,7 @@ def step_6() -> Iterator[Case]:
     yield at("log-unframed", "no record separator", log=good[1:])
     yield at("boot-pcr-missing", "the policy asks for PCR 4 as well", trust="boot-pcr")
     yield at("boot-pcr-wrong", "PCR 4 has another value", pcr(4), trust="boot-pcr")
+    yield at("boot-pcrs-of-two-sets", "PCR 4 is of one set, PCR 7 of the other", mixed, trust="boot-pcr")
     s = Stage()
     segment = s.unit.open_segment()
     yield case(
@@ -207,6 +231,9 @@ def step_6() -> Iterator[Case]:
         "the segment's log does not lead to its quote",
         s.doc(s.seal(segments=[replace(segment, log=b"")])),
     )
+
+
+GOLDEN = hashlib.sha256(b"boot loader").digest()
 
 
 def _first_entry() -> bytes:

@@ -56,7 +56,10 @@ def trust_folders() -> Iterator[tuple[str, dict[str, bytes]]]:
     yield "other-enrollers", standard | {"policy.toml": toml.replace(b"enroller:*", b"enroller:line2")}
     yield "hardware", standard | {"policy.toml": toml.replace(b'["dev"]', b'["hardware"]')}
     yield "firmware", standard | {"policy.toml": toml + b"firmware = [%d]\n" % 0x20240125}
-    yield "boot-pcr", standard | {"policy.toml": toml + b'boot_pcrs = { 4 = "%s" }\n' % golden.encode()}
+    sets = b'[device.boot_pcrs.release-1]\n4 = "%s"\n[device.boot_pcrs.release-2]\n4 = "%s"\n7 = "%s"\n'
+    yield "boot-pcr", standard | {"policy.toml": toml + sets % (golden.encode(), golden[::-1].encode(), b"07" * 32)}
+    yield "other-pcrs", standard | {"policy.toml": toml + b"pcr = [12, 15]\n"}
+    yield "two-boards", standard | {"policy.toml": toml + b"pcr = [12, 14]\n"}
 
     def deny(kind: str, value: str, more: str = "") -> bytes:
         return f'[[deny]]\ntype = "{kind}"\nvalue = "{value}"\n{more}'.encode()

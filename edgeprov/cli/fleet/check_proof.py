@@ -44,7 +44,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         f"proved     record {result.record.n} of {result.kit.device}, slot {result.kit.slot}",
         f"model      {result.kit.model}, published by {one_line(result.publisher.san)}",
         f"outputs    {', '.join(item.hex() for item in result.record.outputs)} (raw)",
-        f"assurance  {result.verdict.assurance}; boot {result.verdict.reset_count}, kit {result.kit.seq} of the device",
+        f"assurance  {result.verdict.assurance}; boot {result.verdict.reset_count}"
+        + (f" of {', '.join(result.verdict.boot_sets)}" if result.verdict.boot_sets else "")
+        + f", kit {result.kit.seq} of the device",
         f"signed     {'before ' + signed_before if signed_before else 'at a time that nothing proves'}",
     ]
     out.item(
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         model=str(result.kit.model),
         publisher=result.publisher.san,
         assurance=result.verdict.assurance,
+        boot_sets=list(result.verdict.boot_sets),
         outputs=[item.hex() for item in result.record.outputs],
         recorded_at_ns=result.record.recorded_at_ns,
         signed_before=signed_before,

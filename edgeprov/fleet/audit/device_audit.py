@@ -148,6 +148,7 @@ class DeviceAudit:
             "labels_exact": labels_exact,
             "unlabelled_share": unlabelled(results, labels),
             "assurance": sorted({item.assurance or "" for item in kits}),
+            "boot_sets": sorted({name for item in kits for name in (item.boot_sets or "").split(", ") if name}),
             "provable": {
                 "after": min((bound[0] for bound in bounds if bound[0]), default=None),
                 "before": max((bound[1] for bound in bounds if bound[1]), default=None),

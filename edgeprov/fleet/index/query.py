@@ -45,6 +45,7 @@ class Artifact:
     safe: bool | None = None
     signed_before: str | None = None
     opened_clock_ms: int | None = None
+    boot_sets: str | None = None
 
     @property
     def verdict(self) -> str:

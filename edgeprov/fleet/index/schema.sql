@@ -96,6 +96,7 @@ CREATE TABLE verdicts (
   reset_count INTEGER, restart_count INTEGER, clock_ms INTEGER, safe INTEGER,
   signed_before TEXT,
   opened_clock_ms INTEGER,            -- TPM clock when the first segment was opened
+  boot_sets TEXT,                     -- names of the policy's boot_pcrs that its quotes match, with ', ' between
   judged_at TEXT NOT NULL,
   PRIMARY KEY (digest, policy)
 ) WITHOUT ROWID;

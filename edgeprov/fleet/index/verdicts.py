@@ -17,7 +17,7 @@ from edgeprov.formats.rfc3339 import rfc3339
 
 _SAVED: Final = (
     "digest", "verified", "step", "error", "detail", "code", "record", "assurance", "reset_count", "restart_count",
-    "clock_ms", "safe", "signed_before", "opened_clock_ms",
+    "clock_ms", "safe", "signed_before", "opened_clock_ms", "boot_sets",
 )  # fmt: skip
 _saved: Final = attrgetter(*_SAVED)
 
@@ -41,6 +41,8 @@ class Judged:
     signed_before: str | None = None
     opened_clock_ms: int | None = None
     """TPM clock when the kit's first segment was opened: its records are younger."""
+    boot_sets: str | None = None
+    """Names of the policy's boot sets that its quotes match; None where the policy has none."""
     reason: str | None = None
     """Of a tombstone: why there is no kit."""
     lost: tuple[tuple[int, int], ...] | None = None

@@ -211,6 +211,7 @@ def _judge(
         safe=verdict.safe,
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
         opened_clock_ms=verdict.opened_clock_ms,
+        boot_sets=", ".join(verdict.boot_sets) or None,
         reason=tombstone.reason if tombstone else None,
         lost=tombstone.discarded if tombstone else None,
         missing=missing or None,

@@ -248,7 +248,13 @@ def test_evidence_comes_back() -> None:
     assert parse_evidence(encode_evidence(segments)) == segments
 
 
-GOOD_SEGMENT: dict[str, Any] = {"header": b"h", "quote": {"attest": b"a", "signature": b"s"}, "log": b""}
+VALUE = bytes(32)
+BAD_PCRS: list[Any] = [None, {}, [[14]], [[14, VALUE, 1]], [["14", VALUE]], [[14, b"v"]], [[14, "v" * 32]], [[24, VALUE]], [[-1, VALUE]], [[True, VALUE]], [[4, VALUE], [4, VALUE]], [[14, VALUE], [4, VALUE]]]  # fmt: skip
+GOOD_SEGMENT: dict[str, Any] = {
+    "header": b"h",
+    "quote": {"attest": b"a", "pcrs": [[14, bytes(32)]], "signature": b"s"},
+    "log": b"",
+}
 
 
 @pytest.mark.parametrize(
@@ -256,8 +262,8 @@ GOOD_SEGMENT: dict[str, Any] = {"header": b"h", "quote": {"attest": b"a", "signa
     [
         5, {}, {"v": 2, "segments": []}, {"v": 1}, {"v": 1, "segments": {}}, {"v": 1, "segments": [5]}, {"v": 1, "segments": [], "x": 1},
         *({"v": 1, "segments": [GOOD_SEGMENT | change]} for change in (
-            {"header": "h"}, {"log": None}, {"quote": 5}, {"quote": {}}, {"quote": {"attest": b"a"}}, {"quote": {"attest": "a", "signature": b"s"}},
-            {"quote": {"attest": b"a" * 5000, "signature": b"s"}}, {"header": b"h" * 70_000}, {"log": b"x" * 300_000}, {"extra": 1},
+            {"header": "h"}, {"log": None}, {"quote": 5}, {"quote": {}}, {"quote": {"attest": b"a"}}, {"quote": {"attest": "a", "pcrs": [], "signature": b"s"}},
+            {"quote": {"attest": b"a" * 5000, "pcrs": [], "signature": b"s"}}, {"quote": {"attest": b"a", "signature": b"s"}}, *({"quote": {"attest": b"a", "pcrs": pcrs, "signature": b"s"}} for pcrs in BAD_PCRS), {"header": b"h" * 70_000}, {"log": b"x" * 300_000}, {"extra": 1},
         )),
     ],
 )  # fmt: skip

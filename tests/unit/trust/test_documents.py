@@ -43,6 +43,22 @@ RULES: Mapping[str, tuple[str, ...]] = {
         MODELKIT + "test_a_kit_that_does_not_hold_together_is_refused",
         MODELKIT + "test_modelpack_without_or_with_a_broken_kitfile_is_refused",
     ),
+    "R-pcr-1": ("step-06/sha1-bank_fail", "step-06/no-pcr_fail"),
+    "R-pcr-2": (
+        "step-06/pcr-not-beside_fail",
+        "step-06/pcr-beside-not-quoted_fail",
+        "step-06/pcr-value-made-up_fail",
+    ),
+    "R-pcr-3": (
+        "step-06/model-pcr-not-quoted_fail",
+        "step-06/model-pcr-not-admitted_fail",
+        "step-06/log-truncated_fail",
+    ),
+    "R-pcr-4": (
+        "step-06/boot-pcr-missing_fail",
+        "step-06/boot-pcr-wrong_fail",
+        "step-06/boot-pcrs-of-two-sets_fail",
+    ),
     "R-key-1": ("step-01/ak-counts-failures_fail", "step-01/sk-counts-failures_fail", "step-01/ak-without-any-guard_fail"),
     "R-key-2": ("step-01/ak-policy-is-optional_fail", "step-01/sk-policy-of-sha1_fail"),
     "it MUST be its layer's": (

@@ -301,12 +301,32 @@ def test_step_5_refuses_segment_opened_after_the_sealing_in_one_boot(world: Worl
 
 def test_step_6_refuses_wrong_pcr(world: World, unit: Unit):
     unit.tpm.pcrs[16] = bytes(32)
-    refused(world, unit, unit.seal(quote=lambda tpm, q: tpm.quote(q, pcrs=[16])), 6, "not over sha256:14")
+    refused(world, unit, unit.seal(quote=lambda tpm, q: tpm.quote(q, pcrs=[16])), 6, "not over the model PCR")
 
 
-def test_step_6_refuses_extra_pcr(world: World, unit: Unit):
-    unit.tpm.pcrs[23] = bytes(32)
-    refused(world, unit, unit.seal(quote=lambda tpm, q: tpm.quote(q, pcrs=[14, 23])), 6, "not over sha256:14")
+def test_step_6_takes_more_pcrs_than_it_asks_for(world: World, unit: Unit):
+    unit.tpm.pcrs |= {0: bytes(32), 23: b"\1" * 32}
+    assert judge(world, unit, unit.seal()).boot_sets == ()
+
+
+def test_step_6_compares_the_values_beside_a_quote(world: World, unit: Unit):
+    unit.tpm.pcrs[7] = bytes(32)
+    model = unit.tpm.pcrs[14]
+    for values, text in (
+        ({14: model}, "but has values of PCR 14"),
+        ({}, "but has values of PCR none"),
+        ({4: bytes(32), 7: bytes(32), 14: model}, "but has values of PCR 4,7,14"),
+        ({7: b"\1" * 32, 14: model}, "are not the quoted ones"),
+    ):
+        refused(world, unit, unit.seal(quote=lambda tpm, q, v=values: tpm.quote(q, values=v)), 6, text)
+
+
+def test_step_6_takes_the_model_pcr_that_the_log_names_if_it_is_admitted(world: World, unit: Unit):
+    several = replace(world.policy, pcrs=(12, 14))
+    unit.tpm.pcrs[12] = b"\1" * 32  # somebody else's on this board
+    sealed = unit.seal()
+    judge(world, unit, sealed, policy=several)
+    refused(world, unit, sealed, 6, "belongs to PCR 14, not 12 or 15", policy=replace(world.policy, pcrs=(12, 15)))
 
 
 def test_step_6_refuses_wrong_bank(world: World, unit: Unit):
@@ -336,13 +356,16 @@ def test_step_6_refuses_log_of_another_pcr(world: World, unit: Unit):
 
 def test_step_6_with_boot_pcrs_in_the_policy(world: World, unit: Unit):
     golden = hashlib.sha256(b"boot loader").digest()
-    unit.tpm.pcrs[4] = golden
+    unit.tpm.pcrs |= {4: golden, 7: b"\7" * 32}
     sealed = unit.seal()
-    demanding = replace(world.policy, boot_pcrs=((4, golden),))
-    assert judge(world, unit, sealed, policy=demanding).seq == sealed.kit.seq
-    other = replace(world.policy, boot_pcrs=((4, bytes(32)),))
-    refused(world, unit, sealed, 6, "does not have the value", policy=other)
-    refused(world, unit, sealed, 6, "not over sha256:14")
+    old, new = ("release-1", ((4, bytes(32)),)), ("release-2", ((4, golden), (7, b"\7" * 32)))
+    verdict = judge(world, unit, sealed, policy=replace(world.policy, boot_sets=(old, new)))
+    assert verdict.boot_sets == ("release-2",)
+    refused(world, unit, sealed, 6, "PCR 4 match none", policy=replace(world.policy, boot_sets=(old,)))
+    mixed = ("mixed", ((4, golden), (7, bytes(32))))
+    refused(world, unit, sealed, 6, "PCR 4,7 match none", policy=replace(world.policy, boot_sets=(old, mixed)))
+    more = ("more", ((0, bytes(32)), (4, golden)))
+    refused(world, unit, sealed, 6, "asks for PCR 0 as well", policy=replace(world.policy, boot_sets=(more,)))
 
 
 # -- step 7: measured model -------------------------------------------------------------------------

@@ -32,7 +32,11 @@ importer = []
 assurance = ["hardware", "firmware"]
 firmware = [1, 2]
 pcr = 8
-boot_pcrs = { 4 = "%s" }
+[device.boot_pcrs.release-1]
+7 = "%s"
+4 = "%s"
+[device.boot_pcrs."board.b"]
+4 = "%s"
 [timestamp]
 required = true
 [[deny]]
@@ -43,7 +47,7 @@ type = "key"
 value = "sha256:%s"
 from = "2026-01-31T00:00:00Z"
 reason = "lost"
-""" % (b"0f" * 32, b"A" * 64)
+""" % (b"0e" * 32, b"0f" * 32, b"ff" * 32, b"A" * 64)
     files = {
         "policy.toml": toml,
         "tsa-1.pem": world.device_root.pem,
@@ -58,8 +62,11 @@ reason = "lost"
     assert policy.identities("publisher") == ("https://acme.example/*", "ci@acme.example")
     assert policy.identities("enroller") == ("urn:edgeprov:enroller:line1",)
     assert [policy.identities(role) for role in ("importer", "roster", "collector")] == [(), (), ()]
-    assert policy.boot_pcrs == ((4, b"\x0f" * 32),)
-    assert (policy.pcr, policy.timestamp_required, policy.firmware) == (8, True, {1, 2})
+    assert policy.boot_sets == (
+        ("board.b", ((4, b"\xff" * 32),)),
+        ("release-1", ((4, b"\x0f" * 32), (7, b"\x0e" * 32))),
+    )
+    assert (policy.pcrs, policy.timestamp_required, policy.firmware) == ((8,), True, {1, 2})
     assert policy.timestamp_anchors == (world.device_root.der,)
     assert policy.ek_anchors == (world.publisher_root.der,)
     policy.verify_assurance("firmware", "x")
@@ -83,9 +90,19 @@ reason = "lost"
         b"[device]\npcr = 23",
         b"[device]\npcr = 16",
         b"[device]\npcr = -1",
-        b"[device]\nboot_pcrs = { 4 = 'zz' }",
-        b"[device]\nboot_pcrs = { 4 = '00' }",
-        b"[device]\nboot_pcrs = { 14 = '%s' }" % (b"00" * 32),
+        b"[device]\npcr = []",
+        b"[device]\npcr = [14, 16]",
+        b"[device]\npcr = [14, '12']",
+        b"[device]\npcr = true",
+        b"[device]\nboot_pcrs = { 4 = '%s' }" % (b"00" * 32),
+        b"[device.boot_pcrs.a]\n4 = 'zz'",
+        b"[device.boot_pcrs.a]\n4 = '00'",
+        b"[device.boot_pcrs.a]\n24 = '%s'" % (b"00" * 32),
+        b"[device.boot_pcrs.a]\n4 = '%s'\n04 = '%s'" % (b"00" * 32, b"00" * 32),
+        b"[device.boot_pcrs.a]\n14 = '%s'" % (b"00" * 32),
+        b"[device]\npcr = [8, 12]\n[device.boot_pcrs.a]\n12 = '%s'" % (b"00" * 32),
+        b"[device.boot_pcrs.a]",
+        b"[device.boot_pcrs.'a b']\n4 = '%s'" % (b"00" * 32),
         b"[device]\nboot_pcrs = []",
         b"deny = ['00AB']",
         b"deny = 'abc'",

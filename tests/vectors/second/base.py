@@ -195,8 +195,12 @@ class Policy:
         self.roles = toml.get("roles", {})
         self.assurance = device.get("assurance", [])
         self.firmware = device.get("firmware", [])
-        self.pcr = device.get("pcr", 14)
-        self.boot = {int(key): bytes.fromhex(value) for key, value in device.get("boot_pcrs", {}).items()}
+        pcr = device.get("pcr", 14)
+        self.pcrs = pcr if isinstance(pcr, list) else [pcr]
+        self.boot = [
+            {int(key): bytes.fromhex(value) for key, value in values.items()}
+            for values in device.get("boot_pcrs", {}).values()
+        ]
         # No timestamp is read here, so an entry with a date (`from`) spares nothing.
         self.deny = {(item["type"], self._name(item["value"])) for item in toml.get("deny", [])}
         self.anchors: dict[str, list[x509.Certificate]] = {"publisher": [], "device": []}

@@ -23,7 +23,7 @@ from tests.vectors.second.signatures import (
     model_signed,
     spki,
 )
-from tests.vectors.second.tpm import Attest, Public, attested, device_template, replay, tpm_keys
+from tests.vectors.second.tpm import Attest, Public, attested, device_template, pcr_values, replay, tpm_keys
 
 DTYPE_BYTES = {
     "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4, "float32": 4,
@@ -131,11 +131,14 @@ class Checker:
 
         self.quote_raw = unpack(product("tpm-quote", "application/vnd.edgeprov.tpm.quote.v1"))
         self.counter_raw = unpack(product("tpm-counter", "application/vnd.edgeprov.tpm.counter.v1"))
+        need(isinstance(self.quote_raw, list) and len(self.quote_raw) == 3, "quote")
+        self.quote_pcrs = self.quote_raw.pop()
         for item in (self.quote_raw, self.counter_raw):
             need(
                 isinstance(item, list) and len(item) == 2 and all(isinstance(part, bytes) for part in item),
                 "attestation",
             )
+        pcr_values(self.quote_pcrs)
         self.log = product("event-log", "application/vnd.edgeprov.event-log.v1+json-seq")
 
     def step_3(self) -> None:
@@ -169,11 +172,25 @@ class Checker:
 
     def step_6(self) -> None:
         self.active: list[dict[str, str | None]] = []
-        for quote, log in [(self.quote, self.log), *((quote, segment["log"]) for _, quote, segment in self.opened)]:
-            values = dict(self.policy.boot)
-            events, values[self.policy.pcr] = replay(log, self.policy.pcr)
+        for quote, pairs, log in [
+            (self.quote, self.quote_pcrs, self.log),
+            *((quote, segment["quote"]["pcrs"], segment["log"]) for _, quote, segment in self.opened),
+        ]:
+            values = pcr_values(pairs)
+            # R-pcr-1, R-pcr-2: what is quoted, and the values beside it.
             need(quote.selection == [(0x0B, sum(1 << pcr for pcr in values))], "selection")
-            need(quote.pcr_digest == sha(b"".join(values[pcr] for pcr in sorted(values))), "PCR value")
+            need(quote.pcr_digest == sha(b"".join(values[pcr] for pcr in sorted(values))), "PCR values beside a quote")
+            # R-pcr-3: the model PCR.
+            quoted = [pcr for pcr in self.policy.pcrs if pcr in values]
+            pcr = load_json(log[1:].split(b"\x1e")[0])["pcr"] if log else (quoted or [-1])[0]
+            events, value = replay(log, pcr)
+            need(pcr in quoted and values[pcr] == value, "value of the model PCR")
+            # R-pcr-4: a named set, whole.
+            need(
+                not self.policy.boot
+                or any(all(values.get(pcr) == golden for pcr, golden in wanted.items()) for wanted in self.policy.boot),
+                "boot PCRs",
+            )
             last = {slot: model if kind == "activate" else None for kind, slot, model in events}
             self.active.append(last)
 

@@ -106,6 +106,17 @@ def device_template(ak: Public, sk: Public) -> None:
         need(key.attributes == (attributes & ~(1 << 6) if key.policy else attributes), "template of a key")
 
 
+def pcr_values(pairs: object) -> dict[int, bytes]:
+    """R-pcr-2: an array of [pcr, value], ascending."""
+    need(isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs), "PCR values")
+    assert isinstance(pairs, list)
+    numbers = [number for number, _ in pairs]
+    need(all(type(number) is int and 0 <= number <= 23 for number in numbers), "PCR number")
+    need(numbers == sorted(set(numbers)), "PCR numbers do not rise")
+    need(all(isinstance(value, bytes) and len(value) == 32 for _, value in pairs), "PCR value")
+    return dict(pairs)
+
+
 # -- section 16: event log --------------------------------------------------------------------------
 
 

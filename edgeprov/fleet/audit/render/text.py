@@ -78,6 +78,12 @@ def last_day(to: str) -> str:
     return f"{moment:%Y-%m-%d}"
 
 
+def _assurance(device: Mapping[str, Any]) -> str:
+    """Assurance, and the named boot sets of the policy that the device's kits matched."""
+    names = sorted({name for interval in device["intervals"] for name in interval.get("boot_sets", ())})
+    return f"{device['assurance'] or '?'}{', booted ' + ', '.join(names) if names else ''}"
+
+
 def device_rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
     """One line for each device and stretch of one model."""
     for device in report["devices"]:
@@ -87,7 +93,7 @@ def device_rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
         for number, interval in enumerate(device["intervals"]):
             yield (
                 device["serial"] if not number else "",
-                device["assurance"] or "?" if not number else "",
+                _assurance(device) if not number else "",
                 interval["slot"],
                 interval["name"] or interval["model"][7:19],
                 interval["kits"],
