@@ -11,6 +11,7 @@ model that runs keeps running.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
@@ -21,9 +22,19 @@ from edgeprov.device.model_trust import verify_floor, verify_publisher
 from edgeprov.device.registry_access import open_registry
 from edgeprov.device.selftest import verify_model_runs
 from edgeprov.device.series_state import remember_model
-from edgeprov.device.signature_reading import FoundSignatures, RegistrySource, fetch_signatures
+from edgeprov.device.signature_reading import FoundSignatures, RegistrySource, fetch_named_signatures, fetch_signatures
 from edgeprov.device.stored_signatures import load_model_signatures, save_model_signatures
-from edgeprov.errors import EdgeprovError, LimitError, NotStored, RegistryError, StoreFull, UsageError
+from edgeprov.errors import (
+    EdgeprovError,
+    LimitError,
+    NotStored,
+    RegistryError,
+    RegistryNotFound,
+    RegistryProtocolError,
+    StoreFull,
+    UsageError,
+    VerificationError,
+)
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
@@ -37,6 +48,7 @@ from edgeprov.registry.retry import Pace
 if TYPE_CHECKING:
     from edgeprov.registry.base import Registry
     from edgeprov.store.state import State
+    from edgeprov.verify.signer_identity import SignerIdentity
 
 # Left free on the data partition: the spool must be able to grow while a model is being stored.
 _SPACE_MARGIN: Final = 4 * MIB
@@ -97,8 +109,7 @@ def install_model(
     registry = open_registry(reference.registry_name, context.config.registry)
     pace = Pace(bytes_per_s=context.config.upload.bandwidth_bytes_per_s, waiting=waiting)
     manifest = pace.attempt(lambda: registry.fetch_manifest(reference.repo, digest))
-    found = pace.attempt(lambda: fetch_signatures(registry, reference.repo, digest))
-    identity = verify_publisher(context, manifest, found)
+    identity, found = _fetch_verified(context, registry, reference, manifest, pace)
     source = RegistrySource(registry, reference.repo)
     config = pace.attempt(lambda: source.load_blob(manifest.config, max_bytes=LIMITS.config_bytes))
     manifest.config.verify(config, "kit config")
@@ -127,6 +138,18 @@ def install_model(
         remember_model(state, manifest)
     journal.event("model-installed", f"model {digest} installed", model_digest=digest, signer=identity.san)
     return Installed(model=model, signer=identity.san, trial=trial, fetched=fetched)
+
+
+def _fetch_verified(
+    context: Context, registry: Registry, reference: Reference, manifest: Manifest, pace: Pace
+) -> tuple[SignerIdentity, FoundSignatures]:
+    """A good publisher's signature: by its tag where the reference has one, else among the model's referrers."""
+    if tag := reference.tag:
+        with suppress(VerificationError, RegistryNotFound, RegistryProtocolError):
+            named = pace.attempt(lambda: fetch_named_signatures(registry, reference.repo, tag))
+            return verify_publisher(context, manifest, named), named
+    found = pace.attempt(lambda: fetch_signatures(registry, reference.repo, manifest.digest))
+    return verify_publisher(context, manifest, found), found
 
 
 def remove_model(context: Context, digest: Digest) -> int:

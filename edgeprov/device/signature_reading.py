@@ -23,7 +23,7 @@ from edgeprov.errors import (
 )
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.signature_manifest import classic_tag, may_hold_signature, signature_layers
+from edgeprov.formats.signature_manifest import classic_tag, may_hold_signature, signature_layers, signature_tag
 from edgeprov.limits import LIMITS
 from edgeprov.verify.signature import SignatureArtifact
 
@@ -109,8 +109,18 @@ class RegistrySource:
         return b"".join(self._registry.fetch_blob(self._repo, descriptor))
 
 
+def fetch_named_signatures(registry: Registry, repo: str, tag: str) -> FoundSignatures:
+    """Read the signature that stands under the first signature tag of a model; empty where nothing does.
+
+    Raises:
+        RegistryError: The registry or the link failed; worth another try.
+    """
+    found = registry.head_manifest(repo, signature_tag(tag, 1))
+    return read_signatures([found] if found else [], RegistrySource(registry, repo))
+
+
 def fetch_signatures(registry: Registry, repo: str, model: Digest) -> FoundSignatures:
-    """Read the signatures of a model from its repository.
+    """Read the signatures of a model from its repository: its referrers, and cosign's classic tag.
 
     Raises:
         RegistryError: The registry or the link failed; worth another try.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""One artifact on its way out: blobs, manifest, signatures, confirmation. Everything may be repeated.
+"""One artifact on its way out: blobs, manifest, signatures, last the tag. Everything may be repeated.
 
 The part (one blob of about 1 MiB) is the unit of resume: HEAD, POST, PUT, and after a cut the same
 part again. The only durable state is the layout that is sent from; what the registry holds is asked,
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, TypeVar, cast
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import DigestMismatch, EdgeprovError, RegistryConflict, RegistryError, StoreCorrupt
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.registry.base import NextBlob, Registry, push_referrer
+from edgeprov.formats.signature_manifest import signature_tag
+from edgeprov.registry.base import NextBlob, Registry
+from edgeprov.registry.push_order import list_as_referrers
 from edgeprov.registry.retry import Pace
 from edgeprov.store.layout import Layout
 from edgeprov.store.state import OutboxEntry
+
+T = TypeVar("T")
 
 RECHECK_AFTER_S: Final = 600.0
 """A registry may collect blobs that no manifest names; zot does so after an hour."""
@@ -58,7 +62,7 @@ class Transfer:
         self._tally = tally
 
     def push(self, repo: str, entry: OutboxEntry) -> None:
-        """Push an artifact with its signatures, and have the registry confirm all of it by digest.
+        """Push an artifact with its signatures, its tag last, and have the registry confirm all of it by digest.
 
         Raises:
             OutOfTime: The contact's budget ended; the next one goes on from here.
@@ -68,43 +72,68 @@ class Transfer:
         """
         manifest = self._layout.load_manifest(entry.digest)
         signatures = [self._layout.load_manifest(digest) for digest in signature_digests(entry)]
+        manifests = [manifest, *signatures]
         try:
-            self._push_manifest(repo, entry, manifest)
-            for signature in signatures:
-                self._push_blobs(repo, signature)
-                self._pace.attempt(partial(_tolerant, partial(push_referrer, self._registry, repo, signature)))
-                self._tally.add(len(signature.raw), sent=True)
-            self._confirm(repo, [manifest, *signatures])
+            if self._tagged(repo, entry):
+                size = sum(len(item.raw) + sum(blob.size for blob in item.blobs) for item in manifests)
+                self._tally.add(size, sent=False)
+                self._push_missing(repo, entry, manifest, signatures)
+            else:
+                self._push_in_order(repo, entry, manifest, signatures)
+            self._confirm(repo, manifests)
         except DigestMismatch as error:
-            self._verify_local([manifest, *signatures])
+            self._verify_local(manifests)
             raise RegistryError(
                 f"{self._registry.name} keeps answering with other bytes: {error.message}",
                 advice="A proxy or the registry's disk damages data; the local copy is intact.",
             ) from error
 
-    def _push_manifest(self, repo: str, entry: OutboxEntry, manifest: Manifest) -> None:
-        if self._tagged(repo, entry):
-            self._tally.add(sum(blob.size for blob in manifest.blobs) + len(manifest.raw), sent=False)
-            return
+    def _push_in_order(self, repo: str, entry: OutboxEntry, manifest: Manifest, signatures: list[Manifest]) -> None:
         for round_left in reversed(range(_ROUNDS)):
             began = self._pace.clock.monotonic()
-            self._push_blobs(repo, manifest, count=round_left == _ROUNDS - 1)
+            first = round_left == _ROUNDS - 1
+            for item in (manifest, *signatures):
+                self._push_blobs(repo, item, count=first)
             if self._pace.clock.monotonic() - began > RECHECK_AFTER_S:
-                self._push_blobs(repo, manifest, count=False)
+                for item in (manifest, *signatures):
+                    self._push_blobs(repo, item, count=False)
             try:
-                if not self._tagged(repo, entry):  # a lost answer, or another device with this serial
-                    put = partial(self._registry.push_manifest, repo, manifest, tag=entry.tag)
-                    self._pace.attempt(partial(_tolerant, put))
+                self._put(repo, manifest, None)
+                self._put_signatures(repo, entry, manifest, signatures)
+                self._put(repo, manifest, entry.tag)
             except RegistryError as error:
                 # A blob went missing meanwhile (the registry's garbage collection): send it again.
                 if round_left and error.status in _BLOB_MISSING and not error.retryable:
                     continue
                 raise
-            self._tally.add(len(manifest.raw), sent=True)
+            self._tally.add(sum(len(item.raw) for item in (manifest, *signatures)), sent=True)
             return
 
+    def _push_missing(self, repo: str, entry: OutboxEntry, manifest: Manifest, signatures: list[Manifest]) -> None:
+        """The tag promises the signatures; one that a registry lost all the same is pushed again."""
+        heads = [self._head(repo, str(item.digest)) for item in signatures]
+        if any(head is None for head in heads):
+            for item in signatures:
+                self._push_blobs(repo, item, count=False)
+            self._put_signatures(repo, entry, manifest, signatures)
+
+    def _put_signatures(self, repo: str, entry: OutboxEntry, manifest: Manifest, signatures: list[Manifest]) -> None:
+        # A stranger's manifest under such a tag loses it: the repository is this device's own.
+        tags = [signature_tag(entry.tag, number) for number in range(1, len(signatures) + 1)]
+        if not all([self._put(repo, item, tag) for item, tag in zip(signatures, tags, strict=True)]):  # noqa: C419  puts
+            self._attempt(partial(list_as_referrers, self._registry, repo, manifest.digest, signatures))
+
+    def _put(self, repo: str, manifest: Manifest, tag: str | None) -> bool:
+        return self._attempt(partial(self._registry.push_manifest, repo, manifest, tag=tag))
+
+    def _attempt(self, push: Callable[[], T]) -> T:
+        return self._pace.attempt(partial(_tolerant, push))
+
+    def _head(self, repo: str, reference: str) -> Descriptor | None:
+        return self._pace.attempt(partial(self._registry.head_manifest, repo, reference))
+
     def _tagged(self, repo: str, entry: OutboxEntry) -> bool:
-        known = self._pace.attempt(lambda: self._registry.head_manifest(repo, entry.tag))
+        known = self._head(repo, entry.tag)
         if known is not None and known.digest != entry.digest:
             raise RegistryConflict(f"tag {entry.tag} in {repo} names {known.digest}")
         return known is not None
@@ -134,7 +163,7 @@ class Transfer:
 
     def _confirm(self, repo: str, manifests: list[Manifest]) -> None:
         for manifest in manifests:
-            found = self._pace.attempt(partial(self._registry.head_manifest, repo, str(manifest.digest)))
+            found = self._head(repo, str(manifest.digest))
             if found is None or found.digest != manifest.digest:
                 raise RegistryError(f"{self._registry.name}: {repo} does not confirm {manifest.digest}")
 
@@ -150,10 +179,10 @@ class Transfer:
             ) from error
 
 
-def _tolerant(push: Callable[[], object]) -> None:
+def _tolerant(push: Callable[[], T]) -> T:
     """Docker's registry 2.8 answers DIGEST_INVALID to a manifest while another client writes the same blob."""
     try:
-        push()
+        return push()
     except DigestMismatch as error:
         raise RegistryError(error.message, status=400, code="DIGEST_INVALID") from error
 

@@ -19,6 +19,7 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
 from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.descriptor import describe
+from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_CREATED, ASSURANCES, DEVICE_RECORD, Assurance
@@ -209,6 +210,11 @@ def encode_device_record(record: DeviceRecord) -> bytes:
             "proof": {"credential": record.proof},
         }
     )
+
+
+def record_tag(serial: str, digest: Digest) -> str:
+    """The tag that names one record for ever; the serial alone names the newest."""
+    return f"{serial}.{digest.hex[:16]}"
 
 
 def build_device_record(record: DeviceRecord) -> tuple[Manifest, bytes]:

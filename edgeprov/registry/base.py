@@ -11,16 +11,13 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import FormatError, RegistryNotFound
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.manifest import EMPTY_CONFIG, ImageIndex, Manifest, encode_index
-from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.formats.manifest import ImageIndex, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,44 +105,3 @@ def fallback_tag(digest: Digest) -> str:
     Spec: OCI distribution-spec 1.1, "Referrers Tag Schema".
     """
     return f"sha256-{digest.hex}"
-
-
-def push_referrer(registry: Registry, repo: str, manifest: Manifest) -> None:
-    """Push a manifest that has a subject, and see to it that it is found from its subject.
-
-    Where the registry does not index it, the fallback tag of the subject is rewritten. That is a
-    read-modify-write without a lock: only the one writer of a subject may do it, and for the
-    signatures of its own kit a device is that.
-
-    Raises:
-        FormatError: The manifest has no subject.
-    """
-    subject = manifest.subject
-    if subject is None:
-        raise FormatError("a referrer without a subject")
-    if registry.push_manifest(repo, manifest):
-        return
-    listed = registry.list_referrers(repo, subject.digest)
-    if any(item.digest == manifest.digest for item in listed):
-        return
-    tag = fallback_tag(subject.digest)
-    entries: list[Descriptor] = []
-    with contextlib.suppress(RegistryNotFound):
-        entries = list(registry.fetch_index(repo, tag).manifests)
-    entries.append(manifest.descriptor.with_annotations(manifest.annotations))
-    registry.push_index(repo, encode_index(entries), tag=tag)
-
-
-def attach(registry: Registry, repo: str, manifest: Manifest, blobs: Mapping[Digest, bytes]) -> None:
-    """push_referrer with its blobs first.
-
-    Args:
-        registry: Where to.
-        repo: Repository of the subject.
-        manifest: The referrer.
-        blobs: The bytes of each of its blobs by digest; the empty config may be left out.
-    """
-    for blob in manifest.blobs:
-        data = EMPTY_BLOB if blob.digest == EMPTY_CONFIG.digest else blobs[blob.digest]
-        registry.push_blob(repo, blob, BytesIO(data))
-    push_referrer(registry, repo, manifest)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from edgeprov.fleet.publishing.publish import _attach_collection, load_collection
+from edgeprov.fleet.publishing.publish import collection_artifact, load_collection
 from edgeprov.fleet.registries.sources import open_registry, parse_source
 from edgeprov.fleet.trust.signers import load_signer, sign_statement
 from edgeprov.formats.mediatypes import COLLECTION
+from edgeprov.registry.push_order import attach
 from tests.fleet.conftest import Hub
 from tests.support.fleet import fleet
 from tests.support.service import ROOT
@@ -45,7 +46,7 @@ class Trained:
                 registry.layout.remove_manifest(item.digest)
         honest = load_collection(str(self.root / "out"))
         for bundle in bundles:
-            _attach_collection(registry, repo, model, replace(honest, bundle=bundle), NOW)
+            attach(registry, repo, *collection_artifact(model, replace(honest, bundle=bundle), NOW))
 
     def told(self, *, verify: bool = True) -> dict[str, Any]:
         """What an index that is made now says of the set."""

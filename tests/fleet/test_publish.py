@@ -63,7 +63,7 @@ def test_published_model_is_what_a_device_accepts(ca: Path, tmp_path: Path):
     run = fleet("publish", KIT, "--to", to, "--ca", ca, "--json")
     assert run.code == 0, run.err
     item = run.last("published")
-    assert item["reference"] == f"{to}//models/breast-cancer-diagnosis@{item['digest']}"
+    assert item["reference"] == f"{to}//models/breast-cancer-diagnosis:1.0.0@{item['digest']}"
     reader = ArtifactReader(parse_source(to))
     digest = parse_digest(item["digest"])
     manifest = reader.manifest(item["repo"], digest)
@@ -211,4 +211,4 @@ def test_kitfile_parser_keeps_its_bounds():
 def test_publish_leaves_a_layout_that_others_read(ca: Path, tmp_path: Path):
     fleet("publish", KIT, "--to", f"oci:{tmp_path}/r", "--ca", ca)
     registry = LayoutRegistry(tmp_path / "r")
-    assert registry.list_tags("models/breast-cancer-diagnosis") == ("1.0.0",)
+    assert registry.list_tags("models/breast-cancer-diagnosis") == ("1.0.0", "1.0.0.s1")

@@ -351,8 +351,9 @@ def test_a_forged_training_set_is_not_believed(judged, tmp_path):
     """Anybody may attach a list to a model: only the statement that the publisher signed counts."""
     from dataclasses import replace
 
-    from edgeprov.fleet.publishing.publish import _attach_collection, load_collection
+    from edgeprov.fleet.publishing.publish import collection_artifact, load_collection
     from edgeprov.fleet.registries.sources import open_registry, parse_source
+    from edgeprov.registry.push_order import attach
 
     assert fleet("ca", "init", tmp_path / "ca").code == 0
     assert judged.run("collect", "-o", tmp_path / "out", "--ca", tmp_path / "ca").code == 0
@@ -367,7 +368,7 @@ def test_a_forged_training_set_is_not_believed(judged, tmp_path):
         if registry.fetch_manifest(published["repo"], item.digest).artifact_type.endswith("collection.v1+json"):
             registry.layout.remove_manifest(item.digest)
     lying = replace(honest, inputs=honest.inputs.splitlines(keepends=True)[0])
-    _attach_collection(registry, published["repo"], model, lying, "2026-02-03T04:05:06Z")
+    attach(registry, published["repo"], *collection_artifact(model, lying, "2026-02-03T04:05:06Z"))
     run = fleet("sync", f"oci:{tmp_path}/two", "--fleet", tmp_path / "index", "--json")
     assert run.code == 0
     assert any("not about the list of kits" in item["why"] for item in run.items if item["type"] == "fault")

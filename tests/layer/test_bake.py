@@ -22,7 +22,7 @@ from edgeprov.fleet.trust.signers import signature_artifact
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.mediatypes import COSIGN_SIGN_PREDICATE, KIT_ARTIFACT
-from edgeprov.registry.base import attach
+from edgeprov.registry.push_order import attach
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.support import pki

@@ -314,6 +314,28 @@ class FaultProxy:
                     item.close()
 
 
+class CutAfter(FaultProxy):
+    """A link that ends: the server still does request number ``after``; its answer and all later requests are lost.
+
+    Attributes:
+        requests: Requests that came, lost ones included.
+    """
+
+    def __init__(self, upstream: str, *, after: int) -> None:
+        super().__init__(upstream, seed=0)
+        self.after = after
+        self.requests = 0
+
+    def choose(self, path: str, headers: dict[str, str]) -> str | None:
+        """None before the cut."""
+        del path, headers
+        with self.lock:
+            self.requests += 1
+            if self.requests < self.after:
+                return None
+            return "drop-answer" if self.requests == self.after else "drop-before"
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     link: FaultProxy

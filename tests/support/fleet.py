@@ -13,10 +13,12 @@ from pathlib import Path
 
 from edgeprov.cli.fleet_main import main
 from edgeprov.formats.datakit import kit_tag
+from edgeprov.formats.devicerecord import record_tag
 from edgeprov.formats.jsonx import encode_json
-from edgeprov.formats.manifest import EMPTY_CONFIG
+from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
-from edgeprov.registry.base import push_referrer
+from edgeprov.registry.base import Registry
+from edgeprov.registry.push_order import attach, push_signed
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support.world import CREATED, Sealed, Unit, World
@@ -50,17 +52,23 @@ def data_repo(sealed: Sealed, month: str = "202602") -> str:
 
 def push_signatures(registry: LayoutRegistry, repo: str, signatures: Iterable[SignatureArtifact]) -> None:
     for item in signatures:
-        registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
-        registry.push_blob(repo, item.manifest.layers[0], item.blob)
-        push_referrer(registry, repo, item.manifest)
+        attach(registry, repo, item.manifest, {item.manifest.layers[0].digest: item.blob})
+
+
+def push_with_tags(
+    registry: Registry, repo: str, manifest: Manifest, signatures: Iterable[SignatureArtifact], *tags: str
+) -> None:
+    attached = [(item.manifest, {item.manifest.layers[0].digest: item.blob}) for item in signatures]
+    push_signed(registry, repo, manifest, attached, tags)
 
 
 def push_kit(registry: LayoutRegistry, unit: Unit, sealed: Sealed, *, repo: str = "", tag: str = "") -> str:
     repo = repo or data_repo(sealed)
     for blob in sealed.manifest.blobs:
         registry.push_blob(repo, blob, sealed.blobs[blob.digest])
-    registry.push_manifest(repo, sealed.manifest, tag=tag or kit_tag(unit.serial, sealed.kit.seq, sealed.digest))
-    push_signatures(registry, repo, sealed.signatures)
+    push_with_tags(
+        registry, repo, sealed.manifest, sealed.signatures, tag or kit_tag(unit.serial, sealed.kit.seq, sealed.digest)
+    )
     return repo
 
 
@@ -80,16 +88,16 @@ def push_tombstone(
     )  # fmt: skip
     registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
     registry.push_blob(repo, buried.manifest.layers[0], layer)
-    registry.push_manifest(repo, buried.manifest, tag=kit_tag(unit.serial, buried.seq, buried.digest))
-    push_signatures(registry, repo, buried.signatures)
+    tag = kit_tag(unit.serial, buried.seq, buried.digest)
+    push_with_tags(registry, repo, buried.manifest, buried.signatures, tag)
     return buried.seq
 
 
 def push_device(registry: LayoutRegistry, unit: Unit) -> None:
     registry.push_blob("devices", EMPTY_CONFIG, EMPTY_BLOB)
     registry.push_blob("devices", unit.record_manifest.layers[0], unit.record_blob)
-    registry.push_manifest("devices", unit.record_manifest, tag=unit.serial)
-    push_signatures(registry, "devices", unit.record_signatures)
+    tags = (record_tag(unit.serial, unit.record_manifest.digest), unit.serial)
+    push_with_tags(registry, "devices", unit.record_manifest, unit.record_signatures, *tags)
 
 
 def write_trust(world: World, folder: Path) -> Path:

@@ -82,6 +82,15 @@ def _keep_source(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return made
 
 
+def _tag_first(push: Callable[..., Any]) -> Callable[..., Any]:
+    def pushed(self: Any, repo: str, entry: Any, manifest: Any, signatures: Any) -> Any:
+        self._push_blobs(repo, manifest)
+        self._put(repo, manifest, entry.tag)
+        return push(self, repo, entry, manifest, signatures)
+
+    return pushed
+
+
 SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-lab-1": replaced("edgeprov.device.labels:encode_label", _keep_source),
     "W-prt-1": replaced("edgeprov.device.part_writer:PartWriter._flush", _cut_alone),
@@ -96,6 +105,8 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-key-1": replaced(
         "edgeprov.tpm.secret:KeySecret.derive", lambda _derive: lambda _self, label: label.encode()[:32].ljust(32)
     ),
+    "W-reg-1": replaced("edgeprov.device.transfer:Transfer._push_in_order", _tag_first),
+    "W-reg-2": replaced("edgeprov.registry.push_order:free_signature_number", lambda _number: lambda *_of: 1),
 }
 
 

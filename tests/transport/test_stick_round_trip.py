@@ -34,8 +34,8 @@ from edgeprov.errors import (
     UsageError,
 )
 from edgeprov.formats.mediatypes import ANNOTATION_REF_NAME
-from edgeprov.registry.base import attach
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+from edgeprov.registry.push_order import attach
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout
 from tests.support import pki

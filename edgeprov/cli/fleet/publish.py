@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kit", metavar="DIR|Kitfile", type=Path)
     parser.add_argument("--to", required=True, metavar="REGISTRY", help="host[:port]/prefix or oci:DIR")
     parser.add_argument("--name", help="repository below models/ (default: the package's name)")
-    parser.add_argument("--tag", help="default: the package's version; '' for none")
+    parser.add_argument("--tag", help="default: the package's version, or the start of the digest where it has none")
     parser.add_argument("--dataset", metavar="DIR|URL", help="what `collect` wrote and this model was trained on")
     common.signer_options(parser, "publisher")
     common.registry_options(parser)

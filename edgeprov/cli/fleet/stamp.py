@@ -39,7 +39,8 @@ def run(args: argparse.Namespace, out: Output) -> None:
         with out.progress("stamp", index.count(query)[0]) as bar:
             for item in index.iterate(query):
                 reader, registry = open_sources[item.source]
-                count = stamp_artifact(reader, registry, item.repo, parse_digest(item.digest), authority, created)
+                digest = parse_digest(item.digest)
+                count = stamp_artifact(reader, registry, item.repo, digest, authority, created, tag=item.tag)
                 if count:
                     out.item(
                         "stamped",

@@ -44,6 +44,7 @@ from edgeprov.formats.devicerecord import (
     parse_attestation,
     parse_device_record,
     parse_factory_key,
+    record_tag,
 )
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
@@ -55,7 +56,7 @@ from edgeprov.formats.segment import device_serial
 from edgeprov.formats.statement import encode_device_statement
 from edgeprov.formats.tpmt import COUNTER_INDEX, Attestation, PublicArea, parse_public
 from edgeprov.limits import LIMITS
-from edgeprov.registry.base import attach
+from edgeprov.registry.push_order import push_signed
 from edgeprov.verify.certificates import certificate_spki
 from edgeprov.verify.enrollment import (
     verify_counter_base,
@@ -306,9 +307,8 @@ def enroll(
     registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
     registry.push_blob(repo, manifest.layers[0], blob)
     # Under a name of its own as well: after another enrollment the old record still explains old kits.
-    registry.push_manifest(repo, manifest, tag=f"{request.serial}.{manifest.digest.hex[:16]}")
-    attach(registry, repo, signature, {signature.layers[0].digest: bundle})
-    registry.push_manifest(repo, manifest, tag=request.serial)
+    tags = (record_tag(request.serial, manifest.digest), request.serial)
+    push_signed(registry, repo, manifest, [(signature, {signature.layers[0].digest: bundle})], tags)
     return Enrolled(
         record=record, manifest=manifest, signature=signature, repo=repo, replaced=before.digest if before else None
     )

@@ -84,6 +84,14 @@ CREATE TABLE signatures (
   PRIMARY KEY (subject, digest)
 ) WITHOUT ROWID;
 
+-- Which numbered signature tags a repository lists beside a tag (FORMAT.md section 26).
+CREATE TABLE signature_tags (
+  source INTEGER NOT NULL, repo TEXT NOT NULL,
+  tag TEXT NOT NULL,                  -- of the artifact
+  numbers INTEGER NOT NULL,           -- bit n: <tag>.s<n> is listed
+  PRIMARY KEY (source, repo, tag)
+) WITHOUT ROWID;
+
 CREATE TABLE verdicts (
   digest TEXT NOT NULL,               -- of a training set: its statement
   policy TEXT NOT NULL,               -- SHA-256 of the trust folder

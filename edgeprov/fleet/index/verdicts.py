@@ -14,6 +14,7 @@ from typing import Any, Final
 from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.formats.rfc3339 import rfc3339
+from edgeprov.formats.signature_manifest import signature_tags
 
 _SAVED: Final = (
     "digest", "verified", "step", "error", "detail", "code", "record", "assurance", "reset_count", "restart_count",
@@ -77,6 +78,34 @@ def known_signatures(index: Index, digests: Sequence[str]) -> dict[str, tuple[st
     ):
         found[row["subject"]].append(row["digest"])
     return {subject: tuple(digests) for subject, digests in found.items()}
+
+
+def known_tags(index: Index, digests: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Signature tags of some kits and tombstones, as their repository listed them."""
+    marks = ", ".join("?" * len(digests))
+    rows = index.rows(
+        "SELECT a.digest, s.tag, s.numbers FROM artifacts a JOIN signature_tags s "  # noqa: S608 - marks only
+        f"ON (s.source, s.repo, s.tag) = (a.source, a.repo, a.tag) WHERE a.digest IN ({marks})",
+        digests,
+    )
+    return {row["digest"]: signature_tags(row["tag"], row["numbers"]) for row in rows}
+
+
+def record_signature_tags(index: Index, source: int, repo: str, tag: str) -> tuple[str, ...]:
+    """Signature tags of a device record that has this tag."""
+    rows = index.rows("SELECT numbers FROM signature_tags WHERE (source, repo, tag) = (?, ?, ?)", (source, repo, tag))
+    return signature_tags(tag, rows[0]["numbers"]) if rows else ()
+
+
+def model_signature_tags(index: Index, digest: str) -> tuple[str, ...]:
+    """Signature tags of a model in the repository that the index reads it from."""
+    rows = index.rows(
+        "SELECT s.tag, s.numbers FROM models m JOIN model_tags t "
+        "ON (t.source, t.repo, t.digest) = (m.source, m.repo, m.digest) "
+        "JOIN signature_tags s ON (s.source, s.repo, s.tag) = (t.source, t.repo, t.tag) WHERE m.digest = ?",
+        (digest,),
+    )
+    return tuple(name for row in rows for name in signature_tags(row["tag"], row["numbers"]))
 
 
 def verdict_json(judged: Judged) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE
+from edgeprov.formats.signature_manifest import FIRST_ADDED, signature_tag
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
-from edgeprov.registry.base import Registry, attach
+from edgeprov.registry.base import Registry
+from edgeprov.registry.push_order import attach, free_signature_number
 from edgeprov.verify.signature import SignatureArtifact, signature_kind
 from edgeprov.verify.timestamp_check import verify_timestamp
 
@@ -81,7 +83,14 @@ def parse_authority(command: str, anchors: Sequence[bytes]) -> Authority:
 
 
 def stamp_artifact(
-    reader: ArtifactReader, registry: Registry, repo: str, digest: Digest, authority: Authority, created: str
+    reader: ArtifactReader,
+    registry: Registry,
+    repo: str,
+    digest: Digest,
+    authority: Authority,
+    created: str,
+    *,
+    tag: str | None,
 ) -> int:
     """Push stamped copies of an artifact's signatures that have none yet; returns how many.
 
@@ -92,6 +101,7 @@ def stamp_artifact(
         digest: The kit, tombstone or device record.
         authority: Stamps.
         created: RFC 3339, for the annotation of the new manifests.
+        tag: Tag of the artifact, which the tags of the copies begin with; None where it has none.
 
     Raises:
         RegistryError: Reading or writing failed.
@@ -107,7 +117,10 @@ def stamp_artifact(
             continue
         stamped.add(signature)
         manifest, blob = _stamped(item, subject, authority.stamp(signature), created)
-        attach(registry, repo, manifest, {manifest.layers[0].digest: blob})
+        named = None
+        if tag is not None:
+            named = signature_tag(tag, free_signature_number(registry, repo, tag, manifest.digest, FIRST_ADDED))
+        attach(registry, repo, manifest, {manifest.layers[0].digest: blob}, tag=named)
         count += 1
     return count
 

@@ -29,7 +29,9 @@ from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_REF_NAME, OCI_MANIF
 from edgeprov.formats.receipt import MAX_KITS, Receipt, encode_receipt
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
-from edgeprov.registry.base import Registry, push_referrer
+from edgeprov.formats.signature_manifest import parse_signature_tag, signature_tag
+from edgeprov.registry.base import Registry
+from edgeprov.registry.push_order import list_as_referrers
 from edgeprov.store.layout import Layout
 from edgeprov.store.layout_index import entry_subject
 from edgeprov.store.layout_registry import LayoutRegistry
@@ -71,7 +73,7 @@ def import_stick(folder: Path, to: Source, *, progress: Callable[[int, int], Non
     entries = list(_entries(layout))
     signatures: dict[str, list[_Found]] = {}
     for entry in entries:
-        if entry.tag is None and entry.subject:
+        if entry.subject and (entry.tag is None or parse_signature_tag(entry.tag)):
             signatures.setdefault(entry.subject, []).append(entry)
     report = ImportReport()
     tagged = [entry for entry in entries if entry.tag and parse_kit_tag(entry.tag)]
@@ -133,15 +135,24 @@ def _import_one(
         raise RegistryConflict(f"the tag {entry.tag} names {there.digest} in the registry")
     if there is None:
         report.bytes += _push_blobs(layout, registry, repo, manifest)
-        registry.push_manifest(repo, manifest, tag=entry.tag)
+        registry.push_manifest(repo, manifest)
     report.known += there is not None
-    present = {item.digest for item in registry.list_referrers(repo, manifest.digest)} if there is not None else set()
+    added = []
+    # The tags of signatures that came without one follow those that have one, and the device's own two.
+    number = max((parsed[1] for item in signatures if (parsed := parse_signature_tag(item.tag or ""))), default=2)
     for signature in signatures:
-        if signature.digest in present:
+        if there is not None and registry.head_manifest(repo, str(signature.digest)) is not None:
             continue
         signed = layout.load_manifest(signature.digest)
         report.bytes += _push_blobs(layout, registry, repo, signed)
-        push_referrer(registry, repo, signed)
+        number += signature.tag is None
+        name = signature.tag or signature_tag(entry.tag or "", number)
+        if not registry.push_manifest(repo, signed, tag=name):
+            added.append(signed)
+    if added:
+        list_as_referrers(registry, repo, manifest.digest, added)
+    if there is None:
+        registry.push_manifest(repo, manifest, tag=entry.tag)
     head = registry.head_manifest(repo, str(manifest.digest))
     if head is None or head.digest != manifest.digest:
         raise EdgeprovError(f"the registry took {manifest.digest}, but does not show it")

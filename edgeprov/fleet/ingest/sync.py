@@ -11,7 +11,6 @@ remembered with the reason, shown, and never stops the rest.
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,31 +25,36 @@ from edgeprov.errors import (
     VerificationError,
 )
 from edgeprov.fleet.index.database import Index, chunked
-from edgeprov.fleet.ingest.sync_columns import artifact_kind, kit_columns, tag_fault, tombstone_columns
+from edgeprov.fleet.ingest.sync_columns import (
+    artifact_kind,
+    encode_signatures,
+    is_cut,
+    is_referrer,
+    kit_columns,
+    split_ref,
+    tag_fault,
+    tombstone_columns,
+)
 from edgeprov.fleet.ingest.sync_lineage import keep_collections
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
-from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_kit_tag
-from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.devicerecord import parse_device_record_artifact
+from edgeprov.formats.devicerecord import parse_device_record_artifact, record_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_COLLECTION,
     ANNOTATION_CREATED,
     ANNOTATION_REF_NAME,
-    KIT_ARTIFACT,
     NOTATION_SIGNATURE,
     OCI_MANIFEST,
     SIGSTORE_BUNDLE,
-    TOMBSTONE,
 )
 from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.formats.rfc3339 import rfc3339_ms
 from edgeprov.formats.segment import device_serial
+from edgeprov.formats.signature_manifest import parse_signature_tag, signature_tags
 from edgeprov.limits import LIMITS
 from edgeprov.store.layout_index import entry_subject
-from edgeprov.verify.signature import SignatureArtifact
 
 BATCH: Final = 500
 """Rows a transaction: after a kill, at most this much is fetched again."""
@@ -125,6 +129,7 @@ class _Sync:
         self.report = SyncReport(source=source.name)
         self.progress = progress or (lambda _done, _total: None)
         self.referrers: dict[str, list[str]] = {}
+        self.signature_numbers: dict[tuple[str, str], int] = {}
 
     def run(self, repos: tuple[str, ...]) -> SyncReport:
         names = list(self._layout_names() if self.reader.layout is not None else self._registry_names(repos))
@@ -141,6 +146,7 @@ class _Sync:
         with self.index.transaction():
             if self.referrers:
                 self._keep_referrers()
+            self._keep_signature_tags()
             self.index.rows("UPDATE sources SET synced_at = ? WHERE id = ?", (self.found_at, self.source_id))
         return self.report
 
@@ -152,14 +158,18 @@ class _Sync:
         repos = set()
         self._load_seen()
         for entry in self.reader.layout.manifests():
-            repo, reference = _split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
+            repo, reference = split_ref(entry.annotations.get(ANNOTATION_REF_NAME, ""))
             if entry.media_type != OCI_MANIFEST:
                 continue
             subject = entry_subject(entry)
             if (
                 subject
-                and (entry.artifact_type in _SIGNATURES or reference.startswith("sha256:"))
-                and _is_referrer(entry)
+                and (
+                    entry.artifact_type in _SIGNATURES
+                    or reference.startswith("sha256:")
+                    or parse_signature_tag(reference) is not None
+                )
+                and is_referrer(entry)
             ):
                 self.referrers.setdefault(subject, []).append(str(entry.digest))
                 continue
@@ -187,8 +197,12 @@ class _Sync:
         self._load_seen()
         for repo in sorted(wanted):
             self.report.shards += 1
-            for tag in self._tags(repo):
-                if not tag.startswith("sha256-"):
+            tags = set(self._tags(repo))
+            for tag in sorted(tags):
+                if (named := parse_signature_tag(tag)) and named[0] in tags:
+                    numbers = self.signature_numbers.get((repo, named[0]), 0)
+                    self.signature_numbers[repo, named[0]] = numbers | 1 << named[1]
+                elif not tag.startswith("sha256-"):
                     yield _Name(repo, tag)
 
     def _tags(self, repo: str) -> Sequence[str]:
@@ -197,7 +211,7 @@ class _Sync:
         except RegistryNotFound:
             return ()
         except (FormatError, RegistryError) as error:
-            if _is_cut(error):
+            if is_cut(error):
                 raise
             self._note_unread(repo, f"its tags cannot be listed: {error.message}", error)
             return ()
@@ -247,7 +261,7 @@ class _Sync:
         except (VerificationError, FormatError, RegistryNotFound, NotStored) as error:
             return name, None, None, f"{type(error).__name__}: {error.message}"
         except EdgeprovError as error:
-            if _is_cut(error):
+            if is_cut(error):
                 raise
             if error.retryable:
                 self.report.unread.append(error)
@@ -258,7 +272,9 @@ class _Sync:
         if kind == "device":
             layer = self.reader.blob(name.repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
             self.reader.check_blob(name.repo, manifest.config)
-            signatures = self.reader.signatures(name.repo, manifest.digest)
+            record = record_tag(name.reference.partition(".")[0], manifest.digest)
+            tags = signature_tags(record, self.signature_numbers.get((name.repo, record), 0))
+            signatures = self.reader.signatures(name.repo, manifest.digest, tags=tags)
             return parse_device_record_artifact(manifest, layer), layer, signatures
         if kind == "model":
             config = self.reader.blob(name.repo, manifest.config, max_bytes=LIMITS.config_bytes)
@@ -372,25 +388,12 @@ class _Sync:
         rows = sorted((subject, digest) for subject, digests in self.referrers.items() for digest in digests)
         self.index.put_all("signatures", ("subject", "digest"), rows)
 
-
-def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
-    """Signatures of a device record for the index."""
-    return json.dumps([[b64(item.manifest.raw), b64(item.blob)] for item in signatures]).encode()
-
-
-def _is_cut(error: EdgeprovError) -> bool:
-    """No answer at all: what is asked next gets none either. An answer of 500 concerns what was asked for."""
-    return error.retryable and getattr(error, "status", None) is None
-
-
-def _is_referrer(entry: Descriptor) -> bool:
-    # Kits and tombstones have a subject too: their model.
-    return entry.artifact_type not in (KIT_ARTIFACT, TOMBSTONE)
-
-
-def _split_ref(ref: str) -> tuple[str, str]:
-    head, at, digest = ref.partition("@")
-    if at:
-        return head, digest
-    repo, colon, tag = ref.rpartition(":")
-    return (repo, tag) if colon else ("", ref)
+    def _keep_signature_tags(self) -> None:
+        sql = "SELECT repo, tag, numbers FROM signature_tags WHERE source = ?"
+        known = {(row["repo"], row["tag"]): row["numbers"] for row in self.index.rows(sql, (self.source_id,))}
+        rows = sorted(
+            (self.source_id, repo, tag, numbers)
+            for (repo, tag), numbers in self.signature_numbers.items()
+            if known.get((repo, tag)) != numbers
+        )
+        self.index.put_all("signature_tags", ("source", "repo", "tag", "numbers"), rows)

@@ -7,11 +7,15 @@ Nothing of it is proved: `verify` judges.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
-from edgeprov.errors import FormatError
+from edgeprov.errors import EdgeprovError, FormatError
 from edgeprov.fleet.index.query_terms import parse_moment
+from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
+from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
@@ -27,6 +31,7 @@ from edgeprov.formats.mediatypes import (
     TOMBSTONE,
 )
 from edgeprov.formats.segment import check_slot, device_serial
+from edgeprov.verify.signature import SignatureArtifact
 
 
 def artifact_kind(manifest: Manifest) -> str:
@@ -96,3 +101,27 @@ def tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
     if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
         return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
     return ""
+
+
+def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:
+    """Signatures of a device record for the index."""
+    return json.dumps([[b64(item.manifest.raw), b64(item.blob)] for item in signatures]).encode()
+
+
+def split_ref(ref: str) -> tuple[str, str]:
+    """Repository, and tag or digest, of a reference name in a layout folder."""
+    head, at, digest = ref.partition("@")
+    if at:
+        return head, digest
+    repo, colon, tag = ref.rpartition(":")
+    return (repo, tag) if colon else ("", ref)
+
+
+def is_cut(error: EdgeprovError) -> bool:
+    """No answer at all: what is asked next gets none either. An answer of 500 concerns what was asked for."""
+    return error.retryable and getattr(error, "status", None) is None
+
+
+def is_referrer(entry: Descriptor) -> bool:
+    """Whether an entry with a subject hangs on it; a kit or tombstone only names its model."""
+    return entry.artifact_type not in (KIT_ARTIFACT, TOMBSTONE)

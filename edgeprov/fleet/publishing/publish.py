@@ -4,7 +4,7 @@
 
 Layers are what ``kit pack`` writes for the same folder, byte for byte; a layer is streamed from disk
 three times (digest, fs-verity digest with it, push) and never held in memory. The signature is
-pushed before the tag, so that whoever sees the tag finds the signature.
+pushed before the tag (registry/push_order.py), so that whoever sees the tag finds the signature.
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.modelkit import build_modelkit, layer_media_type, parse_modelkit
 from edgeprov.formats.rfc3339 import rfc3339
+from edgeprov.formats.signature_manifest import parse_signature_tag
 from edgeprov.formats.tarball import END, tar_header, tar_padding
 from edgeprov.limits import LIMITS
-from edgeprov.registry.base import Registry, attach
+from edgeprov.registry.push_order import push_signed
 from edgeprov.store.atomic import load_bytes, translate
 from edgeprov.store.verity import VerityHasher
 
 CHUNK: Final = 64 * 1024  # cache-sized pieces hash fastest
 KITFILE_NAMES: Final = ("Kitfile", "kitfile", ".kitfile")
 _NAME: Final = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
-_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,123}")  # 128 with the longest ending of a signature tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ class Published:
 
     reference: str
     repo: str
-    tag: str | None
+    tag: str
     digest: Digest
     signature: Digest
     bytes_sent: int
@@ -204,7 +205,7 @@ def publish(
         to: Where.
         signer: The publisher's key.
         name: Repository below ``models/``; default the package's name.
-        tag: Default the package's version; "" for none.
+        tag: Default the package's version, or the start of the digest where it has none.
         now: For the signature's annotation.
         collection: What the model was trained on; hangs on it as a referrer.
 
@@ -215,9 +216,9 @@ def publish(
     name = name or re.sub(r"[^a-z0-9._-]+", "-", kit.name.lower()).strip("-._")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name[:80]!r} is not a repository name", advice="Give one with --name, in lower case.")
-    tag = kit.version if tag is None else tag
-    if tag and not _TAG.fullmatch(tag):
-        raise UsageError(f"{tag[:80]!r} is not a tag", advice="Give one with --tag.")
+    tag = tag or kit.version or kit.manifest.digest.hex[:16]
+    if not _TAG.fullmatch(tag) or parse_signature_tag(tag):
+        raise UsageError(f"{tag[:80]!r} is not a tag for a model", advice="Give one with --tag.")
     repo = f"{to.prefix}models/{name}"
     registry = open_registry(to, create=True)
     sent = 0
@@ -225,27 +226,32 @@ def publish(
         stream = cast("BinaryIO", io.BufferedReader(ChunkStream(layer.chunks()), CHUNK))
         sent += layer.descriptor.size * registry.push_blob(repo, layer.descriptor, stream)
     registry.push_blob(repo, kit.manifest.config, kit.config)
-    registry.push_manifest(repo, kit.manifest)
     created = rfc3339(now)
     statement = encode_model_statement(kit.manifest.digest)
     signature, blob = signature_artifact(signer, kit.manifest.descriptor, statement, COSIGN_SIGN_PREDICATE, created)
-    attach(registry, repo, signature, {signature.layers[0].digest: blob})
+    attached = [(signature, {signature.layers[0].digest: blob})]
     if collection is not None:
-        _attach_collection(registry, repo, kit.manifest, collection, created)
-    if tag:
-        registry.push_manifest(repo, kit.manifest, tag=tag)
+        attached.append(collection_artifact(kit.manifest, collection, created))
+    push_signed(registry, repo, kit.manifest, attached, [tag])
     joint = f"{to.name}//{repo}" if to.is_layout else f"{to.host}/{repo}"
     return Published(
-        reference=f"{joint}@{kit.manifest.digest}",
+        reference=f"{joint}:{tag}@{kit.manifest.digest}",
         repo=repo,
-        tag=tag or None,
+        tag=tag,
         digest=kit.manifest.digest,
         signature=signature.digest,
         bytes_sent=sent,
     )
 
 
-def _attach_collection(registry: Registry, repo: str, model: Manifest, collection: Collection, created: str) -> None:
+def collection_artifact(model: Manifest, collection: Collection, created: str) -> tuple[Manifest, dict[Digest, bytes]]:
+    """The manifest that hangs a training set on its model, with its blobs.
+
+    Args:
+        model: The model kit.
+        collection: The training set.
+        created: RFC 3339, for the annotation.
+    """
     blob, media_type = (
         (collection.bundle, SIGSTORE_BUNDLE) if collection.bundle else (collection.statement, IN_TOTO_PAYLOAD)
     )
@@ -257,7 +263,7 @@ def _attach_collection(registry: Registry, repo: str, model: Manifest, collectio
         subject=model.descriptor,
         annotations={A_COLLECTION: collection.statement_digest, ANNOTATION_CREATED: created},
     )
-    attach(registry, repo, manifest, {layers[0].digest: blob, layers[1].digest: collection.inputs})
+    return manifest, {layers[0].digest: blob, layers[1].digest: collection.inputs}
 
 
 def _pack_layer(root: Path, spec: EntrySpec) -> PackedLayer:

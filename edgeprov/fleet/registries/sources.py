@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeprov.errors import FormatError, LimitError, UsageError
+from edgeprov.errors import FormatError, LimitError, RegistryNotFound, UsageError
 from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.signature_manifest import SIGNATURE_LAYERS
 from edgeprov.limits import LIMITS
@@ -162,13 +162,37 @@ class ArtifactReader:
         for _ in self.registry.fetch_blob(repo, descriptor):
             pass
 
-    def signatures(self, repo: str, digest: Digest, known: tuple[Digest, ...] | None = None) -> list[SignatureArtifact]:
+    def named_signatures(self, repo: str, digest: Digest, tags: Iterable[str]) -> list[SignatureArtifact]:
+        """Signatures under tags of their own, without asking for the referrers.
+
+        A tag that is gone, or names something that is not about the artifact, is passed over.
+
+        Args:
+            repo: Repository of the artifact.
+            digest: The artifact.
+            tags: Signature tags that the repository listed.
+
+        Raises:
+            DigestMismatch: A blob's bytes were changed.
+        """
+        artifacts: list[SignatureArtifact] = []
+        for tag in tags:
+            with contextlib.suppress(FormatError, RegistryNotFound):
+                manifest = self.registry.fetch_manifest(repo, tag)
+                if manifest.subject is not None and manifest.subject.digest == digest:
+                    artifacts.extend(self._artifacts(repo, manifest))
+        return artifacts
+
+    def signatures(
+        self, repo: str, digest: Digest, known: tuple[Digest, ...] | None = None, *, tags: Iterable[str] = ()
+    ) -> list[SignatureArtifact]:
         """All readable signatures on an artifact. What somebody attached in another form is passed over.
 
         Args:
             repo: Repository of the artifact.
             digest: The artifact.
             known: Digests of its signature manifests, where the index knows them already.
+            tags: Signature tags that the repository listed; they count beside the referrers.
 
         Raises:
             DigestMismatch: A referrer's bytes were changed: damage is told even where another signature is good.
@@ -177,15 +201,15 @@ class ArtifactReader:
         if known is None:
             found = self.registry.list_referrers(repo, digest)
             known = tuple(item.digest for item in found if item.media_type != OCI_INDEX)
-        artifacts: list[SignatureArtifact] = []
-        for item in known[: LIMITS.signatures_per_artifact]:
+        artifacts = self.named_signatures(repo, digest, tags)
+        read = {item.manifest.digest for item in artifacts}
+        for item in [item for item in known if item not in read][: LIMITS.signatures_per_artifact]:
             # FormatError only: sound bytes that are no signature
             with contextlib.suppress(FormatError):
-                artifacts.extend(self._artifacts(repo, item))
+                artifacts.extend(self._artifacts(repo, self.manifest(repo, item)))
         return artifacts
 
-    def _artifacts(self, repo: str, digest: Digest) -> Iterator[SignatureArtifact]:
-        manifest = self.manifest(repo, digest)
+    def _artifacts(self, repo: str, manifest: Manifest) -> Iterator[SignatureArtifact]:
         for layer in manifest.layers:
             if layer.media_type in SIGNATURE_LAYERS:
                 yield self._signature(

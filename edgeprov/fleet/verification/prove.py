@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprov.errors import EdgeprovError, NotStored, UsageError, VerificationError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.query import Artifact, Query
+from edgeprov.fleet.index.verdicts import known_tags, model_signature_tags
 from edgeprov.fleet.registries.kits import load_content, load_contents, open_kit, part_of_layer
 from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.block import join_blocks
@@ -117,11 +118,12 @@ def _gather(index: Index, reader: ArtifactReader, artifact: Artifact, name: Reco
     if evidence is None:
         raise NotStored(f"kit {artifact.digest} holds no evidence")
     layer = reader.blob(artifact.repo, evidence.layer, max_bytes=LIMITS.part_max_bytes + _LAYER_SLACK)
+    tags = known_tags(index, [artifact.digest]).get(artifact.digest, ())
     return Proof(
         record=rows[place],
         index=place,
         path=tuple(inclusion_path(rows, place)),
-        kit=_artifact(reader, artifact.repo, manifest.raw, artifact.digest),
+        kit=_artifact(reader, artifact.repo, manifest.raw, artifact.digest, tags),
         evidence=unpack_evidence(layer),
         evidence_layer=layer,
         device=ProofArtifact(manifest=b"", signatures=()),
@@ -144,11 +146,11 @@ def _model(index: Index, digest: str) -> ProofArtifact:
         )
     reader = ArtifactReader(index.sources()[rows[0]["source"]])
     manifest = reader.manifest(rows[0]["repo"], parse_digest(digest))
-    return _artifact(reader, rows[0]["repo"], manifest.raw, digest)
+    return _artifact(reader, rows[0]["repo"], manifest.raw, digest, model_signature_tags(index, digest))
 
 
-def _artifact(reader: ArtifactReader, repo: str, manifest: bytes, digest: str) -> ProofArtifact:
-    signatures = reader.signatures(repo, parse_digest(digest))
+def _artifact(reader: ArtifactReader, repo: str, manifest: bytes, digest: str, tags: Sequence[str]) -> ProofArtifact:
+    signatures = reader.signatures(repo, parse_digest(digest), tags=tags)
     return ProofArtifact(
         manifest=manifest,
         signatures=tuple(ProofSignature(manifest=item.manifest.raw, blob=item.blob) for item in signatures),

@@ -16,18 +16,26 @@ from typing import Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.index.database import Index, json_of_text
-from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
+from edgeprov.fleet.index.verdicts import (
+    Judged,
+    known_signatures,
+    model_signature_tags,
+    record_signature_tags,
+    save_verdicts,
+)
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.verify_kits import BLOBS
 from edgeprov.formats.b64 import parse_b64
+from edgeprov.formats.devicerecord import record_tag
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.modelkit import parse_modelkit
+from edgeprov.formats.segment import device_serial
 from edgeprov.limits import LIMITS
 from edgeprov.verify.collector import verify_collection
 from edgeprov.verify.enrollment import verify_device_record
 from edgeprov.verify.policy import TrustPolicy
-from edgeprov.verify.signature import verify_model_signature
+from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 
 _KEYS: Final = ("devices.digest", "models.digest", "collection_signatures.statement")
 
@@ -63,7 +71,7 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         if not again and row["depth"] >= BLOBS
     }
     rows = [
-        ("device", row["digest"], row["device"], row["source"], "")
+        ("device", row["digest"], row["device"], row["source"], f"{sources[row['source']].source.prefix}devices")
         for row in index.rows("SELECT digest, device, source FROM devices ORDER BY device, enrolled_at")
     ]
     rows += [
@@ -92,7 +100,12 @@ def check_others(index: Index, trust: Trust, *, at: dt.datetime, again: bool = F
         else:
             source = sources[number]
             signed_by = known_signatures(index, [digest])[digest] if source.source.is_layout else ()
-            judged = _judge(source, kind, repo, parse_digest(digest), signed_by, trust.policy, at)
+            if kind == "model":
+                tags = model_signature_tags(index, digest)
+            else:
+                tag = record_tag(device_serial(name), parse_digest(digest))
+                tags = record_signature_tags(index, number, repo, tag)
+            judged = _judge(source, kind, repo, parse_digest(digest), signed_by, tags, trust.policy, at)
         if judged.verified is not None:
             with index.transaction():
                 save_verdicts(index, [judged], trust, BLOBS, at)
@@ -126,15 +139,20 @@ class _Lazy:
 
 
 def _judge(
-    source: _Lazy, kind: str, repo: str, digest: Digest, signed_by: Sequence[str], policy: TrustPolicy, at: dt.datetime
+    source: _Lazy,
+    kind: str,
+    repo: str,
+    digest: Digest,
+    signed_by: Sequence[str],
+    tags: Sequence[str],
+    policy: TrustPolicy,
+    at: dt.datetime,
 ) -> Judged:
     known = tuple(map(parse_digest, signed_by)) or None  # where the index knows none, the registry is asked
     try:
         reader = source.open()
-        if kind == "device":
-            _device(reader, f"{source.source.prefix}devices", digest, known, policy, at)
-        else:
-            _model(reader, repo, digest, known, policy, at)
+        signatures = reader.signatures(repo, digest, known, tags=tags)
+        (_device if kind == "device" else _model)(reader, repo, digest, signatures, policy, at)
     except EdgeprovError as error:
         verified = None if error.retryable else False
         return Judged(
@@ -148,26 +166,26 @@ def _device(
     reader: ArtifactReader,
     repo: str,
     digest: Digest,
-    known: tuple[Digest, ...] | None,
+    signatures: Sequence[SignatureArtifact],
     policy: TrustPolicy,
     at: dt.datetime,
 ) -> None:
     manifest = reader.manifest(repo, digest)
     layer = reader.blob(repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
     reader.check_blob(repo, manifest.config)
-    verify_device_record(manifest, layer, reader.signatures(repo, digest, known), policy, at)
+    verify_device_record(manifest, layer, signatures, policy, at)
 
 
 def _model(
     reader: ArtifactReader,
     repo: str,
     digest: Digest,
-    known: tuple[Digest, ...] | None,
+    signatures: Sequence[SignatureArtifact],
     policy: TrustPolicy,
     at: dt.datetime,
 ) -> None:
     manifest = reader.manifest(repo, digest)
     parse_modelkit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
-    verify_model_signature(manifest, reader.signatures(repo, digest, known), policy, at)
+    verify_model_signature(manifest, signatures, policy, at)
     for layer in manifest.layers:
         reader.check_blob(repo, layer)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from edgeprov.errors import EdgeprovError, EvidenceInvalid
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, VerificationError
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.index.query import Query
-from edgeprov.fleet.index.verdicts import Judged, known_signatures, save_verdicts
+from edgeprov.fleet.index.verdicts import Judged, known_signatures, known_tags, save_verdicts
 from edgeprov.fleet.registries.kits import LOST, load_contents, load_evidence, open_kit, open_reader
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.trust.folder import Trust
@@ -28,7 +29,7 @@ from edgeprov.formats.digest import parse_digest
 from edgeprov.limits import LIMITS
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.enrollment import VerifiedDevice
-from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
+from edgeprov.verify.evidence import KitEvidence, Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
 
 EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
@@ -37,6 +38,7 @@ BATCH: Final = 100
 
 _CONTENT: Final = frozenset(("outputs", "label-values", "inputs"))
 T = TypeVar("T")
+NOTATION_ENDING: Final = ".s2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class Item:
     device: str
     seq: int
     signatures: tuple[str, ...] | None
+    signature_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +161,17 @@ def make_batches(
     for number, digests in sorted(waiting.items()):
         for some in chunked(digests, BATCH):
             known = known_signatures(index, some) if sources[number].is_layout else {}
+            tags = known_tags(index, some) if not sources[number].is_layout else {}
             items = [
-                Item(digest=digest, kind=kind, repo=repo, device=device, seq=seq, signatures=known.get(digest))
+                Item(
+                    digest=digest,
+                    kind=kind,
+                    repo=repo,
+                    device=device,
+                    seq=seq,
+                    signatures=known.get(digest),
+                    signature_tags=tags.get(digest, ()),
+                )
                 for digest, kind, repo, device, seq in index.rows(
                     "SELECT digest, kind, repo, device, seq FROM artifacts "  # noqa: S608 - marks only
                     f"WHERE digest IN ({', '.join('?' * len(some))}) ORDER BY device, seq, digest",
@@ -224,15 +236,13 @@ def _verify(
     tombstone: Tombstone | None = None
     missing: tuple[str, ...] = ()
     manifest = reader.manifest(item.repo, parse_digest(item.digest))
-    known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
-    signatures = reader.signatures(item.repo, manifest.digest, known)
     if item.kind == "tombstone":
         layer = reader.blob(item.repo, manifest.layers[0], max_bytes=LIMITS.config_bytes)
         tombstone = parse_tombstone(manifest, layer)
-        evidence = evidence_of_tombstone(tombstone, signatures)
+        evidence = evidence_of_tombstone(tombstone, [])
     else:
         kit = open_kit(reader, item.repo, manifest)
-        evidence = evidence_of_kit(kit, signatures, load_evidence(reader, item.repo, kit))
+        evidence = evidence_of_kit(kit, [], load_evidence(reader, item.repo, kit))
         if batch.depth >= BLOBS:
             missing = _check_content(reader, item.repo, kit, evidence.segments, records=batch.depth >= RECORDS)
     if not devices:
@@ -241,13 +251,29 @@ def _verify(
             step=1,
             advice="Enroll the device, or sync the registry that holds its record.",
         )
+    if named := reader.named_signatures(item.repo, manifest.digest, _evidence_tags(item)):
+        # Refused under these, it may still be good: a stranger's signature can stand under such a tag.
+        with suppress(VerificationError):
+            return *_verify_signed(replace(evidence, signatures=tuple(named)), devices, batch), tombstone, missing
+    known = tuple(map(parse_digest, item.signatures)) if item.signatures is not None else None
+    signatures = reader.signatures(item.repo, manifest.digest, known)
+    return *_verify_signed(replace(evidence, signatures=tuple(signatures)), devices, batch), tombstone, missing
+
+
+def _evidence_tags(item: Item) -> list[str]:
+    """The tags that hold bundles: the notation signature carries no evidence (FORMAT.md section 26)."""
+    return [tag for tag in item.signature_tags if not tag.endswith(NOTATION_ENDING)]
+
+
+def _verify_signed(
+    evidence: KitEvidence, devices: list[tuple[str, VerifiedDevice | EdgeprovError]], batch: Batch
+) -> tuple[Verdict, str]:
     first: EdgeprovError | None = None
     for record, device in devices:
         try:
             if isinstance(device, EdgeprovError):
                 raise device
-            verdict = verify_kit(evidence, device, batch.trust.policy, batch.at)
-            return verdict, record, tombstone, missing
+            return verify_kit(evidence, device, batch.trust.policy, batch.at), record
         except EdgeprovError as error:
             first = first or error  # the newest record's reason is the one to tell
     assert first is not None  # noqa: S101 - devices is not empty

@@ -13,7 +13,8 @@ from edgeprov.formats.descriptor import Descriptor, encode_descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, NO_SUBJECT, OCI_INDEX
-from edgeprov.registry.base import Registry, attach
+from edgeprov.registry.base import Registry
+from edgeprov.registry.push_order import attach
 from tests.bench.fleetgen.device import Artifact
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'

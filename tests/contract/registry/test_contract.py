@@ -14,7 +14,8 @@ from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, Registry
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest, encode_index
 from edgeprov.formats.mediatypes import EMPTY_BLOB
-from edgeprov.registry.base import Registry, attach, fallback_tag, push_referrer
+from edgeprov.registry.base import Registry, fallback_tag
+from edgeprov.registry.push_order import attach
 
 _numbers = itertools.count()
 
@@ -159,7 +160,7 @@ def test_a_subject_may_be_in_no_repository_at_all(registry: Registry, repo: str)
 
 def test_a_referrer_needs_a_subject(registry: Registry, repo: str) -> None:
     with pytest.raises(FormatError):
-        push_referrer(registry, repo, push(registry, repo, b"alone"))
+        attach(registry, repo, push(registry, repo, b"alone"), {describe(b"alone", "").digest: b"alone"})
 
 
 def test_an_index_is_stored_and_read(registry: Registry, repo: str) -> None:

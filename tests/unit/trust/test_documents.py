@@ -166,6 +166,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-01/factory-key-of-another-ak_fail",
         "step-01/factory-key-replayed_fail",
     ),
+    "R-reg-2": (
+        "step-02/referrer-of-another-kit_fail",
+        "fleet/test_signature_tags.py::test_a_stranger_under_a_signature_tag_is_passed_over",
+    ),
     "R-enr-1": (
         "step-01/enrollment-of-another_fail",
         "step-01/enrollment-missing_fail",
