@@ -67,6 +67,7 @@ def boot_check(context: Context) -> list[BootVerdict]:
     state = _open_state(context)
     verdicts = []
     with context.boot_tpm() as tpm:
+        tpm.close_platform()
         for active in active_models(context, state):
             verdict = _check_slot(context, state, tpm, active)
             verdicts.append(verdict)

@@ -182,6 +182,20 @@ def _identity(context: Context) -> Finding:
     return Finding(check="identity", verdict="ok", found=f"{keys['device']}, keys in the TPM, certificate installed")
 
 
+def _passwords(context: Context) -> Finding:
+    with context.tpm() as tpm:
+        weak = tpm.weaknesses()
+    if weak:
+        return Finding(
+            check="TPM passwords",
+            verdict="note",
+            found="; ".join(weak),
+            fix="Run `edgeprov identity create --owner-auth FILE --lockout-auth FILE`, or with --forget-auth; see "
+            "ENROLLMENT.md.",
+        )
+    return Finding(check="TPM passwords", verdict="ok", found="owner and lockout are protected")
+
+
 def _floors(context: Context) -> Finding:
     from edgeprov.tpm.floor import PLACES
 
@@ -323,6 +337,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "identity": _identity,
     "kit counter": _counter,
     "model floors": _floors,
+    "TPM passwords": _passwords,
     "interpreter": _runtime,
     "models": _models,
     "boot check": _boot,

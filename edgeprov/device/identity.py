@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.store.state import State
     from edgeprov.tpm.device import Tpm
+    from edgeprov.tpm.protection import Protection
 
 IDENTITY_TYPE: Final = "edgeprov.identity"
 
@@ -43,8 +44,12 @@ _OTHER_TPM: Final = (
 )
 
 
-def create_identity(context: Context) -> dict[str, Any]:
+def create_identity(context: Context, protection: Protection | None = None) -> dict[str, Any]:
     """Make AK, SK and counter in the TPM, or find them there; the public parts are kept in the state.
+
+    Args:
+        context: The device.
+        protection: Passwords of the TPM's owner and lockout to set, or to use.
 
     Returns:
         The stored document: ``device``, ``ak``, ``sk`` (base64 TPMT_PUBLIC), ``assurance``.
@@ -55,7 +60,7 @@ def create_identity(context: Context) -> dict[str, Any]:
     """
     state = context.state()
     with context.tpm() as tpm:
-        identity = tpm.create_identity()
+        identity = tpm.create_identity(protection)
         document = {
             "v": 1,
             "device": context.urn,

@@ -10,6 +10,7 @@ from typing import Self
 
 from edgeprov.tpm.client import Client
 from edgeprov.tpm.floor import FloorReader
+from edgeprov.tpm.identity_file import load_identity
 from edgeprov.tpm.tcti import TpmSettings, open_transport
 
 
@@ -26,6 +27,7 @@ class BootTpm:
         link, shared, _ = open_transport(settings)
         self._client = Client(link, lock_path=settings.lock_path, shared=shared)
         self._pcr = settings.pcr
+        self._state_dir = settings.state_dir
         self._floors = FloorReader(self._client, settings.state_dir)
 
     def __enter__(self) -> Self:
@@ -59,6 +61,16 @@ class BootTpm:
             TpmError: The TPM refused.
         """
         self._client.pcr_event(self._pcr, data)
+
+    def close_platform(self) -> None:
+        """Close the platform hierarchy for this boot, on a device whose TPM was protected at enrollment.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        stored = load_identity(self._state_dir)
+        if stored is not None and stored.protected:
+            self._client.close_platform()
 
     def floor(self, slot: str) -> int:
         """The lowest securityVersion that may run in a slot; 0 when none was ever set.

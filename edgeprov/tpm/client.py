@@ -29,8 +29,11 @@ from edgeprov.limits import LIMITS
 from edgeprov.tpm.device_lock import lock_within, unlock
 from edgeprov.tpm.response_codes import (
     HEADER,
+    RC_AUTH_FAIL,
+    RC_BAD_AUTH,
     RC_BUSY,
     RC_HANDLE,
+    RC_HIERARCHY,
     RC_INITIALIZE,
     RC_MEMORY,
     ST_NO_SESSIONS,
@@ -44,6 +47,8 @@ from edgeprov.tpm.transport import Transport
 T = TypeVar("T")
 
 _RS_PW: Final = 0x40000009
+_RH_PLATFORM: Final = 0x4000000C
+_CC_HIERARCHY_CONTROL: Final = 0x121
 _CC_PCR_EVENT: Final = 0x13C
 _CC_STARTUP: Final = 0x144
 _CC_NV_READ: Final = 0x14E
@@ -210,6 +215,21 @@ class Client:
         info = self._parse(what, raw, lambda reader: reader.take(_CLOCK.size))
         _, clock, resets, restarts, safe = _CLOCK.unpack(info)
         return TpmClock(clock_ms=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
+
+    def close_platform(self) -> None:
+        """Disable the platform hierarchy until the next reset; nothing to do where the firmware has done it.
+
+        With an open one and its empty password anybody could clear the TPM, whatever the owner's password is.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        handle = _RH_PLATFORM.to_bytes(4, "big")
+        self.attempt(
+            "close its platform hierarchy",
+            lambda: self._exchange(_CC_HIERARCHY_CONTROL, handle, handle + b"\0", auth=b""),
+            (RC_HIERARCHY, RC_AUTH_FAIL, RC_BAD_AUTH),
+        )
 
     def nv_read(self, index: int, size: int, auth: bytes, negative: Collection[int] = ()) -> bytes | None:
         """Bytes of an NV index, read under the index's own authValue, from offset 0.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TypeVar
 
-from edgeprov._dataclass import dataclass
+from edgeprov._dataclass import dataclass, replace
 from edgeprov.errors import IdentityError
 from edgeprov.formats.devicerecord import FactoryKey
 from edgeprov.formats.tpmt import Attestation, parse_public
@@ -21,6 +21,7 @@ from edgeprov.tpm.identity_file import StoredIdentity, load_identity, save_ident
 from edgeprov.tpm.key_template import AK, SK
 from edgeprov.tpm.keyed import KeyedTpm
 from edgeprov.tpm.maker import judge_assurance, read_manufacturer
+from edgeprov.tpm.protection import Protection, protect, read_weaknesses, use_owner
 from edgeprov.tpm.secret import load_secret, make_secret
 from edgeprov.tpm.tcti import TpmSettings, open_transport, simulator_folder
 from edgeprov.tpm.transport import Transport
@@ -82,8 +83,11 @@ class Tpm(KeyedTpm):
         return simulator.boot_id(folder) if self._simulated and folder is not None else None
 
     # -- identity -------------------------------------------------------------------------------
-    def create_identity(self) -> TpmIdentity:
+    def create_identity(self, protection: Protection | None = None) -> TpmIdentity:
         """Make secret, AK, SK, the kit counter and the slots' floors, or find them; a second call changes nothing.
+
+        Args:
+            protection: Passwords of owner and lockout to set at the end, or to use where they are set.
 
         Raises:
             IdentityError: A stored identity is that of another TPM, or its secret is lost.
@@ -91,7 +95,9 @@ class Tpm(KeyedTpm):
             StoreError: The identity cannot be written down.
         """
         folder = self._settings.state_dir
+        protection = protection or Protection()
         with self.group():
+            use_owner(self._connection, protection)
             stored = load_identity(folder)
             secret = load_secret(folder)
             if secret is None:
@@ -118,7 +124,18 @@ class Tpm(KeyedTpm):
             else:
                 self._counter.ready(secret)
                 self._floor.create(self._settings.slots, secret, anew=False)
+            if protection.asked:
+                protect(self._connection, protection)
+                save_identity(folder, replace(stored, protected=not read_weaknesses(self._connection)))
         return _identity(stored)
+
+    def weaknesses(self) -> tuple[str, ...]:
+        """What any program that may talk to this TPM can do with it, for a technician.
+
+        Raises:
+            TpmError: The TPM does not answer.
+        """
+        return read_weaknesses(self._connection)
 
     def identity(self) -> TpmIdentity:
         """The stored identity, not compared with the TPM.

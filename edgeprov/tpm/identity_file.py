@@ -29,6 +29,7 @@ class StoredIdentity:
         simulated: The TPM was a simulator of ours.
         manufacturer: Maker's id and model.
         assurance: ``dev``, ``firmware`` or ``hardware``, as the device sees it.
+        protected: Passwords of owner and lockout were set: each boot check closes the platform hierarchy.
     """
 
     ak: PublicArea
@@ -37,6 +38,7 @@ class StoredIdentity:
     simulated: bool
     manufacturer: str
     assurance: str
+    protected: bool = False
 
 
 def load_identity(state_dir: Path) -> StoredIdentity | None:
@@ -63,6 +65,7 @@ def load_identity(state_dir: Path) -> StoredIdentity | None:
             simulated=simulated,
             manufacturer=get_str(document, "manufacturer", path.name),
             assurance=assurance,
+            protected=document.get("protected") is True,
         )
     except FormatError:
         set_aside(path)
@@ -85,5 +88,6 @@ def save_identity(state_dir: Path, identity: StoredIdentity) -> None:
             "simulated": identity.simulated,
             "manufacturer": identity.manufacturer,
             "assurance": identity.assurance,
+            "protected": identity.protected,
         },
     )

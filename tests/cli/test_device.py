@@ -162,7 +162,13 @@ def test_doctor_names_the_fault_and_its_fix(
     assert failed[0]["check"] == check
     assert all(item["fix"] and "doctor" not in item["fix"] for item in failed)
     if fault == "tpm":
-        assert [item["check"] for item in failed[1:]] == ["identity", "kit counter", "model floors", "models"]
+        assert [item["check"] for item in failed[1:]] == [
+            "identity",
+            "kit counter",
+            "model floors",
+            "TPM passwords",
+            "models",
+        ]
         assert all(item["found"] == "not checked: it needs the TPM" for item in failed[1:]), "one fault, told once"
 
 

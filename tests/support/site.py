@@ -73,7 +73,14 @@ class DeviceTpm(SoftTpm):
     def verify_keys(self) -> tuple[str, ...]:
         return ()
 
-    def create_identity(self) -> SimpleNamespace:
+    def close_platform(self) -> None:
+        pass
+
+    def weaknesses(self) -> tuple[str, ...]:
+        return ()
+
+    def create_identity(self, protection: object = None) -> SimpleNamespace:
+        del protection
         return self.identity()
 
     def ek_certificate(self) -> None:

@@ -25,6 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             "show": "show device, keys and certificate",
         },
     )
+    create = actions["create"]
+    create.add_argument("--owner-auth", metavar="FILE", help="set the TPM owner's password to this file's, or use it")
+    create.add_argument("--lockout-auth", metavar="FILE", help="the same for the TPM's lockout")
+    create.add_argument("--forget-auth", action="store_true", help="set passwords without a file to random ones")
+    create.add_argument("--disable-clear", action="store_true", help="forbid to clear the TPM, but for its firmware")
     actions["csr"].add_argument("--nonce", metavar="HEX", help="the enroller's nonce, 8 to 64 bytes")
     actions["csr"].add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     actions["activate"].add_argument("challenge", metavar="FILE")
@@ -38,10 +43,22 @@ def run(args: argparse.Namespace, out: Output) -> None:
     {"create": _create, "csr": _csr, "activate": _activate, "install": _install, "show": _show}[args.action](args, out)
 
 
-def _create(_args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import create_identity
+def _password(path: str | None) -> bytes | None:
+    """The first line of a file, without its end."""
+    return None if path is None else read_input(path, LIMITS.config_bytes).partition(b"\n")[0].removesuffix(b"\r")
 
-    document = create_identity(load_context())
+
+def _create(args: argparse.Namespace, out: Output) -> None:
+    from edgeprov.device.identity import create_identity
+    from edgeprov.tpm.protection import Protection
+
+    protection = Protection(
+        owner=_password(args.owner_auth),
+        lockout=_password(args.lockout_auth),
+        forget=args.forget_auth,
+        disable_clear=args.disable_clear,
+    )
+    document = create_identity(load_context(), protection)
     out.item(
         "identity",
         f"identity of {document['device']}, assurance {document['assurance']}",
