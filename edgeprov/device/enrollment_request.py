@@ -85,7 +85,6 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
             "iak": None if factory is None else encode_factory_key(factory),
             "ek": None if certificate is None else b64(certificate),
             "ek_public": b64(tpm.ek_public()),
-            "assurance": tpm.assurance,
             "counter_base": enrollment.counter_base,
             "counter_index": COUNTER_INDEX,
         }

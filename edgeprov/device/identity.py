@@ -18,6 +18,7 @@ from edgeprov.errors import FormatError, IdentityError, NotStored
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.devicerecord import (
     encode_attestation,
+    parse_assurance,
     parse_attestation,
     parse_bin,
     parse_enrollment,
@@ -143,6 +144,10 @@ def install_certificates(context: Context, raw: bytes) -> str:
                 "device": leaf.san,
                 "certificates": [b64(item) for item in chain],
                 "bin": parse_bin(answer.get("bin"), "identity"),
+                # The enroller decides; his record says the same, and each statement must (FORMAT.md, step 2).
+                "assurance": keys["assurance"]
+                if pem
+                else parse_assurance(get_str(answer, "assurance", "identity"), "identity"),
             }
         ),
         mode=0o644,
@@ -280,6 +285,16 @@ def counter_base(state: State) -> int:
         IdentityError: No request was made yet.
     """
     return load_enrollment(state).counter_base
+
+
+def load_assurance(state: State) -> str:
+    """The level that the enroller gave; where another CA's PEM chain was installed, what the device says of itself.
+
+    Raises:
+        IdentityError: No certificate is installed.
+    """
+    load_certificates(state)
+    return str((_load(state, _CERTIFICATES) or {}).get("assurance"))
 
 
 def load_bin(state: State) -> str | None:

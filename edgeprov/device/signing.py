@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from edgeprov import __version__
 from edgeprov._dataclass import dataclass
 from edgeprov.device.event_log import quote_with_log
-from edgeprov.device.identity import load_certificates, verify_own_name
+from edgeprov.device.identity import load_assurance, load_certificates, verify_own_name
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
@@ -70,6 +70,7 @@ class DeviceSigner:
         self._context = context
         self._tpm = tpm
         self._chain = load_certificates(state)
+        self._assurance = load_assurance(state)
         verify_own_name(context, state, tpm)
 
     def sign_kit(
@@ -90,7 +91,7 @@ class DeviceSigner:
             model=model,
             slot=slot,
             device=self._context.urn,
-            assurance=self._tpm.assurance,
+            assurance=self._assurance,
             version=__version__,
             started_on=rfc3339_of_ns(now_ns if started_ns is None else started_ns),
             finished_on=rfc3339_of_ns(now_ns),
@@ -105,7 +106,7 @@ class DeviceSigner:
             model=model,
             slot=slot,
             device=self._context.urn,
-            assurance=self._tpm.assurance,
+            assurance=self._assurance,
             version=__version__,
             created=rfc3339_of_ns(now_ns),
         )

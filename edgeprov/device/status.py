@@ -11,7 +11,7 @@ from edgeprov._dataclass import dataclass, field
 from edgeprov.device.boot import active_models, returned_from
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import free_bytes
-from edgeprov.device.identity import find_enrollment, load_certificates, load_keys, verify_own_name
+from edgeprov.device.identity import find_enrollment, load_assurance, load_keys, verify_own_name
 from edgeprov.device.model_store import find_model
 from edgeprov.device.series_state import load_head
 from edgeprov.errors import EdgeprovError, IdentityError, NotStored
@@ -102,7 +102,7 @@ def _read_identity(context: Context, state: State, status: Status) -> None:
         status.advice = error.advice or ""
     try:
         status.assurance = str(load_keys(state)["assurance"])
-        load_certificates(state)
+        status.assurance = load_assurance(state)
         status.certificate = True
     except EdgeprovError:
         pass  # shown as missing
@@ -159,7 +159,7 @@ def _read_outbox(state: State, status: Status) -> None:
 def _read_tpm(context: Context, state: State, status: Status) -> None:
     try:
         with context.tpm() as tpm:
-            status.assurance = tpm.assurance
+            status.assurance = status.assurance or tpm.assurance
             status.counter = tpm.read_counter()
             for slot in status.slots:
                 slot.floor = tpm.floor(slot.slot)

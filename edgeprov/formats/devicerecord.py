@@ -29,6 +29,9 @@ from edgeprov.limits import LIMITS
 PROOFS: Final = ("activated", "vouched", "none")
 ENROLLMENT_BYTES: Final = 32
 
+KEY_TAG: Final = re.compile("(?:ak|ek)\\.[0-9a-f]{64}")
+"""A tag that finds the newest record of a key; it names no device."""
+
 _ENROLLMENT = re.compile("[0-9a-f]{64}")
 _BIN = re.compile("[0-9a-z]{1,16}")
 

@@ -54,9 +54,15 @@ class Registry(Protocol):
         """
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: NextBlob | None = None
+        self,
+        repo: str,
+        descriptor: Descriptor,
+        data: bytes | BinaryIO,
+        *,
+        following: NextBlob | None = None,
+        fresh: bool = False,
     ) -> bool:
-        """Upload; False when it was there already.
+        """Upload; False when it was there already. With ``fresh`` nobody is asked: the caller made it just now.
 
         ``following`` is the blob that comes next, as far as the caller knows: a network registry does meanwhile
         all that comes before its body. A stream whose ``expected`` is the descriptor verifies itself.

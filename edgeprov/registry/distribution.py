@@ -84,7 +84,13 @@ class DistributionClient(ApiRequests):
             answer.close()
 
     def push_blob(
-        self, repo: str, descriptor: Descriptor, data: bytes | BinaryIO, *, following: NextBlob | None = None
+        self,
+        repo: str,
+        descriptor: Descriptor,
+        data: bytes | BinaryIO,
+        *,
+        following: NextBlob | None = None,
+        fresh: bool = False,
     ) -> bool:
         """See Registry.push_blob. What has the size of a part is verified before a byte of it is sent."""
         if isinstance(data, bytes):
@@ -92,7 +98,10 @@ class DistributionClient(ApiRequests):
         place = self._ahead.take(repo, descriptor.digest)
         if following is not None:
             self._ahead.start(repo, following)
-        there = self.head_blob(repo, descriptor.digest) == descriptor.size if place is None else place.session is None
+        if place is not None:
+            there = place.session is None
+        else:
+            there = not fresh and self.head_blob(repo, descriptor.digest) == descriptor.size
         if there:
             return False
         body: bytes | SizedStream

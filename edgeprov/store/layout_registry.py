@@ -83,6 +83,7 @@ class LayoutRegistry:
         data: bytes | BinaryIO,
         *,
         following: object = None,  # noqa: ARG002 - a folder has nothing to ask before
+        fresh: bool = False,  # noqa: ARG002 - asking a folder costs nothing
     ) -> bool:
         """Store a blob durably.
 

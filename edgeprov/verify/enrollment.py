@@ -24,7 +24,7 @@ from edgeprov.formats.devicerecord import (
     vouch_qualifying,
 )
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import DEVICE_PREDICATE
+from edgeprov.formats.mediatypes import DEVICE_PREDICATE, Assurance
 from edgeprov.formats.rfc3339 import parse_rfc3339
 from edgeprov.formats.tpmt import Attestation, Certify, PublicArea
 from edgeprov.verify.attestation import (
@@ -36,10 +36,13 @@ from edgeprov.verify.attestation import (
     verify_extra_data,
 )
 from edgeprov.verify.certificates import certificate_spki
+from edgeprov.verify.ek_attributes import level_of_manufacturer, lower_level, tpm_manufacturer
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
-from edgeprov.verify.signer_identity import SignerIdentity
+from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 from edgeprov.verify.x509path import verify_chain
+
+_Anchors = Sequence[tuple[Assurance, tuple[bytes, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,45 +145,70 @@ def verify_factory_key(factory: FactoryKey, ak: PublicArea, nonce: bytes) -> Non
         raise EnrollmentRefused("the factory key certified another key than the attestation key")
 
 
-def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> SignerIdentity:
+def verify_factory_certificate(certificate: bytes, policy: TrustPolicy, at: dt.datetime) -> Assurance:
     """The factory key's certificate leads to a maker of devices whom the policy trusts.
 
     Args:
         certificate: DER.
-        policy: Its ``idevid*.pem`` anchors count, and its deny list.
+        policy: Its ``idevid-*.pem`` anchors count, and its deny list.
         at: Time of enrollment.
+
+    Returns:
+        What the maker's anchor vouches for: ``hardware`` or ``firmware``.
 
     Raises:
         EnrollmentRefused: It does not.
     """
-    try:
-        identity = verify_chain(certificate, (), policy.idevid_anchors, at, "idevid")
-        policy.verify_not_denied(identity)
-    except EdgeprovError as error:
-        raise EnrollmentRefused(f"factory key's certificate: {error.message}") from error
-    return identity
+    anchors: _Anchors = (("hardware", policy.idevid_hardware_anchors), ("firmware", policy.idevid_firmware_anchors))
+    return _level_of(certificate, (), anchors, policy, at, "idevid", "factory key's certificate")
 
 
 def verify_ek_certificate(
     certificate: bytes, intermediates: Sequence[bytes], policy: TrustPolicy, at: dt.datetime
-) -> SignerIdentity:
+) -> Assurance:
     """The endorsement key's certificate leads to a TPM manufacturer whom the policy trusts.
 
     Args:
         certificate: DER.
         intermediates: DER, from the TPM's NV or the manufacturer.
-        policy: Its ``ek*.pem`` anchors count.
+        policy: Its ``ek-*.pem`` anchors count, and its deny list.
         at: Time of enrollment.
+
+    Returns:
+        The level that the enroller gives: what the anchor vouches for, and no more than the manufacturer in the
+        certificate's TCG attributes makes (verify.ek_attributes).
 
     Raises:
         EnrollmentRefused: It does not.
     """
+    anchors: _Anchors = (("hardware", policy.ek_hardware_anchors), ("firmware", policy.ek_firmware_anchors))
+    level = _level_of(certificate, intermediates, anchors, policy, at, "ek", "endorsement key certificate")
     try:
-        identity = verify_chain(certificate, intermediates, policy.ek_anchors, at, "ek")
-        policy.verify_not_denied(identity)
-    except EdgeprovError as error:
+        return lower_level(level, level_of_manufacturer(tpm_manufacturer(certificate)))
+    except FormatError as error:
         raise EnrollmentRefused(f"endorsement key certificate: {error.message}") from error
-    return identity
+
+
+def _level_of(
+    certificate: bytes,
+    intermediates: Sequence[bytes],
+    anchors: _Anchors,
+    policy: TrustPolicy,
+    at: dt.datetime,
+    purpose: Purpose,
+    what: str,
+) -> Assurance:
+    refused: EdgeprovError | None = None
+    for level, trusted in anchors:
+        try:
+            identity = verify_chain(certificate, intermediates, trusted, at, purpose)
+            policy.verify_not_denied(identity)
+        except EdgeprovError as error:
+            refused = refused if refused is not None and not trusted else error
+        else:
+            return level
+    assert refused is not None  # noqa: S101 - there is an anchor list
+    raise EnrollmentRefused(f"{what}: {refused.message}") from refused
 
 
 def verify_device_record(

@@ -8,8 +8,10 @@ Files, by name:
 * ``collector*.pem``: further CA certificates of collectors, and bare public keys of collectors.
 * ``device*.pem``: CA certificates of devices, enrollers, roster signers and importers. Another root than publishers'.
 * ``tsa*.pem``: CA certificates of RFC 3161 timestamp authorities.
-* ``ek*.pem``: CA certificates of TPM manufacturers (enrollment only).
-* ``idevid*.pem``: CA certificates of device makers who put an IAK into the TPM (enrollment only).
+* ``ek-hardware*.pem``, ``ek-firmware*.pem``: CA certificates of TPM manufacturers, by what they vouch for (enrollment
+  only).
+* ``idevid-hardware*.pem``, ``idevid-firmware*.pem``: CA certificates of device makers who put an IAK into the TPM
+  (enrollment only).
 * ``policy.toml``: who has which role, levels, and what is denied.
 
 A certificate for one role never serves another: each role has its own form of name. An absent file, an
@@ -38,7 +40,8 @@ from edgeprov.verify.signer_identity import Role, SignerIdentity
 from edgeprov.verify.x509path import verify_anchor
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
-_FILES: Final = ("publisher", "collector", "device", "tsa", "ek", "idevid")
+_LEVELS: Final = ("ek-hardware", "ek-firmware", "idevid-hardware", "idevid-firmware")
+_FILES: Final = ("publisher", "collector", "device", "tsa", *_LEVELS)
 _KEY_FILES: Final = ("publisher", "collector")
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _KEYS: Final = {
@@ -67,8 +70,10 @@ class TrustPolicy:
         boot_sets: Named sets of values of further PCRs; every quote must match one of them whole. Empty: not asked.
         timestamp_anchors: DER of CA certificates of timestamp authorities.
         timestamp_required: Refuse kits whose signature has no trusted timestamp.
-        ek_anchors: DER of CA certificates of TPM manufacturers.
-        idevid_anchors: DER of CA certificates of device makers, for factory keys.
+        ek_hardware_anchors: DER of CA certificates of TPM manufacturers that certify chips only.
+        ek_firmware_anchors: DER of those that certify other TPMs.
+        idevid_hardware_anchors: DER of CA certificates of device makers whose factory keys are in chips.
+        idevid_firmware_anchors: DER of those whose factory keys are in other TPMs.
         deny: Models, kits, devices, keys and certificates that no longer count.
     """
 
@@ -84,8 +89,10 @@ class TrustPolicy:
     boot_sets: tuple[BootSet, ...] = ()
     timestamp_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     timestamp_required: bool = False
-    ek_anchors: tuple[bytes, ...] = field(default=(), repr=False)
-    idevid_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    ek_hardware_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    ek_firmware_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    idevid_hardware_anchors: tuple[bytes, ...] = field(default=(), repr=False)
+    idevid_firmware_anchors: tuple[bytes, ...] = field(default=(), repr=False)
     deny: DenyList = DenyList()
 
     def identities(self, role: Role) -> tuple[str, ...]:
@@ -187,6 +194,11 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         kind = next((kind for kind in _FILES if name.startswith(kind) and name.endswith(".pem")), None)
         if kind is not None:
             _read_pem(name, files[name], anchors[kind], keys.get(kind))
+        elif name.startswith(("ek", "idevid")) and name.endswith(".pem"):
+            raise ConfigError(
+                f"{name} does not say what its CA vouches for",
+                advice="Name it ek-hardware*.pem (chips only) or ek-firmware*.pem; idevid-... for factory keys.",
+            )
     table = _read_toml(files.get("policy.toml", b""))
     device = table["device"]
     pcrs = parse_model_pcrs(device.get("pcr", list(DEFAULT_PCRS)))
@@ -212,8 +224,10 @@ def parse_policy(files: Mapping[str, bytes]) -> TrustPolicy:
         boot_sets=parse_boot_sets(device.get("boot_pcrs", {}), pcrs),
         timestamp_anchors=tuple(anchors["tsa"]),
         timestamp_required=required,
-        ek_anchors=tuple(anchors["ek"]),
-        idevid_anchors=tuple(anchors["idevid"]),
+        ek_hardware_anchors=tuple(anchors["ek-hardware"]),
+        ek_firmware_anchors=tuple(anchors["ek-firmware"]),
+        idevid_hardware_anchors=tuple(anchors["idevid-hardware"]),
+        idevid_firmware_anchors=tuple(anchors["idevid-firmware"]),
         deny=parse_deny(table[""]["deny"]),
     )
 

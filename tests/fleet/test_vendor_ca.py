@@ -110,7 +110,8 @@ class VendorCa:
             "--trust",
             self.folder / "trust.d",
         ]
-        return fleet("enroll", self.folder / "request.json", *place, *given, "--json", *argv)
+        state = ("--state", self.folder / "state")
+        return fleet("enroll", self.folder / "request.json", *place, *given, *state, "--json", *argv)
 
 
 @pytest.fixture(scope="module")

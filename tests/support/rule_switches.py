@@ -91,6 +91,10 @@ def _tag_first(push: Callable[..., Any]) -> Callable[..., Any]:
     return pushed
 
 
+def _find_serials_only(find: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, tag: None if tag.startswith(("ak.", "ek.")) else find(self, tag)
+
+
 SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-lab-1": replaced("edgeprov.device.labels:encode_label", _keep_source),
     "W-prt-1": replaced("edgeprov.device.part_writer:PartWriter._flush", _cut_alone),
@@ -102,6 +106,15 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-enr-1": replaced("edgeprov.device.enrollment_request:_enrollment", _forget_another_nonce),
     "W-enr-2": replaced("edgeprov.device.identity:parse_enrollment", lambda parse: lambda *of: Anything(parse(*of))),
     "W-enr-3": replaced("edgeprov.device.identity:verify_own_name", lambda _verify: lambda *_of: None),
+    "W-enr-4": replaced("edgeprov.fleet.enrollment.request:Request.binding", lambda _binding: "0" * 64),
+    "W-enr-5": replaced(
+        "edgeprov.fleet.enrollment.enroller_state:EnrollerState.use_nonce", lambda _use: lambda *_of: None
+    ),
+    "W-enr-6": replaced("edgeprov.fleet.enrollment.known_devices:KnownDevices.find", _find_serials_only),
+    "W-enr-7": replaced(
+        "edgeprov.fleet.enrollment.known_devices:KnownDevices._same_tpm", lambda _same: lambda *_of: True
+    ),
+    "W-enr-8": replaced("edgeprov.verify.enrollment:level_of_manufacturer", lambda _level: lambda _name: "hardware"),
     "W-key-1": replaced(
         "edgeprov.tpm.secret:KeySecret.derive", lambda _derive: lambda _self, label: label.encode()[:32].ljust(32)
     ),

@@ -179,6 +179,7 @@ dir = "trust.d"
         """What the factory's enrollment hands to the device."""
         document = {"type": "edgeprov.identity", "v": 1, "device": self.unit.urn}
         document["enrollment"] = self.unit.record.enrollment.hex()
+        document["assurance"] = self.unit.record.assurance
         document["certificates"] = [b64(item) for item in self.unit.record.certificates]
         return json.dumps(document).encode()
 

@@ -193,11 +193,11 @@ def test_the_factory_key_is_found_and_vouches(device: SimulatedDevice) -> None:
         assert tpm.assurance == "dev", "a software TPM stays one, whatever it holds"
     assert b"IAK" in factory.certificate, "the IDevID is not restricted: never taken"
     verify_factory_key(factory, ak, nonce)
-    policy = parse_policy({"idevid.pem": issuer.pem})
-    assert "IAK" in verify_factory_certificate(factory.certificate, policy, pki.NOW).san
+    policy = parse_policy({"idevid-hardware.pem": issuer.pem})
+    assert verify_factory_certificate(factory.certificate, policy, pki.NOW) == "hardware"
     with pytest.raises(EnrollmentRefused):
         verify_factory_key(factory, ak, b"another nonce")
-    other = parse_policy({"idevid.pem": pki.root("Another Maker").pem})
+    other = parse_policy({"idevid-hardware.pem": pki.root("Another Maker").pem})
     with pytest.raises(EnrollmentRefused):
         verify_factory_certificate(factory.certificate, other, pki.NOW)
 

@@ -98,16 +98,16 @@ def _install(args: argparse.Namespace, out: Output) -> None:
 
 
 def _show(_args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import find_enrollment, load_bin, load_certificates, load_keys
+    from edgeprov.device.identity import find_enrollment, load_assurance, load_bin, load_certificates, load_keys
     from edgeprov.formats.b64 import parse_b64
     from edgeprov.formats.tpmt import parse_public
 
     state = load_context().state(write=False)
     keys = load_keys(state)
     try:
-        chain = load_certificates(state)
+        chain, assurance = load_certificates(state), load_assurance(state)
     except IdentityError:
-        chain = ()
+        chain, assurance = (), keys["assurance"]
     enrollment, place = find_enrollment(state), load_bin(state)
     names = {key: parse_public(parse_b64(keys[key], key)).name.hex() for key in ("ak", "sk")}
     out.item(
@@ -115,7 +115,7 @@ def _show(_args: argparse.Namespace, out: Output) -> None:
         "\n".join(
             (
                 f"device       {keys['device']}",
-                f"assurance    {keys['assurance']}",
+                f"assurance    {assurance}",
                 f"AK name      {names['ak']}",
                 f"SK name      {names['sk']}",
                 f"enrollment   {enrollment.id.hex() if enrollment else 'no request made yet'}",
@@ -124,7 +124,7 @@ def _show(_args: argparse.Namespace, out: Output) -> None:
             )
         ),
         device=keys["device"],
-        assurance=keys["assurance"],
+        assurance=assurance,
         ak_name=names["ak"],
         sk_name=names["sk"],
         enrollment=enrollment.id.hex() if enrollment else None,

@@ -38,7 +38,7 @@ from edgeprov.fleet.ingest.sync_columns import (
 from edgeprov.fleet.ingest.sync_lineage import keep_collections
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import parse_kit_tag
-from edgeprov.formats.devicerecord import parse_device_record_artifact, record_tag
+from edgeprov.formats.devicerecord import KEY_TAG, parse_device_record_artifact, record_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
@@ -132,7 +132,8 @@ class _Sync:
         self.signature_numbers: dict[tuple[str, str], int] = {}
 
     def run(self, repos: tuple[str, ...]) -> SyncReport:
-        names = list(self._layout_names() if self.reader.layout is not None else self._registry_names(repos))
+        found = self._layout_names() if self.reader.layout is not None else self._registry_names(repos)
+        names = [name for name in found if not KEY_TAG.fullmatch(name.reference)]  # a record's second name
         fresh = [name for name in names if not self._is_known(name)]
         done = 0
         for batch in chunked(fresh, BATCH):

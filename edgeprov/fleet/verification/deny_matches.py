@@ -65,7 +65,8 @@ def _count(index: Index | None, entry: DenyEntry, keys: dict[str, set[str]], cer
 def _known_certificates(index: Index | None, policy: TrustPolicy) -> Iterator[bytes]:
     for anchors in (
         policy.publisher_anchors, policy.collector_anchors, policy.device_anchors, policy.timestamp_anchors,
-        policy.ek_anchors, policy.idevid_anchors,
+        policy.ek_hardware_anchors, policy.ek_firmware_anchors, policy.idevid_hardware_anchors,
+        policy.idevid_firmware_anchors,
     ):  # fmt: skip
         yield from anchors
     if index is None:

@@ -252,10 +252,16 @@ QUOTED: Mapping[str, tuple[str, ...]] = {
     "forged EK chain": (ENROLLMENT + "test_ek_certificate",),
     "replayed credential": (
         FLEET + "test_an_old_request_does_not_answer_a_fresh_nonce",
-        FLEET + "test_a_wrong_answer_to_the_challenge_is_refused",
+        FLEET + "test_a_challenge_takes_one_answer",
+        FLEET + "test_a_swapped_request_does_not_get_the_answer_of_another",
+        FLEET + "test_a_nonce_is_for_one_enrollment",
     ),
     "CSR for another serial": (FLEET + "test_lies_are_refused_and_nothing_is_issued",),
-    "device already enrolled": (FLEET + "test_one_tpm_is_one_device",),
+    "device already enrolled": (
+        FLEET + "test_one_tpm_is_one_device",
+        FLEET + "test_one_endorsement_key_is_one_active_device",
+        FLEET + "test_a_serial_that_another_tpm_holds_needs_replace",
+    ),
     "a factory key": (FLEET + "test_a_bad_factory_key_is_refused", "step-01/factory-key-unrestricted_fail"),
     "rollback": (ATTACKS + "test_rollback_to_a_signed_but_revoked_model",),
     "mixed-up algorithms": (ATTACKS + "test_mixed_up_algorithms", "step-04/other-algorithm_fail"),

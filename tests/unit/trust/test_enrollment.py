@@ -26,6 +26,7 @@ from edgeprov.verify.attestation import device_keys_fault
 from edgeprov.verify.deny import parse_deny
 from edgeprov.verify.enrollment import verify_device_record, verify_ek_certificate, verify_tpm_keys
 from tests.support import pki
+from tests.support.endorsement import tcg_names
 from tests.support.softtpm import SoftTpm, public_area, soft_key
 
 NONCE = bytes(32)
@@ -204,12 +205,49 @@ def test_assurance_is_never_silently_equal(world, unit):
         verify_device_record(manifest, blob, [world.vouch(manifest, record)], policy, pki.NOW)
 
 
+@pytest.mark.parametrize(
+    ("manufacturer", "under_hardware"),
+    [
+        ("49465800", "hardware"),  # IFX
+        ("53544D20", "hardware"),  # STM
+        ("494E5443", "firmware"),  # INTC: firmware TPMs
+        ("414D4400", "firmware"),  # AMD
+        ("474F4F47", "firmware"),  # GOOG: chips and virtual TPMs
+        ("58595A00", "firmware"),  # nobody knows
+        ("49424D00", "dev"),  # IBM: libtpms
+        ("00001014", "dev"),  # as swtpm's own CA writes it
+        ("564D5700", "dev"),  # VMW
+        (None, "firmware"),  # no TCG attributes
+    ],
+)
+def test_the_level_is_that_of_anchor_and_manufacturer(world, manufacturer, under_hardware):
+    maker = pki.root("TPM Maker Root")
+    san = tcg_names(manufacturer) if manufacturer else []
+    ek = maker.issue(pki.name("ek"), usage=pki.key_usage(key_agreement=True), eku=[EK_USAGE], san=san)
+    levels = [
+        verify_ek_certificate(ek.der, [], replace(world.policy, **{anchors: (maker.der,)}), pki.NOW)
+        for anchors in ("ek_hardware_anchors", "ek_firmware_anchors")
+    ]
+    assert levels == [under_hardware, "dev" if under_hardware == "dev" else "firmware"]
+    both = replace(world.policy, ek_hardware_anchors=(pki.root("Other").der,), ek_firmware_anchors=(maker.der,))
+    assert verify_ek_certificate(ek.der, [], both, pki.NOW) == levels[1]
+
+
+def test_a_manufacturer_that_is_no_vendor_id_is_refused(world):
+    maker = pki.root("TPM Maker Root")
+    ek = maker.issue(pki.name("ek"), usage=pki.key_usage(key_agreement=True), san=tcg_names("Infineon"))
+    with pytest.raises(EnrollmentRefused, match="no TCG vendor id"):
+        verify_ek_certificate(ek.der, [], replace(world.policy, ek_hardware_anchors=(maker.der,)), pki.NOW)
+
+
 def test_ek_certificate(world):
     maker = pki.root("TPM Maker Root")
     middle = maker.issue(pki.name("TPM Maker CA"), ca=True)
-    ek = middle.issue(pki.name("unknown"), usage=pki.key_usage(key_agreement=True), eku=[EK_USAGE])
-    policy = replace(world.policy, ek_anchors=(maker.der,))
-    assert verify_ek_certificate(ek.der, [middle.der], policy, pki.NOW).subject
+    ek = middle.issue(
+        pki.name("unknown"), usage=pki.key_usage(key_agreement=True), eku=[EK_USAGE], san=tcg_names("49465800")
+    )
+    policy = replace(world.policy, ek_hardware_anchors=(maker.der,))
+    assert verify_ek_certificate(ek.der, [middle.der], policy, pki.NOW) == "hardware"
     with pytest.raises(EnrollmentRefused, match="no ek trust anchor"):
         verify_ek_certificate(ek.der, [], policy, pki.NOW)
     with pytest.raises(EnrollmentRefused, match="no ek trust anchor"):

@@ -51,7 +51,7 @@ reason = "lost"
     files = {
         "policy.toml": toml,
         "tsa-1.pem": world.device_root.pem,
-        "ek-maker.pem": world.publisher_root.pem,
+        "ek-hardware-maker.pem": world.publisher_root.pem,
         "README": b"?",
     }
     policy = parse_policy(files)
@@ -68,7 +68,7 @@ reason = "lost"
     )
     assert (policy.pcrs, policy.timestamp_required, policy.firmware) == ((8,), True, {1, 2})
     assert policy.timestamp_anchors == (world.device_root.der,)
-    assert policy.ek_anchors == (world.publisher_root.der,)
+    assert policy.ek_hardware_anchors == (world.publisher_root.der,)
     policy.verify_assurance("firmware", "x")
 
 
@@ -119,6 +119,8 @@ def test_policy_refuses(toml):
 
 def test_anchor_files_refuse(world):
     for name, data in {
+        "ek.pem": world.publisher_root.pem,  # whether of chips, it does not say
+        "idevid-maker.pem": world.publisher_root.pem,
         "publisher.pem": b"",
         "device.pem": b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
         "publisher-2.pem": world.publisher.pem,  # a leaf is no anchor

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The enroller's desk: from a request file to a challenge or an identity, for one device or a factory line.
+
+Spec: FORMAT.md "Device record"; edgeprov/fleet/ENROLLMENT.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from edgeprov.fleet.enrollment.decision import Decision, decide
+from edgeprov.fleet.enrollment.enroll import (
+    Enrolled,
+    Enroller,
+    enroll,
+    identity_file,
+    push_empty_config,
+    verify_response,
+)
+from edgeprov.fleet.enrollment.enroller_state import EnrollerState
+from edgeprov.fleet.enrollment.known_devices import KnownDevices, Place
+from edgeprov.fleet.enrollment.request import Request, parse_request
+from edgeprov.fleet.registries.sources import ArtifactReader, Source, open_registry
+from edgeprov.fleet.trust.signers import PemSigner
+from edgeprov.formats.envelope import Signer
+from edgeprov.formats.jsonx import JsonObject
+from edgeprov.verify.policy import TrustPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back to the device: a challenge, or its identity."""
+
+    request: Request
+    decision: Decision
+    place: Place
+    challenge: JsonObject | None = None
+    enrolled: Enrolled | None = None
+    identity: JsonObject = field(default_factory=dict)
+
+
+class Desk:
+    """One enroller at one registry. Opens it once, whatever the number of requests."""
+
+    def __init__(
+        self, *, source: Source, policy: TrustPolicy, state: EnrollerState, issuer: PemSigner | None, signer: Signer,
+        bins: int | None = None, listed: bool = False,
+    ) -> None:  # fmt: skip
+        """Nothing is asked of the registry yet.
+
+        Args:
+            source: Registry for the records, under ``devices``.
+            policy: Whom and what to accept.
+            state: The enroller's own folder.
+            issuer: Issuing CA of devices; None where another CA issues.
+            signer: Key whose certificate names an enroller.
+            bins: Number of bins to give in turn, or None.
+            listed: Ask for all tags once, for many requests, and not for each.
+        """
+        self.repo = f"{source.prefix}devices"
+        self._source, self._policy, self._state, self._bins, self._listed = source, policy, state, bins, listed
+        self._issuer, self._signer = issuer, signer
+        self._open: tuple[Enroller, ArtifactReader] | None = None
+        self._known: KnownDevices | None = None
+
+    def answer(
+        self, raw: bytes, now: dt.datetime, *, nonce: bytes | None = None, response: bytes | None = None,
+        certificates: tuple[bytes, ...] = (), replace: bool = False,
+    ) -> Answer:  # fmt: skip
+        """Judge one request, and challenge or enroll the device.
+
+        Args:
+            raw: The request file.
+            now: The enroller's clock.
+            nonce: What the request must answer, if the enroller gave it.
+            response: The TPM's answer to the challenge of an earlier call.
+            certificates: DER chain that another CA issued for the request.
+            replace: The serial may be taken over from another TPM.
+
+        Raises:
+            FormatError: Not a request.
+            EnrollmentRefused: The request or the answer proves nothing.
+            PolicyDenied, SignerUntrusted: Not accepted by the policy, or in conflict with another device.
+            RegistryError: The registry failed.
+        """
+        request = parse_request(raw)
+        decision = decide(request, self._policy, now, nonce=nonce)
+        enroller, reader = self._opened()
+        if self._known is None or not self._listed:
+            self._known = KnownDevices(reader, self.repo, self._policy, now, listed=self._listed)
+        place = self._known.place(request, decision, ended=self._ended, replace=replace)
+        if decision.proof == "activated":
+            if response is None:
+                self._state.remove_expired(now)
+                challenge = self._state.make_challenge(request, now)
+                return Answer(request=request, decision=decision, place=place, challenge=challenge)
+            verify_response(response, self._state.take_secret(request, now))
+        self._state.use_nonce(request, now)
+        bin_ = self._state.next_bin(self._bins) if self._bins is not None and place.renewed is None else None
+        enrolled = enroll(request, decision, place, enroller, now, bin_=bin_, certificates=certificates)
+        self._known.note(enrolled.tags)
+        identity = identity_file(enrolled.record, enrolled.manifest.digest)
+        return Answer(request=request, decision=decision, place=place, enrolled=enrolled, identity=identity)
+
+    def _opened(self) -> tuple[Enroller, ArtifactReader]:
+        if self._open is None:
+            registry = open_registry(self._source, create=True)
+            enroller = Enroller(
+                issuer=self._issuer, signer=self._signer, policy=self._policy, registry=registry, repo=self.repo
+            )
+            push_empty_config(registry, self.repo)
+            self._open = enroller, ArtifactReader(self._source)
+        return self._open
+
+    def _ended(self, enrollment: bytes) -> bool:
+        del enrollment
+        return False
