@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgeprov.formats.record import encode_record
 from edgeprov.formats.segment import RuntimeInfo, Tensor
 from tests.support.fleet import push_kit
 from tests.support.kits import START_NS, blocks_of
+from tests.support.readers import readers_python
 
 BOXES = Tensor(name="boxes", shape=(-1, 4), dtype="float32")
 GRID = Tensor(name="grid", shape=(1, -1, -1), dtype="int8", scale=(0.5,), zero_point=(-1,))
@@ -95,6 +97,42 @@ def test_two_versions_with_other_shapes_are_read_together(hub: Any, tmp_path: Pa
         dict(zip(one.names, one.types, strict=True)) == dict(zip(schemas[0].names, schemas[0].types, strict=True))
         for one in schemas
     )
+
+
+READ_ALL = """
+import json, sys
+import duckdb, pandas, polars
+files = sys.argv[1] + "/model=*/device=*/*.parquet"
+columns = ["n", "output_0", "output_0_shape"]
+frame = pandas.read_parquet(sys.argv[1])[columns]
+told = {
+    "pandas": [[int(n), list(map(float, o)), list(map(int, s))] for n, o, s in frame.itertuples(index=False)],
+    "polars": [list(row) for row in polars.scan_parquet(files, hive_partitioning=True).select(columns).collect().rows()],
+    "duckdb": [list(row) for row in duckdb.sql(f"SELECT n, output_0, output_0_shape FROM '{files}'").fetchall()],
+}
+print(json.dumps({name: sorted(rows) for name, rows in told.items()}))
+"""
+
+
+def test_other_peoples_readers_read_two_versions_as_one(hub: Any, tmp_path: Path) -> None:
+    python = readers_python()
+    unit = hub.device("a1")
+    expected = []
+    for place, width in enumerate((2, 3, -1)):
+        model = hub.world.model if place == 0 else hub.world.make_model("detector", f"version {place}".encode())
+        unit.measure(model.digest)
+        n, size = unit.next_n, abs(width)
+        row = encode_record(
+            n, n, n, 1, [struct.pack(f"<{size}f", *range(size))], shapes=[(1, size)] if width < 0 else None
+        )
+        tensor = Tensor(name="p", shape=(1, width), dtype="float32")
+        push_kit(hub.registry, unit, seal(unit, [row], model=model, outputs=[tensor]))
+        expected.append([n, [float(value) for value in range(size)], [1, size]])
+    collected(hub, tmp_path / "set")
+    done = subprocess.run(
+        [python, "-c", READ_ALL, tmp_path / "set"], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == dict.fromkeys(("pandas", "polars", "duckdb"), expected)
 
 
 def test_segments_of_one_model_that_describe_an_output_otherwise_are_one_file(hub: Any, tmp_path: Path) -> None:

@@ -291,17 +291,16 @@ def writer_options(schema: Any) -> dict[str, Any]:
 
     Compressed as the kits are, but for digests, which are noise; with statistics where readers skip row groups by them.
     """
-    tensors = [field.name for field in schema if pa.types.is_nested(field.type)]
-    leaves = [f"{name}.list.element" if name in tensors else name for name in schema.names if name != "input_digest"]
+    lists = {field.name: f"{field.name}.list.element" for field in schema if pa.types.is_nested(field.type)}
+    leaves = [lists.get(name, name) for name in schema.names if name != "input_digest"]
+    repeating = [field.name for field in schema if pa.types.is_dictionary(field.type) or field.type == SHAPE_TYPE]
     return {
         "version": "2.6",
-        "use_dictionary": [
-            field.name for field in schema if pa.types.is_dictionary(field.type) or field.name.endswith("_shape")
-        ],
+        "use_dictionary": [lists.get(name, name) for name in repeating],
         "column_encoding": dict.fromkeys(("n", "recorded_at", "mono_ns", "seq"), "DELTA_BINARY_PACKED"),
         "compression": dict.fromkeys(leaves, "zstd") | {"input_digest": "none"},
         "compression_level": dict.fromkeys(leaves, 1),
-        "write_statistics": [name for name in schema.names if name not in ("input_digest", *tensors)],
+        "write_statistics": [name for name in schema.names if name not in ("input_digest", *lists)],
     }
 
 
