@@ -46,6 +46,7 @@ class KeyedTpm:
         self._simulated = simulated
         self._handles = SavedHandles(self._connection, settings.state_dir)
         self._keys = Keys(self._connection, settings.state_dir, self._handles)
+        self._model_pcr: bytes | None = None
         self._counter = KitCounter(self._connection, self._handles)
 
     def __enter__(self) -> Self:
@@ -91,6 +92,7 @@ class KeyedTpm:
         Raises:
             TpmError: The TPM refused.
         """
+        self._model_pcr = None
         self._connection.pcr_event(self._settings.pcr, data)
 
     def read_pcr(self) -> bytes:
@@ -99,15 +101,16 @@ class KeyedTpm:
         Raises:
             TpmError: The TPM refused.
         """
-        return self._connection.read_pcr(self._settings.pcr)
+        self._model_pcr = self._connection.read_pcr(self._settings.pcr)
+        return self._model_pcr
 
     def quote(self, qualifying: bytes, *, model_pcr: bytes | None = None) -> Attestation:
         """The AK's statement of the model PCR and of `tpm.quote_pcrs`, bound to 32 bytes, with the PCRs' values.
 
         Args:
             qualifying: 32 bytes.
-            model_pcr: Value that the caller expects of the model PCR; it spares a command where no further PCR is
-                quoted. The values of the answer are those of the quote in any case: compare.
+            model_pcr: Value that the caller expects of the model PCR; default the one that was read last. It spares a
+                command where no further PCR is quoted. The values of the answer are those of the quote in any case.
 
         Raises:
             IdentityError: No identity, or another TPM.
@@ -115,6 +118,7 @@ class KeyedTpm:
         """
         pcr = self._settings.pcr
         chosen = tuple(sorted({pcr, *self._settings.quote_pcrs}))
+        model_pcr = model_pcr or self._model_pcr
         expected = ((pcr, model_pcr),) if model_pcr is not None and chosen == (pcr,) else None
         for _ in range(_QUOTE_TRIES):
             values = expected or self._connection.read_pcrs(chosen)
