@@ -88,6 +88,7 @@ class Client:
         self._lock_fd = -1
         self.lock_depth = 0
         self._shared = shared
+        self._process = os.getpid()
 
     @property
     def name(self) -> str:
@@ -140,6 +141,8 @@ class Client:
 
         Format-one codes in ``negative`` are given without parameter, handle or session number.
         """
+        if os.getpid() != self._process:  # parent and child would read each other's answers
+            raise TpmError("the TPM was opened before a fork", advice="Open the device in each process.")
         deadline = time.monotonic() + LIMITS.tpm_busy_s
         pause = 0.004
         started = self._shared

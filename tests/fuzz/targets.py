@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from edgeprov.config import load_config
 from edgeprov.device.flatbuffer import verify_flatbuffer
-from edgeprov.errors import EdgeprovError
+from edgeprov.errors import EdgeprovError, TpmUnavailable
 from edgeprov.formats import (
     bundle,
     datakit,
@@ -57,6 +58,7 @@ from edgeprov.store.layout import Layout
 from edgeprov.store.layout_index import LayoutIndex
 from edgeprov.store.salvage import salvaged_frames, salvaged_rows
 from edgeprov.store.spool import SlotSpool
+from edgeprov.tpm.client import Client
 from edgeprov.verify import certificates, policy, x509path
 from tests.support import pki
 from tests.support.site import WDBC
@@ -296,6 +298,63 @@ def _outbox_seeds() -> list[bytes]:
     return [state_documents.encode_outbox_entry(entry)]
 
 
+class _OneAnswer:
+    """A TPM that says the same bytes to one command, and then is gone."""
+
+    name = "fuzz"
+
+    def __init__(self, answer: bytes) -> None:
+        self._answers = [answer]
+
+    def send(self, command: bytes) -> None:
+        pass
+
+    def receive(self, timeout_s: float) -> bytes:
+        del timeout_s
+        if not self._answers:
+            raise TpmUnavailable("gone")
+        return self._answers.pop()
+
+    def close(self) -> None:
+        pass
+
+
+def _tpm_response(data: bytes) -> None:
+    """Any bytes as the answer to each command that the boot check's own client knows."""
+    asks: tuple[Callable[[Client], object], ...] = (
+        lambda client: client.read_pcrs((0, 14)),
+        lambda client: client.read_clock(),
+        lambda client: client.nv_read(0x01800100, 8, b"secret", (0x08B,)),
+        lambda client: client.nv_read_public(0x01800100),
+        lambda client: client.pcr_event(14, b"event"),
+        lambda client: client.close_platform(),
+    )
+    for ask in asks:
+        with suppress(EdgeprovError):
+            ask(Client(_OneAnswer(data), lock_path=Path("/nonexistent"), shared=True))
+
+
+def _tpm_response_seeds() -> list[bytes]:
+    def response(tag: int, body: bytes, code: int = 0) -> bytes:
+        return struct.pack(">HII", tag, 10 + len(body), code) + body
+
+    def answer(params: bytes) -> bytes:
+        return response(0x8002, len(params).to_bytes(4, "big") + params + b"\0\0\1\0\0")
+
+    pcrs = struct.pack(">IIHB3sIH32sH32s", 1, 1, 0x0B, 3, b"\1\x40\0", 2, 32, bytes(32), 32, bytes(32))
+    public = struct.pack(">HIHIHHH34s", 14, 0x01800100, 0x0B, 0x22060014, 0, 8, 34, bytes(34))
+    return [
+        response(0x8001, pcrs),
+        response(0x8001, struct.pack(">QQIIB", 1, 2, 3, 4, 1)),
+        response(0x8001, public),
+        answer(struct.pack(">HQ", 8, 5)),
+        answer(struct.pack(">IH32s", 1, 0x0B, bytes(32))),
+        answer(b""),
+        response(0x8001, b"", 0x18B),
+        response(0x8001, b"", 0x922),
+    ]
+
+
 TARGETS = (
     Fuzz("json", lambda data: parse_json(data, "x"), _seeds("manifest")),
     Fuzz("manifest", _manifest, _seeds("manifest")),
@@ -333,6 +392,7 @@ TARGETS = (
     Fuzz("attest", tpmt.parse_attest, _seeds("attest")),
     Fuzz("tpm-signature", tpmt.parse_signature, _seeds("signature")),
     Fuzz("tpm-public", tpmt.parse_public, _seeds("public")),
+    Fuzz("tpm-response", _tpm_response, _tpm_response_seeds),
     Fuzz("ecdsa-der", ecdsa.parse_ecdsa_der, lambda: [world()[0].enroll("x").tpm.sign_digest(bytes(32))]),
     Fuzz("policy", lambda data: policy.parse_policy({"policy.toml": data}), _seeds("policy")),
     Fuzz("certificates", _certificates, _seeds("certificates")),
