@@ -255,6 +255,7 @@ class Tpm(KeyedTpm):
             TpmError: The TPM refused.
         """
         with self.group():
+            self._look_up_again()
             ak = self._keys.handle(AK)
             protect = self._settings.bus_protection
             return endorsement.activate_credential(

@@ -163,7 +163,7 @@ class KeyedTpm:
             _, secret = self._keys.identity, self._keys.secret
             value = self._counter.read(secret)
             if value is None:
-                self._keys.handle(AK)  # that of another TPM is no business of ours
+                self._look_up_again()  # the counter of another TPM is no business of ours
                 value = self._counter.ready(secret)
             return value
 
@@ -210,17 +210,26 @@ class KeyedTpm:
         secret = self._keys.secret
         handle = self._counter.handle(secret)
         if handle is None:
-            self._keys.handle(AK)  # the counter of another TPM is left alone
+            self._look_up_again()  # the counter of another TPM is left alone
             handle = self._counter.define(secret)
         return handle
+
+    def _look_up_again(self) -> None:
+        """Ask the TPM for its AK: a saved handle alone does not show whose TPM this is.
+
+        Raises:
+            IdentityError: Another TPM.
+        """
+        self._handles.forget()
+        self._keys.forget()
+        self._keys.handle(AK)
 
     def _keyed(self, what: str, command: Callable[[], T]) -> T:
         """Run a command that uses our keys; where saved handles are no longer right, look them up and ask again."""
         _ = self._keys.identity
         there, value = self._connection.attempt(what, command, _STALE)
         if not there:
-            self._handles.forget()
-            self._keys.forget()
+            self._look_up_again()
             self._counter.forget()
             there, value = self._connection.attempt(what, command, (RC_AUTH_FAIL, RC_BAD_AUTH))
         if not there:

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,6 +114,8 @@ class PrivateSimulator(PairTransport):
         Raises:
             TpmUnavailable: swtpm is not installed.
         """
+        import subprocess  # as below: not for the boot check, whose simulated TPM runs already
+
         program = _program()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -124,6 +123,7 @@ class PrivateSimulator(PairTransport):
             try:
                 command = [program, "socket", *_FLAGS, "--tpmstate", f"dir=/proc/self/fd/{state},mode=0600"]
                 command += ["--fd", str(theirs.fileno())]
+                self._too_late = subprocess.TimeoutExpired
                 self._process = subprocess.Popen(
                     command,
                     pass_fds=(state, theirs.fileno()),
@@ -146,11 +146,14 @@ class PrivateSimulator(PairTransport):
         super().close()
         try:
             self._process.wait(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
+        except self._too_late:
             self.kill()
 
 
 def _spawn(folder: Path) -> None:
+    import subprocess
+    import uuid
+
     program = _program()
     for name in (SOCKET, _CONTROL, _PID, _LOG):
         (folder / name).unlink(missing_ok=True)
@@ -196,6 +199,8 @@ def _spawn(folder: Path) -> None:
 
 
 def _program() -> str:
+    import shutil
+
     program = shutil.which("swtpm")
     if program is None:
         raise TpmUnavailable(

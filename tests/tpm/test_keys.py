@@ -253,3 +253,17 @@ def test_a_password_of_the_endorsement_hierarchy_is_told_by_name(device: Simulat
         tpm._connection.esys.hierarchy_change_auth(tss.ESYS_TR.ENDORSEMENT, b"somebody's")
     with device.open() as tpm, pytest.raises(TpmError, match="endorsement hierarchy has a password"):
         tpm.create_identity()
+
+
+@pytest.mark.parametrize("first", ["read_counter", "increment_counter"])
+def test_no_counter_is_started_in_another_tpm_by_saved_handles(device: SimulatedDevice, first: str) -> None:
+    with device.open() as tpm:
+        tpm.create_identity()
+        tpm.quote(DIGEST)
+    assert (device.state / HANDLES_FILE).exists()
+    simulator.stop(device.folder)
+    (device.folder / "tpm2-00.permall").unlink()
+    with device.open() as tpm, pytest.raises(IdentityError, match="not the TPM"):
+        getattr(tpm, first)()
+    with device.open() as tpm:
+        assert tpm._connection.handles(0x01000000) == ()
