@@ -138,6 +138,14 @@ class Rollback(VerificationError):
     default_advice = "Install a model version at or above the floor that `edgeprov status` shows."
 
 
+class RosterInvalid(VerificationError):
+    """The roster expired, takes something back, or is not the one that was published."""
+
+    exit_code = 17
+    message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0017"
+    default_advice = "Ask who publishes the roster; never delete or publish a version to make this go away."
+
+
 class EnrollmentRefused(VerificationError):
     """A device could not prove that its keys live in the TPM it names."""
 

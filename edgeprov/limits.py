@@ -59,6 +59,8 @@ class Limits:
     event_log_bytes: Final = 256 * KIB
     event_log_entries: Final = 4_096
     device_record_bytes: Final = 256 * KIB
+    roster_bytes: Final = 64 * MIB  # some 200,000 enrollments
+    roster_entries: Final = 1_000_000
     proof_bytes: Final = 64 * MIB  # a proof of a kit with thousands of segments
 
     # -- data sets ------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ VERBS = {
     "ca": "make a small vendor PKI: a signer for each role, trust folders",
     "publish": "pack a Kitfile folder as a ModelKit, sign it, push it",
     "enroll": "check a device's request, issue its certificate, publish its record",
+    "roster": "publish the list of enrollments that must report, or show it",
+    "retire": "end an enrollment in the roster",
     "import": "take in a technician's stick, and write the receipt",
     "sync": "bring the index up to date with the registries",
     "query": "find kits by model, device, slot, time, labels or verdict",

@@ -115,6 +115,10 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.fleet.enrollment.known_devices:KnownDevices._same_tpm", lambda _same: lambda *_of: True
     ),
     "W-enr-8": replaced("edgeprov.verify.enrollment:level_of_manufacturer", lambda _level: lambda _name: "hardware"),
+    "W-ros-1": replaced(
+        "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
+    ),
+    "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
     "W-key-1": replaced(
         "edgeprov.tpm.secret:KeySecret.derive", lambda _derive: lambda _self, label: label.encode()[:32].ljust(32)
     ),

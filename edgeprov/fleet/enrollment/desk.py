@@ -22,6 +22,7 @@ from edgeprov.fleet.enrollment.enroll import (
 from edgeprov.fleet.enrollment.enroller_state import EnrollerState
 from edgeprov.fleet.enrollment.known_devices import KnownDevices, Place
 from edgeprov.fleet.enrollment.request import Request, parse_request
+from edgeprov.fleet.enrollment.roster_desk import RosterDesk
 from edgeprov.fleet.registries.sources import ArtifactReader, Source, open_registry
 from edgeprov.fleet.trust.signers import PemSigner
 from edgeprov.formats.envelope import Signer
@@ -64,6 +65,8 @@ class Desk:
         self._issuer, self._signer = issuer, signer
         self._open: tuple[Enroller, ArtifactReader] | None = None
         self._known: KnownDevices | None = None
+        self._ended_by_roster: set[bytes] | None = None
+        self._now = dt.datetime.min.replace(tzinfo=dt.UTC)
 
     def answer(
         self, raw: bytes, now: dt.datetime, *, nonce: bytes | None = None, response: bytes | None = None,
@@ -85,6 +88,7 @@ class Desk:
             PolicyDenied, SignerUntrusted: Not accepted by the policy, or in conflict with another device.
             RegistryError: The registry failed.
         """
+        self._now = now
         request = parse_request(raw)
         decision = decide(request, self._policy, now, nonce=nonce)
         enroller, reader = self._opened()
@@ -115,5 +119,9 @@ class Desk:
         return self._open
 
     def _ended(self, enrollment: bytes) -> bool:
-        del enrollment
-        return False
+        """Whether the newest roster ended an enrollment; asked in a conflict only."""
+        if self._ended_by_roster is None:
+            found = RosterDesk(self._source, self._policy, self._now).newest()
+            entries = () if found is None else found.roster.entries
+            self._ended_by_roster = {entry.enrollment for entry in entries if entry.ended is not None}
+        return enrollment in self._ended_by_roster

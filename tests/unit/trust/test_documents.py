@@ -21,6 +21,7 @@ PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("pac
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
 LABELS, CONTENT = "unit/formats/test_label.py::", "unit/trust/test_content.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
+ROSTER = "unit/trust/test_roster.py::"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
 # The id of a rule for readers (R-area-n), or words of its sentence with MUST, and its refused cases: vectors by their id, tests
@@ -207,6 +208,20 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "R-pol-4": (
         "unit/trust/test_policy.py::test_policy_refuses",
         "unit/trust/test_roles.py::test_a_deny_entry_that_can_match_nothing_is_an_error",
+    ),
+    "R-ros-1": (
+        ROSTER + "test_only_the_role_roster_signs_it",
+        ROSTER + "test_the_statement_is_about_this_very_roster",
+    ),
+    "R-ros-2": (
+        ROSTER + "test_a_malformed_roster_is_refused",
+        ROSTER + "test_a_malformed_entry_is_refused",
+        ROSTER + "test_entries_are_ascending_each_once",
+    ),
+    "R-ros-3": ("fleet/test_roster.py::test_a_roster_expires", ROSTER + "test_a_roster_is_used_from_its_issue_to_its_expiry"),
+    "R-ros-4": (
+        ROSTER + "test_a_later_version_takes_nothing_back",
+        ROSTER + "test_two_documents_of_one_version_are_told",
     ),
     "All steps MUST hold": ("steps",),  # tests/vectors/test_vectors.py: two refused cases for each step
     "MUST be the digest that passed": ("device/test_record_session.py::test_bad_hello", "device/test_record_session.py::test_nothing_is_recorded_without_the_boot_check"),
