@@ -48,6 +48,7 @@ CASES = {
     "size": DEVICE_PYTHON,
     "fleet": FLEET_PYTHON,
     "registry": FLEET_PYTHON,
+    "enroll": FLEET_PYTHON,
     "verity": DEVICE_PYTHON,
     "tricks": DEVICE_PYTHON,
 }

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from edgeprov.fleet.enrollment.enroller_state import EnrollerState
@@ -27,37 +24,13 @@ from tests.support import pki
 from tests.support.endorsement import SoftEk
 from tests.support.factory import factory_key, maker_root
 from tests.support.fleet import fleet, push_device
+from tests.support.requests import NONCE, csr, request
 from tests.support.softtpm import SoftTpm
 from tests.support.world import World
-
-NONCE = bytes(range(16))
 
 
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def csr(key: ec.EllipticCurvePrivateKey, serial: str, *names: str) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, serial)])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
-    if names:
-        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(item) for item in names])
-        builder = builder.add_extension(san, critical=False)
-    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
-
-
-def request(
-    tpm: SoftTpm, serial: str = "ward-1", *, nonce: bytes | None = None, ek: SoftEk | None = None, **changes: object
-) -> dict:
-    """A request; the nonce is another one for each TPM, and ``NONCE`` for the first."""
-    nonce = nonce or (NONCE if tpm.seed == "ward-1" else hashlib.sha256(tpm.seed.encode()).digest()[:16])
-    certify, counter = tpm.certify_sk(enroll_qualifying(nonce)), tpm.certify_counter(enroll_qualifying(nonce))
-    return {
-        "type": "edgeprov.enrollment-request", "v": 1, "device": f"urn:edgeprov:device:{serial}", "csr": b64(csr(tpm.sk, serial)),
-        "ak": b64(tpm.ak_public), "sk": b64(tpm.sk_public), "nonce": nonce.hex(),
-        "certify": encode_attestation(certify), "counter": encode_attestation(counter), "ek": None if ek is None else b64(ek.certificate), "ek_public": None if ek is None else b64(ek.public),
-        "counter_base": tpm.counter, "counter_index": 0x01800100,
-    } | changes  # fmt: skip
 
 
 class Site:
@@ -478,8 +451,64 @@ def test_one_tpm_is_one_device(site: Site):
 def test_denied_keys_are_not_enrolled_again(site: Site):
     tpm = SoftTpm("ward-1")
     policy = site.root / "ca" / "trust.d" / "policy.toml"
-    import hashlib
 
     key = hashlib.sha256(tpm.public_key_spki).hexdigest()
     policy.write_text(policy.read_text() + f'[[deny]]\ntype = "key"\nvalue = "{key}"\n')
     assert site.enroll(request(tpm)).code == 19
+
+
+def enroll_folder(site: Site, *argv: object):
+    return fleet(
+        "enroll", site.root / "requests", "--to", f"oci:{site.root}/registry", "--ca", site.root / "ca", "-o",
+        site.root / "answers", "--json", *argv,
+    )  # fmt: skip
+
+
+def test_a_folder_of_requests_is_enrolled_in_one_run(site: Site):
+    (site.root / "requests").mkdir()
+    for number in range(12):
+        document = request(SoftTpm(f"n{number}"), f"unit-{number:02}")
+        (site.root / "requests" / f"unit-{number:02}.json").write_text(json.dumps(document))
+    # The TPM of unit-03 once more under another name, a nonce that is used, and a file that is no request.
+    twin = request(SoftTpm("n3"), "unit-97", nonce=b"a nonce of its own")
+    for name, text in {
+        "unit-97": json.dumps(twin), "unit-98": json.dumps(request(SoftTpm("x"), "unit-98", nonce=hashlib.sha256(b"n5").digest()[:16])),
+        "unit-99": "{}",
+    }.items():  # fmt: skip
+        (site.root / "requests" / f"{name}.json").write_text(text)
+    run = enroll_folder(site, "--bins", "4")
+    refused = {Path(item["file"]).stem: item["why"] for item in run.items if item["type"] == "refused"}
+    assert set(refused) == {"unit-97", "unit-98", "unit-99"}
+    assert "enrolled as urn:edgeprov:device:unit-03" in refused["unit-97"]
+    assert "nonce was used" in refused["unit-98"]
+    assert run.code == 19, "of the first that is refused"
+    answers = sorted(path.name for path in (site.root / "answers").iterdir())
+    assert answers == [f"unit-{number:02}.identity.json" for number in range(12)]
+    bins = [json.loads((site.root / "answers" / name).read_text())["bin"] for name in answers]
+    assert bins == [str(number % 4) for number in range(12)]
+    assert enroll_folder(site).code == 19
+    tags = site_tags(site)
+    assert {f"unit-{number:02}" for number in range(12)} <= set(tags)
+    assert "unit-97" not in tags
+
+
+def test_a_folder_with_challenges_takes_two_runs(site: Site):
+    maker = pki.root("TPM Maker")
+    site.trust_ek(maker, "hardware")
+    devices = {f"unit-{number}": SoftTpm(f"n{number}") for number in range(3)}
+    eks = {serial: SoftEk(serial, maker) for serial in devices}
+    (site.root / "requests").mkdir()
+    (site.root / "responses").mkdir()
+    for serial, tpm in devices.items():
+        (site.root / "requests" / f"{serial}.json").write_text(json.dumps(request(tpm, serial, ek=eks[serial])))
+    assert enroll_folder(site).code == 100
+    for serial, tpm in devices.items():
+        challenge = json.loads((site.root / "answers" / f"{serial}.challenge.json").read_text())
+        blob, secret = (base64.b64decode(challenge[key]) for key in ("blob", "secret"))
+        credential = bytes(32) if serial == "unit-1" else eks[serial].activate(blob, secret, name_of(tpm.ak_public))
+        answer = {"type": "edgeprov.credential-response", "v": 1, "credential": b64(credential)}
+        (site.root / "responses" / f"{serial}.response.json").write_text(json.dumps(answer))
+    run = enroll_folder(site, "--response", site.root / "responses")
+    assert run.code == 18
+    enrolled = {item["device"]: item["assurance"] for item in run.items if item["type"] == "enrolled"}
+    assert enrolled == {f"urn:edgeprov:device:unit-{number}": "hardware" for number in (0, 2)}

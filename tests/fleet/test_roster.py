@@ -12,8 +12,9 @@ import pytest
 
 from edgeprov.cli.fleet import common
 from edgeprov.store.layout_registry import LayoutRegistry
-from tests.fleet.test_enroll import Site, request
+from tests.fleet.test_enroll import Site
 from tests.support.fleet import Run, fleet
+from tests.support.requests import request
 from tests.support.softtpm import SoftTpm
 
 

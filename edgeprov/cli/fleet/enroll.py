@@ -20,7 +20,10 @@ from edgeprov.cli.parsing import positive
 from edgeprov.errors import EXIT_QUEUED, EdgeprovError, UsageError
 
 if TYPE_CHECKING:
-    from edgeprov.fleet.enrollment.desk import Answer, Desk
+    from edgeprov.fleet.enrollment.desk import Answer, Desk, Prepared
+    from edgeprov.fleet.enrollment.request import Request
+
+_THREADS = 8  # a registry that syncs to disk answers slowly, and several at once
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,24 +62,56 @@ def run(args: argparse.Namespace, out: Output) -> int | None:
     if several and (args.issued is not None or args.nonce is not None):
         raise UsageError("--issued and --nonce belong to one request", advice="Enroll the requests one by one.")
     desk = _desk(args, several=several)
-    if not several:
-        return _report(args, out, desk, requests[0], args.output, args.response)
+    if several:
+        return _run_line(args, out, desk, requests)
+    prepared = _prepare(args, desk, requests[0], args.response)
+    if prepared.challenge is not None:
+        return _tell_challenge(out, prepared, args.output)
+    _tell_enrolled(out, desk, desk.issue(prepared), args.output)
+    out.next(f"on the device: edgeprov identity install {args.output}")
+    return None
+
+
+def _run_line(args: argparse.Namespace, out: Output, desk: Desk, requests: list[Path]) -> int:
+    """Many requests: judged one after the other, issued and pushed several at once."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from edgeprov.fleet.enrollment.known_devices import request_tags
     from edgeprov.store.atomic import make_dirs
 
     make_dirs(args.output, 0o755)
-    worst = 0
-    for path in requests:
-        response = None if args.response is None else args.response / f"{path.stem}.response.json"
+    codes: list[int] = []
+    under_way: dict[Future[Answer], tuple[Path, set[str]]] = {}
+
+    def refused(path: Path, error: EdgeprovError) -> None:
+        out.item("refused", f"{path}: {error.message}", file=str(path), error=type(error).__name__, why=error.message)
+        codes.append(error.exit_code)
+
+    def finish(future: Future[Answer]) -> None:
+        path, _ = under_way.pop(future)
         try:
-            code = _report(args, out, desk, path, args.output / f"{path.stem}.identity.json", response)
+            _tell_enrolled(out, desk, future.result(), args.output / f"{path.stem}.identity.json")
         except EdgeprovError as error:
-            out.item(
-                "refused", f"{path}: {error.message}", file=str(path), error=type(error).__name__, why=error.message
-            )
-            worst = worst if worst not in (0, EXIT_QUEUED) else error.exit_code
-            continue
-        worst = worst or code or 0
-    return worst
+            refused(path, error)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path in requests:
+            response = None if args.response is None else args.response / f"{path.stem}.response.json"
+            try:
+                tags = request_tags(_read_request(path))
+                while len(under_way) >= 2 * _THREADS or any(tags & taken for _, taken in under_way.values()):
+                    finish(next(iter(under_way)))
+                prepared = _prepare(args, desk, path, response)
+            except EdgeprovError as error:
+                refused(path, error)
+                continue
+            if prepared.challenge is not None:
+                codes.append(_tell_challenge(out, prepared, args.output / f"{path.stem}.challenge.json"))
+                continue
+            under_way[pool.submit(desk.issue, prepared)] = path, tags
+        while under_way:
+            finish(next(iter(under_way)))
+    return next((code for code in codes if code != EXIT_QUEUED), EXIT_QUEUED if codes else 0)
 
 
 def _requests(args: argparse.Namespace) -> tuple[list[Path], bool]:
@@ -126,43 +161,55 @@ def _state_folder(ca: Path | None) -> Path:
     return (Path(home) if home else Path.home() / ".local/state") / "edgeprov/enrollments"
 
 
-def _report(
-    args: argparse.Namespace, out: Output, desk: Desk, path: Path, output: Path, response: Path | None
-) -> int | None:
-    from edgeprov.fleet.enrollment import ca
-    from edgeprov.formats.jsonx import encode_json
+def _read_request(path: Path) -> Request:
+    from edgeprov.fleet.enrollment.request import parse_request
     from edgeprov.limits import LIMITS
-    from edgeprov.store.atomic import load_bytes, save_bytes
+    from edgeprov.store.atomic import load_bytes
 
-    def read(file: Path, size: int) -> bytes:
-        return load_bytes(file, max_bytes=size, what=str(file))
+    return parse_request(load_bytes(path, max_bytes=LIMITS.device_record_bytes, what=str(path)))
+
+
+def _prepare(args: argparse.Namespace, desk: Desk, path: Path, response: Path | None) -> Prepared:
+    from edgeprov.fleet.enrollment import ca
+    from edgeprov.limits import LIMITS
+    from edgeprov.store.atomic import load_bytes
 
     try:
         nonce = bytes.fromhex(args.nonce) if args.nonce else None
     except ValueError as error:
         raise UsageError("--nonce is not hex") from error
-    answer: Answer = desk.answer(
-        read(path, LIMITS.device_record_bytes),
+    answer = None if response is None else load_bytes(response, max_bytes=LIMITS.config_file_bytes, what=str(response))
+    return desk.prepare(
+        _read_request(path),
         common.now(),
         nonce=nonce,
-        response=None if response is None else read(response, LIMITS.config_file_bytes),
+        response=answer,
         certificates=() if args.issued is None else ca.load_chain(args.issued),
         replace=args.replace,
     )
-    if answer.challenge is not None:
-        output = output.with_name(output.name.replace(".identity.json", ".challenge.json"))
-        save_bytes(output, encode_json(answer.challenge), mode=0o644)
-        out.item(
-            "challenge", f"wrote {output}: only this TPM can answer it, within an hour", file=str(output),
-            device=answer.request.device,
-        )  # fmt: skip
-        out.next(f"on the device: edgeprov identity activate {output} -o response.json; then repeat with --response")
-        return EXIT_QUEUED
-    assert answer.enrolled is not None  # noqa: S101 - one of the two
+
+
+def _tell_challenge(out: Output, prepared: Prepared, output: Path) -> int:
+    from edgeprov.formats.jsonx import encode_json
+    from edgeprov.store.atomic import save_bytes
+
+    save_bytes(output, encode_json(prepared.challenge or {}), mode=0o644)
+    out.item(
+        "challenge", f"wrote {output}: only this TPM can answer it, within an hour", file=str(output),
+        device=prepared.request.device,
+    )  # fmt: skip
+    out.next(f"on the device: edgeprov identity activate {output} -o response.json; then repeat with --response")
+    return EXIT_QUEUED
+
+
+def _tell_enrolled(out: Output, desk: Desk, answer: Answer, output: Path) -> None:
+    from edgeprov.formats.jsonx import encode_json
+    from edgeprov.store.atomic import save_bytes
+
     record, manifest = answer.enrolled.record, answer.enrolled.manifest
     save_bytes(output, encode_json(answer.identity), mode=0o644)
-    before = answer.place.before
-    replaced = before is not None and before.enrollment != record.enrollment
+    place, why = answer.prepared.place, answer.prepared.decision.why
+    before = place.before if place.before is not None and place.before.enrollment != record.enrollment else None
     out.item(
         "enrolled",
         f"{record.device}: enrollment {record.enrollment.hex()}, assurance {record.assurance} ({record.proof}), "
@@ -173,19 +220,17 @@ def _report(
         proof=record.proof,
         counter_base=record.counter_base,
         replaces=None if record.replaces is None else record.replaces.hex(),
-        renewed=answer.place.renewed is not None,
+        renewed=place.renewed is not None,
         bin=record.bin,
         record=str(manifest.digest),
         repo=desk.repo,
-        replaced=before.enrollment.hex() if before is not None and replaced else None,
+        replaced=None if before is None else before.enrollment.hex(),
         file=str(output),
     )
-    if answer.decision.why:
-        out.text(f"Its level is dev: {answer.decision.why}.")
-    if before is not None and replaced:
+    if why:
+        out.text(f"Its level is dev: {why}.")
+    if before is not None:
         out.text(
             f"The serial had the enrollment {before.enrollment.hex()}: its record stays readable for its kits. "
-            f"End it: edgeprov-fleet retire {before.enrollment.hex()}"
+            "The roster has to end it: see edgeprov-fleet retire."
         )
-    out.next(f"on the device: edgeprov identity install {output}")
-    return None

@@ -8,7 +8,9 @@ Spec: FORMAT.md "Device record"; edgeprov/fleet/ENROLLMENT.md.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass
+from dataclasses import replace as dc_replace
 
 from edgeprov.fleet.enrollment.decision import Decision, decide
 from edgeprov.fleet.enrollment.enroll import (
@@ -21,7 +23,7 @@ from edgeprov.fleet.enrollment.enroll import (
 )
 from edgeprov.fleet.enrollment.enroller_state import EnrollerState
 from edgeprov.fleet.enrollment.known_devices import KnownDevices, Place
-from edgeprov.fleet.enrollment.request import Request, parse_request
+from edgeprov.fleet.enrollment.request import Request
 from edgeprov.fleet.enrollment.roster_desk import RosterDesk
 from edgeprov.fleet.registries.sources import ArtifactReader, Source, open_registry
 from edgeprov.fleet.trust.signers import PemSigner
@@ -31,15 +33,25 @@ from edgeprov.verify.policy import TrustPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What goes back to the device: a challenge, or its identity."""
+class Prepared:
+    """A request that was judged: with a challenge for the device, or ready to be issued."""
 
     request: Request
     decision: Decision
     place: Place
+    now: dt.datetime
     challenge: JsonObject | None = None
-    enrolled: Enrolled | None = None
-    identity: JsonObject = field(default_factory=dict)
+    bin: str | None = None
+    certificates: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back to the device."""
+
+    prepared: Prepared
+    enrolled: Enrolled
+    identity: JsonObject
 
 
 class Desk:
@@ -63,19 +75,20 @@ class Desk:
         self.repo = f"{source.prefix}devices"
         self._source, self._policy, self._state, self._bins, self._listed = source, policy, state, bins, listed
         self._issuer, self._signer = issuer, signer
-        self._open: tuple[Enroller, ArtifactReader] | None = None
+        self._threads = threading.local()
+        self._swept = False
         self._known: KnownDevices | None = None
         self._ended_by_roster: set[bytes] | None = None
         self._now = dt.datetime.min.replace(tzinfo=dt.UTC)
 
-    def answer(
-        self, raw: bytes, now: dt.datetime, *, nonce: bytes | None = None, response: bytes | None = None,
+    def prepare(
+        self, request: Request, now: dt.datetime, *, nonce: bytes | None = None, response: bytes | None = None,
         certificates: tuple[bytes, ...] = (), replace: bool = False,
-    ) -> Answer:  # fmt: skip
-        """Judge one request, and challenge or enroll the device.
+    ) -> Prepared:  # fmt: skip
+        """Judge one request up to the certificate. One at a time: what is decided here is not in the registry yet.
 
         Args:
-            raw: The request file.
+            request: From the device.
             now: The enroller's clock.
             nonce: What the request must answer, if the enroller gave it.
             response: The TPM's answer to the challenge of an earlier call.
@@ -83,40 +96,58 @@ class Desk:
             replace: The serial may be taken over from another TPM.
 
         Raises:
-            FormatError: Not a request.
             EnrollmentRefused: The request or the answer proves nothing.
             PolicyDenied, SignerUntrusted: Not accepted by the policy, or in conflict with another device.
             RegistryError: The registry failed.
         """
         self._now = now
-        request = parse_request(raw)
         decision = decide(request, self._policy, now, nonce=nonce)
-        enroller, reader = self._opened()
         if self._known is None or not self._listed:
-            self._known = KnownDevices(reader, self.repo, self._policy, now, listed=self._listed)
+            registry = open_registry(self._source, create=True)
+            push_empty_config(registry, self.repo)
+            self._known = KnownDevices(ArtifactReader(self._source), self.repo, self._policy, now, listed=self._listed)
         place = self._known.place(request, decision, ended=self._ended, replace=replace)
+        prepared = Prepared(request=request, decision=decision, place=place, now=now, certificates=certificates)
         if decision.proof == "activated":
             if response is None:
-                self._state.remove_expired(now)
-                challenge = self._state.make_challenge(request, now)
-                return Answer(request=request, decision=decision, place=place, challenge=challenge)
+                if not self._swept:
+                    self._state.remove_expired(now)  # once a run: it reads all that wait
+                    self._swept = True
+                return dc_replace(prepared, challenge=self._state.make_challenge(request, now))
             verify_response(response, self._state.take_secret(request, now))
         self._state.use_nonce(request, now)
-        bin_ = self._state.next_bin(self._bins) if self._bins is not None and place.renewed is None else None
-        enrolled = enroll(request, decision, place, enroller, now, bin_=bin_, certificates=certificates)
-        self._known.note(enrolled.tags)
-        identity = identity_file(enrolled.record, enrolled.manifest.digest)
-        return Answer(request=request, decision=decision, place=place, enrolled=enrolled, identity=identity)
+        if self._bins is not None and place.renewed is None:
+            return dc_replace(prepared, bin=self._state.next_bin(self._bins))
+        return prepared
 
-    def _opened(self) -> tuple[Enroller, ArtifactReader]:
-        if self._open is None:
+    def issue(self, prepared: Prepared) -> Answer:
+        """Issue, sign and push what was prepared; several threads may do so at once, each for another device.
+
+        Raises:
+            EnrollmentRefused: The certificate of another CA is not for this request.
+            PolicyDenied, SignerUntrusted: Nobody would accept this record.
+            RegistryError: The registry failed.
+        """
+        enrolled = enroll(
+            prepared.request, prepared.decision, prepared.place, self._enroller(), prepared.now, bin_=prepared.bin,
+            certificates=prepared.certificates,
+        )  # fmt: skip
+        if self._known is not None:
+            self._known.note(enrolled.tags)
+        return Answer(
+            prepared=prepared, enrolled=enrolled, identity=identity_file(enrolled.record, enrolled.manifest.digest)
+        )
+
+    def _enroller(self) -> Enroller:
+        """One of this thread: a connection is for one thread at a time."""
+        found: Enroller | None = getattr(self._threads, "enroller", None)
+        if found is None:
             registry = open_registry(self._source, create=True)
-            enroller = Enroller(
+            found = Enroller(
                 issuer=self._issuer, signer=self._signer, policy=self._policy, registry=registry, repo=self.repo
             )
-            push_empty_config(registry, self.repo)
-            self._open = enroller, ArtifactReader(self._source)
-        return self._open
+            self._threads.enroller = found
+        return found
 
     def _ended(self, enrollment: bytes) -> bool:
         """Whether the newest roster ended an enrollment; asked in a conflict only."""

@@ -55,6 +55,12 @@ def key_tags(record: DeviceRecord) -> tuple[str, ...]:
     return tuple(tags)
 
 
+def request_tags(request: Request) -> set[str]:
+    """Tags that a request would take, if all that it shows were proved: two that share one are not judged at once."""
+    tags = {request.serial, f"ak.{request.ak.name[2:].hex()}"}
+    return tags if request.ek_certificate is None else tags | {_ek_tag(request.ek_certificate)}
+
+
 class KnownDevices:
     """Records in one registry, as far as they verify."""
 
