@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -69,7 +70,7 @@ class Vendor:
         authority = tpm.parent / f"{tpm.name}-maker/ca"
         certificates = ("issuercert.pem", "swtpm-localca-rootca-cert.pem")
         anchors = "".join((authority / name).read_text() for name in certificates)
-        (self.home / "ca/trust.d/ek-maker.pem").write_text(anchors)
+        (self.home / "ca/trust.d/ek-hardware-maker.pem").write_text(anchors)
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[None]:
@@ -207,7 +208,7 @@ class Device:
             return {}
         self.set_clock()
         self.edgeprov("identity", "create")
-        nonce = "00112233445566778899aabbccddeeff"
+        nonce = secrets.token_hex(16)  # one for each enrollment
         self.edgeprov("identity", "csr", "--nonce", nonce, "-o", "/tmp/request.json")
         work = self.logs / "enrollment"
         work.mkdir(parents=True, exist_ok=True)
