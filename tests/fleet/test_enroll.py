@@ -448,6 +448,20 @@ def test_one_tpm_is_one_device(site: Site):
     assert "enrolled as urn:edgeprov:device:ward-1" in run.last("error")["message"]
 
 
+@pytest.mark.parametrize("by", ["name", "enrollment"])
+def test_the_tpm_of_a_denied_device_does_not_come_back_under_another_name(site: Site, by: str):
+    tpm = SoftTpm("ward-1")
+    item = site.enroll(request(tpm)).last("enrolled")
+    policy = site.root / "ca" / "trust.d" / "policy.toml"
+    value = item["device"] if by == "name" else item["enrollment"]
+    policy.write_text(policy.read_text() + f'[[deny]]\ntype = "device"\nvalue = "{value}"\n')
+    tpm.counter = 120
+    for serial in ("ward-1", "ward-2"):
+        run = site.enroll(request(tpm, serial, nonce=b"another nonce..."))
+        assert run.code == 19, run.out
+        assert "deny list" in run.last("error")["message"]
+
+
 def test_denied_keys_are_not_enrolled_again(site: Site):
     tpm = SoftTpm("ward-1")
     policy = site.root / "ca" / "trust.d" / "policy.toml"

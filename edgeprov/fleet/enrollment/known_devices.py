@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgeprov._dataclass import replace
 from edgeprov.errors import (
     EdgeprovError,
     EnrollmentRefused,
@@ -28,6 +29,7 @@ from edgeprov.fleet.registries.sources import ArtifactReader
 from edgeprov.formats.devicerecord import DeviceRecord
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificates import certificate_spki
+from edgeprov.verify.deny import DenyList
 from edgeprov.verify.enrollment import verify_device_record
 from edgeprov.verify.policy import TrustPolicy
 
@@ -73,6 +75,9 @@ class KnownDevices:
             RegistryError: The registry does not answer.
         """
         self._reader, self._repo, self._policy, self._now = reader, repo, policy, now
+        # A denied device is found all the same: its TPM must not come back under another name.
+        others = tuple(entry for entry in policy.deny.entries if entry.type != "device")
+        self._lenient = replace(policy, deny=DenyList(others))
         self._tags: set[str] | None = set(reader.registry.list_tags(repo)) if listed else None
 
     def note(self, tags: tuple[str, ...]) -> None:
@@ -95,7 +100,7 @@ class KnownDevices:
             manifest = self._reader.manifest(self._repo, found.digest)
             layer = self._reader.blob(self._repo, manifest.layers[0], max_bytes=LIMITS.device_record_bytes)
             signatures = self._reader.signatures(self._repo, manifest.digest)
-            return verify_device_record(manifest, layer, signatures, self._policy, self._now).record
+            return verify_device_record(manifest, layer, signatures, self._lenient, self._now).record
         except (FormatError, VerificationError, RegistryNotFound, IndexError):
             return None  # vouches for nothing, and stops nobody
 
@@ -109,7 +114,8 @@ class KnownDevices:
             replace: The serial may be taken over from another TPM.
 
         Raises:
-            PolicyDenied: The TPM is an active device under another serial, or another TPM holds the serial.
+            PolicyDenied: The TPM is an active device under another serial, or was denied, or another TPM holds the
+                serial.
             EnrollmentRefused: The kit counter is below the base of this TPM's earlier enrollment.
             RegistryError: The registry does not answer.
         """
@@ -118,6 +124,7 @@ class KnownDevices:
             found.append(self.find(_ek_tag(request.ek_certificate)))
         replaces: bytes | None = None
         for record in (item for item in found if item is not None):
+            self._policy.verify_device_allowed(record.device, record.enrollment)
             if record.enrollment == request.enrollment and record.device == request.device:
                 return Place(replaces=record.replaces, renewed=record, before=record)
             if record.device != request.device and not ended(record.enrollment):
