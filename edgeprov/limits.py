@@ -26,6 +26,7 @@ class Limits:
     kit_annotation_bytes: Final = 1 * KIB  # as written by us: a registry shows them in each list
 
     # -- blobs and archives ---------------------------------------------------------------------
+    inline_bytes: Final = 16 * KIB  # a blob that also stands in its descriptor
     layer_bytes: Final = 8 * GIB  # a model layer
     unpacked_bytes: Final = 16 * GIB  # all files of one kit
     unpack_ratio: Final = 200  # compressed to plain; gzip's own limit is 1,032

@@ -75,7 +75,7 @@ def read_signatures(
             continue
         for layer in signature_layers(manifest)[: LIMITS.signatures_per_artifact]:
             try:
-                blob = source.load_blob(layer, max_bytes=LIMITS.signature_blob_bytes)
+                blob = layer.data or source.load_blob(layer, max_bytes=LIMITS.signature_blob_bytes)
             except DAMAGE as error:
                 errors.append(error)
                 continue

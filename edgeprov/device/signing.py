@@ -131,8 +131,7 @@ class DeviceSigner:
             signature_der=self._tpm.sign_digest(pae_digest(IN_TOTO_PAYLOAD, statement)),
             certificate=self._chain[0],
         )
-        blob = describe(bundle, SIGSTORE_BUNDLE)
-        referrer = build_signature_manifest(manifest.descriptor, blob, predicate_type, created)
+        referrer = build_signature_manifest(manifest.descriptor, bundle, predicate_type, created)
         result = [
             Signature(manifest=referrer, blobs=((bundle, SIGSTORE_BUNDLE), (EMPTY_BLOB, referrer.config.media_type)))
         ]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.b64 import b64, get_b64
-from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.jsonx import JsonObject, encode_json, get_list, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
@@ -137,22 +137,21 @@ def add_timestamp(raw: bytes, timestamp: bytes) -> bytes:
     return encode_json(obj)
 
 
-def build_signature_manifest(
-    subject: Descriptor, blob: Descriptor, predicate_type: str, created: str | None
-) -> Manifest:
-    """The manifest that refers a bundle blob to its subject, as cosign v3 writes it.
+def build_signature_manifest(subject: Descriptor, bundle: bytes, predicate_type: str, created: str | None) -> Manifest:
+    """The manifest that refers a bundle to its subject, as cosign v3 writes it, with a small bundle inside.
 
     Args:
         subject: The signed artifact.
-        blob: Descriptor of the bundle.
+        bundle: The bundle.
         predicate_type: Of the statement inside; cosign filters by it.
         created: RFC 3339 time for the annotation, or None.
     """
     annotations = {BUNDLE_CONTENT: "dsse-envelope", BUNDLE_PREDICATE_TYPE: predicate_type}
     if created:
         annotations[ANNOTATION_CREATED] = created
+    layer = describe(bundle, SIGSTORE_BUNDLE).with_data(bundle)
     return build_manifest(
-        config=EMPTY_CONFIG, layers=[blob], artifact_type=SIGSTORE_BUNDLE, subject=subject, annotations=annotations
+        config=EMPTY_CONFIG, layers=[layer], artifact_type=SIGSTORE_BUNDLE, subject=subject, annotations=annotations
     )
 
 

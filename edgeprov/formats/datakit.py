@@ -197,7 +197,7 @@ def build_datakit(
     _verify_parts(parse_datakit_annotations(annotations, subject.digest if subject else None), parts)
     config = encode_json(_kitfile(parts, annotations))
     manifest = build_manifest(
-        config=describe(config, KIT_CONFIG),
+        config=describe(config, KIT_CONFIG).with_data(config),
         layers=[part.layer.with_annotations({FILEPATH: part.path}) for part in parts],
         artifact_type=KIT_ARTIFACT,
         subject=subject,

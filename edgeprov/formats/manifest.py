@@ -24,7 +24,7 @@ from edgeprov.formats.jsonx import encode_json, get_list, parse_json_object
 from edgeprov.formats.mediatypes import EMPTY_BLOB, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
 from edgeprov.limits import LIMITS
 
-EMPTY_CONFIG = describe(EMPTY_BLOB, OCI_EMPTY)
+EMPTY_CONFIG = describe(EMPTY_BLOB, OCI_EMPTY).with_data(EMPTY_BLOB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +86,9 @@ def parse_manifest(raw: bytes, *, expected: Digest | None = None) -> Manifest:
     return Manifest(
         raw=raw,
         digest=expected or digest_of(raw),  # _parse_checked compared it
-        config=parse_descriptor(obj.get("config"), "manifest config"),
+        config=parse_descriptor(obj.get("config"), "manifest config", inline=True),
         layers=tuple(
-            parse_descriptor(item, f"layer {number}")
+            parse_descriptor(item, f"layer {number}", inline=True)
             for number, item in enumerate(get_list(obj, "layers", "manifest", maximum=LIMITS.manifest_layers), 1)
         ),
         artifact_type=_artifact_type(obj),

@@ -13,9 +13,8 @@ import pytest
 
 import edgeprov
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
-from edgeprov.formats.descriptor import describe
 from edgeprov.formats.envelope import pae_digest
-from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE, SLSA_PROVENANCE
+from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SLSA_PROVENANCE
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support.peers import peer, run
 from tests.support.site import Site
@@ -119,9 +118,7 @@ def test_key_mode_needs_no_certificate(cosign, kit, registry, trust, tmp_path):
         signature_der=tpm.sign_digest(pae_digest(IN_TOTO_PAYLOAD, kit.statement)),
         key_hint=hashlib.sha256(tpm.public_key_spki).digest(),
     )
-    manifest = build_signature_manifest(
-        kit.manifest.descriptor, describe(blob, SIGSTORE_BUNDLE), SLSA_PROVENANCE, "2026-02-03T04:05:06Z"
-    )
+    manifest = build_signature_manifest(kit.manifest.descriptor, blob, SLSA_PROVENANCE, "2026-02-03T04:05:06Z")
     registry.attach("data/kits", SignatureArtifact(manifest=manifest, blob=blob))
     key = tmp_path / "device.pub"
     key.write_bytes(tpm.sk.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -11,7 +11,7 @@ import pytest
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
-from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE, SLSA_PROVENANCE
+from edgeprov.formats.mediatypes import JOSE, SLSA_PROVENANCE
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
@@ -45,9 +45,7 @@ def test_expired_certificate(registry, offline, tmp_path):
     subject = sealed.manifest.descriptor
     stamped = [
         SignatureArtifact(
-            manifest=build_signature_manifest(
-                subject, describe(blob, SIGSTORE_BUNDLE), SLSA_PROVENANCE, "2026-03-01T00:00:00Z"
-            ),
+            manifest=build_signature_manifest(subject, blob, SLSA_PROVENANCE, "2026-03-01T00:00:00Z"),
             blob=blob,
         ),
         SignatureArtifact(

@@ -54,7 +54,6 @@ from edgeprov.formats.mediatypes import (
     JOSE,
     KIT_ARTIFACT,
     KIT_CONFIG,
-    SIGSTORE_BUNDLE,
     SLSA_PROVENANCE,
     TOMBSTONE_PREDICATE,
 )
@@ -108,9 +107,7 @@ def sign_bundle(
         certificate=signer.certificate_chain[0],
         **options,  # type: ignore[arg-type]
     )
-    return SignatureArtifact(
-        manifest=build_signature_manifest(subject, describe(blob, SIGSTORE_BUNDLE), predicate_type, CREATED), blob=blob
-    )
+    return SignatureArtifact(manifest=build_signature_manifest(subject, blob, predicate_type, CREATED), blob=blob)
 
 
 def edited_manifest(manifest: Manifest, edit: Callable[[dict[str, Any]], object]) -> Manifest:
@@ -311,6 +308,8 @@ class Unit:
             layer = tar_prefix(path, len(packed)) + packed + tar_suffix(len(packed))
             descriptor = describe(layer, "application/vnd.kitops.modelkit.dataset.v1.tar")
             blobs[descriptor.digest] = layer
+            if kind == "evidence":
+                descriptor = descriptor.with_data(layer)
             parts.append(Part(kind=kind, name=name, path=path, layer=descriptor))  # type: ignore[arg-type]
 
         if rows:

@@ -21,7 +21,7 @@ from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.factory import factory_key, maker_root
 from tests.support.softtpm import SoftTpm, public_area, soft_key
-from tests.support.world import Sealed, sign_bundle, sign_notation
+from tests.support.world import Sealed, edited_manifest, sign_bundle, sign_notation
 from tests.vectors.make import document, edited, make_world
 
 OTHER = Digest(hashlib.sha256(b"another model").hexdigest())
@@ -82,6 +82,13 @@ def accepted() -> Iterator[Case]:
     rubbish = SignatureArtifact(manifest=sealed.signatures[0].manifest, blob=b"{}")
     sealed.signatures.insert(0, rubbish)
     yield case("rubbish-beside", "an unreadable signature beside a good one does not block", s.doc(sealed))
+    s = Stage()
+
+    def without_data(manifest: dict) -> None:
+        for item in (manifest["config"], *manifest["layers"]):
+            item.pop("data", None)
+
+    yield case("without-data", "nothing stands in the kit's descriptors", s.doc(s.seal(edit=without_data)))
     s = Stage()
     subject = encode_descriptor(s.world.model.descriptor)
     yield case(
@@ -447,6 +454,18 @@ def step_2() -> Iterator[Case]:
         return json.dumps(value).encode()
 
     yield signed("unsigned", "no signature at all", lambda s, k: [])
+
+    def lying_data(manifest: dict) -> None:
+        manifest["layers"][0]["data"] = "e30="
+
+    yield signed(
+        "bundle-data",
+        "other bytes than the bundle stand in its descriptor",
+        lambda s, k: [
+            SignatureArtifact(manifest=edited_manifest(item.manifest, lying_data), blob=item.blob)
+            for item in k.signatures
+        ],
+    )
     yield signed(
         "notation-only", "a JWS carries no evidence", lambda s, k: [sign_notation(k.manifest.descriptor, s.unit.tpm)]
     )

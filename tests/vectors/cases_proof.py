@@ -65,7 +65,7 @@ def bundle(model: Manifest, material: dict, key, *, statement: bytes | None = No
             },
         }
     ).encode()
-    manifest = build_signature_manifest(model.descriptor, describe(blob, SIGSTORE_BUNDLE), COSIGN_SIGN_PREDICATE, None)
+    manifest = build_signature_manifest(model.descriptor, blob, COSIGN_SIGN_PREDICATE, None)
     return SignatureArtifact(manifest=manifest, blob=blob)
 
 
@@ -447,6 +447,10 @@ def _other_algorithm(s: Stage, algorithm: str) -> SignatureArtifact:
     return SignatureArtifact(manifest=manifest, blob=blob)
 
 
+def _config_data() -> str:
+    return json.loads(Stage().seal().manifest.raw)["config"]["data"]
+
+
 def malformed() -> Iterator[Case]:
     """Not a proof at all: no step is reached."""
     doc = Stage().doc()
@@ -472,6 +476,25 @@ def malformed() -> Iterator[Case]:
         described = encode_descriptor(subject)
         sealed = s.seal(edit=lambda manifest, described=described: manifest.update(subject=described))
         yield case(f"format-subject-{name}", comment, s.doc(sealed))
+
+    def lie(data: str, layer: int | None = None) -> Callable[[dict], object]:
+        def edit(manifest: dict) -> None:
+            (manifest["config"] if layer is None else manifest["layers"][layer])["data"] = data
+
+        return edit
+
+    for name, comment, edit in (
+        ("config", "the kit's config stands in its descriptor with one byte changed", lie(flip(_config_data()))),
+        ("evidence", "other bytes than the evidence stand in its descriptor", lie("e30=", -1)),
+        ("text", "what stands in the descriptor of the config is no base64", lie("{}")),
+        (
+            "number",
+            "a number stands in the descriptor of the config",
+            lambda manifest: manifest["config"].update(data=1),
+        ),
+    ):
+        s = Stage()
+        yield case(f"format-data-{name}", comment, s.doc(s.seal(edit=edit)))
     yield case(
         "format-evidence",
         "evidence with a byte behind it",

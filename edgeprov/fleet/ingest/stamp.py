@@ -22,7 +22,7 @@ from edgeprov.formats.digest import Digest
 from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE
+from edgeprov.formats.mediatypes import JOSE
 from edgeprov.formats.signature_manifest import FIRST_ADDED, signature_tag
 from edgeprov.formats.timestamp import encode_timestamp_request, timestamp_token
 from edgeprov.registry.base import Registry
@@ -129,7 +129,7 @@ def _stamped(item: SignatureArtifact, subject: Manifest, response: bytes, create
     if signature_kind(item.manifest) == "bundle":
         blob = add_timestamp(item.blob, response)
         kind = parse_statement(parse_bundle(blob).payload).predicate_type
-        return build_signature_manifest(subject.descriptor, describe(blob, SIGSTORE_BUNDLE), kind, created), blob
+        return build_signature_manifest(subject.descriptor, blob, kind, created), blob
     blob = add_jws_timestamp(item.blob, timestamp_token(response))
     chain = parse_jws(blob).certificates
     return build_notation_manifest(subject.descriptor, describe(blob, JOSE), chain, created), blob

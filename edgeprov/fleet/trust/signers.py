@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from edgeprov.errors import ConfigError, EdgeprovError, FormatError
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
-from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.ecdsa import encode_ecdsa_der
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD, SIGSTORE_BUNDLE
+from edgeprov.formats.mediatypes import IN_TOTO_PAYLOAD
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes
 from edgeprov.verify.certificates import certificate_spki, parse_pem_certificates
@@ -158,4 +158,4 @@ def signature_artifact(
 ) -> tuple[Manifest, bytes]:
     """Sign, and wrap as the referrer that cosign looks for; returns its manifest and its blob."""
     blob = sign_statement(signer, statement)
-    return build_signature_manifest(subject, describe(blob, SIGSTORE_BUNDLE), predicate_type, created), blob
+    return build_signature_manifest(subject, blob, predicate_type, created), blob

@@ -101,6 +101,7 @@ def rebuilt(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> tuple
     raw = encode_json(config)
     if manifest["config"]["digest"] == str(KIT.manifest.config.digest):
         manifest["config"].update(digest=str(digest_of(raw)), size=len(raw))
+        manifest["config"].pop("data")
     return parse_manifest(encode_json(manifest)), raw
 
 

@@ -26,13 +26,12 @@ from edgeprov.errors import (
 )
 from edgeprov.formats import tpmt
 from edgeprov.formats.bundle import build_signature_manifest
-from edgeprov.formats.descriptor import describe
 from edgeprov.formats.devicerecord import build_device_record, enroll_qualifying
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event
 from edgeprov.formats.in_toto import parse_statement
 from edgeprov.formats.manifest import parse_index, parse_manifest
-from edgeprov.formats.mediatypes import SIGSTORE_BUNDLE, SLSA_PROVENANCE
+from edgeprov.formats.mediatypes import SLSA_PROVENANCE
 from edgeprov.formats.statement import parse_seal_evidence
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.verify.evidence import verify_kit
@@ -153,9 +152,7 @@ def test_swapped_kits(world, unit):
 
 def sign_like(kit, signature):
     """Another kit's bundle under a manifest that refers to this one: needs no key."""
-    manifest = build_signature_manifest(
-        kit.manifest.descriptor, describe(signature.blob, SIGSTORE_BUNDLE), SLSA_PROVENANCE, None
-    )
+    manifest = build_signature_manifest(kit.manifest.descriptor, signature.blob, SLSA_PROVENANCE, None)
     return SignatureArtifact(manifest=manifest, blob=signature.blob)
 
 

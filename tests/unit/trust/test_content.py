@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,7 @@ def test_changed_layer_with_a_manifest_that_names_it_is_not_the_signed_one(world
 
     raw = sealed.manifest.raw.replace(str(old).encode(), str(new).encode())
     raw = raw.replace(str(sealed.manifest.config.digest).encode(), str(digest_of(config)).encode())
+    raw = raw.replace(b64encode(sealed.config), b64encode(config))
     forged = parse_datakit(parse_manifest(raw), config)
     with pytest.raises(VerificationError, match="hangs on another artifact"):
         verify_kit(sealed.evidence(kit=forged), unit.verified(), world.policy, pki.NOW)

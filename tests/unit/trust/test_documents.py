@@ -167,6 +167,13 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-01/factory-key-of-another-ak_fail",
         "step-01/factory-key-replayed_fail",
     ),
+    "R-reg-3": (
+        "malformed/format-data-config_fail",
+        "malformed/format-data-evidence_fail",
+        "malformed/format-data-text_fail",
+        "malformed/format-data-number_fail",
+        "step-02/bundle-data_fail",
+    ),
     "R-reg-2": (
         "step-02/referrer-of-another-kit_fail",
         "fleet/test_signature_tags.py::test_a_stranger_under_a_signature_tag_is_passed_over",

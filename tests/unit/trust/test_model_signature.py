@@ -63,7 +63,7 @@ def bundle(
         },
     }
     blob = json.dumps(document).encode()
-    manifest = build_signature_manifest(model.descriptor, describe(blob, SIGSTORE_BUNDLE), COSIGN_SIGN_PREDICATE, None)
+    manifest = build_signature_manifest(model.descriptor, blob, COSIGN_SIGN_PREDICATE, None)
     return SignatureArtifact(manifest=manifest, blob=blob)
 
 
@@ -306,9 +306,7 @@ def test_signature_moved_from_another_artifact(world: World):
     theirs = world.sign_model(other)
     refused(SubjectMismatch, "hangs on another artifact", world, theirs)
     moved = SignatureArtifact(
-        manifest=build_signature_manifest(
-            world.model.descriptor, describe(theirs.blob, SIGSTORE_BUNDLE), COSIGN_SIGN_PREDICATE, None
-        ),
+        manifest=build_signature_manifest(world.model.descriptor, theirs.blob, COSIGN_SIGN_PREDICATE, None),
         blob=theirs.blob,
     )
     refused(SubjectMismatch, "is about", world, moved)
@@ -356,7 +354,7 @@ def test_changed_signature_statement_and_payload_type(world: World):
             target = target[key]
         target[path[-1]] = value
         blob = json.dumps(changed).encode()
-        manifest = build_signature_manifest(world.model.descriptor, describe(blob, SIGSTORE_BUNDLE), "x", None)
+        manifest = build_signature_manifest(world.model.descriptor, blob, "x", None)
         refused(SignatureInvalid, match, world, SignatureArtifact(manifest=manifest, blob=blob))
 
 

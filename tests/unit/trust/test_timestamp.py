@@ -14,7 +14,7 @@ from edgeprov.errors import EdgeprovError, FormatError, SignatureInvalid, Signer
 from edgeprov.formats.bundle import add_timestamp, build_signature_manifest, parse_bundle
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.jws import add_jws_timestamp, build_notation_manifest, parse_jws
-from edgeprov.formats.mediatypes import JOSE, SIGSTORE_BUNDLE, SLSA_PROVENANCE
+from edgeprov.formats.mediatypes import JOSE, SLSA_PROVENANCE
 from edgeprov.formats.timestamp import encode_timestamp_request, parse_timestamp, timestamp_token
 from edgeprov.verify.evidence import verify_kit
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
@@ -102,9 +102,7 @@ def stamped(sealed, tsa) -> list[SignatureArtifact]:
     bundle = sealed.signatures[0].blob
     response = tsa.stamp(encode_timestamp_request(parse_bundle(bundle).signature, 7))
     blob = add_timestamp(bundle, response)
-    manifest = build_signature_manifest(
-        sealed.manifest.descriptor, describe(blob, SIGSTORE_BUNDLE), SLSA_PROVENANCE, "2026-03-01T00:00:00Z"
-    )
+    manifest = build_signature_manifest(sealed.manifest.descriptor, blob, SLSA_PROVENANCE, "2026-03-01T00:00:00Z")
     return [*sealed.signatures, SignatureArtifact(manifest=manifest, blob=blob)]
 
 
@@ -150,9 +148,7 @@ def test_timestamp_moved_from_another_kit(world, unit, tsa):
     first, second = unit.seal(), unit.seal()
     response = parse_bundle(stamped(first, tsa)[-1].blob).timestamps[0]
     blob = add_timestamp(second.signatures[0].blob, response)
-    manifest = build_signature_manifest(
-        second.manifest.descriptor, describe(blob, SIGSTORE_BUNDLE), SLSA_PROVENANCE, None
-    )
+    manifest = build_signature_manifest(second.manifest.descriptor, blob, SLSA_PROVENANCE, None)
     moved = SignatureArtifact(manifest=manifest, blob=blob)
     with pytest.raises(SignerUntrusted, match="requires a timestamp"):
         verify_kit(second.evidence(signatures=[moved]), unit.verified(), policy, pki.NOW)

@@ -162,6 +162,17 @@ def check_signature(key, signature: bytes, message: bytes) -> None:
 # -- sections 17 and 18: signatures -----------------------------------------------------------------
 
 
+def load_manifest(raw: bytes) -> dict:
+    """Section 26: what stands in a descriptor is the blob."""
+    manifest = load_json(raw)
+    for item in (manifest["config"], *manifest["layers"]):
+        if "data" in item and item["size"] <= 16384:
+            data = un64(item["data"])
+            fits = len(data) == item["size"] and item["digest"] == "sha256:" + hashlib.sha256(data).hexdigest()
+            need(fits, "data is not the blob")
+    return manifest
+
+
 class Artifact:
     def __init__(self, value: dict) -> None:
         need(isinstance(value, dict), "artifact")
@@ -172,7 +183,7 @@ class Artifact:
 
     @property
     def manifest(self) -> dict:
-        return load_json(self.raw)
+        return load_manifest(self.raw)
 
 
 def layer_of(manifest: dict, blob: bytes, kind: str) -> dict:
@@ -223,7 +234,7 @@ def device_statement(policy: Policy, artifact: Artifact, purpose: str, above: li
     why = "no bundle"
     for raw, blob in artifact.signatures:
         try:
-            manifest = load_json(raw)
+            manifest = load_manifest(raw)
             if manifest.get("artifactType") != BUNDLE:
                 continue
             material, chain, payload, signature = read_bundle(artifact, manifest, blob)
@@ -240,7 +251,7 @@ def model_signed(policy: Policy, artifact: Artifact, at: dt.datetime) -> None:
     why = "no signature"
     for raw, blob in artifact.signatures:
         try:
-            manifest = load_json(raw)
+            manifest = load_manifest(raw)
             if manifest.get("artifactType") == BUNDLE:
                 material, chain, payload, signature = read_bundle(artifact, manifest, blob)
                 by_keys(policy, signature, pae(payload)) if material == "publicKey" else check_signature(
