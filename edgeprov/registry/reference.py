@@ -47,6 +47,11 @@ class Reference:
         return f"{text}@{self.digest}" if self.digest else text
 
 
+def is_repository(name: str) -> bool:
+    """Whether registries take this as the name of a repository."""
+    return len(name) <= 255 and _REPO.fullmatch(name) is not None
+
+
 def parse_reference(text: str) -> Reference:
     """Read a reference; nothing is contacted.
 
@@ -65,7 +70,7 @@ def parse_reference(text: str) -> Reference:
     if not slash or matched is None or not looks_like_host or int(matched.group(1) or 1) not in range(1, 65536):
         raise UsageError(f"{text[:200]!r} names no registry", advice=_ADVICE)
     repo, tag = _split_tag(path, text)
-    if not _REPO.fullmatch(repo) or len(repo) > 255:
+    if not is_repository(repo):
         raise UsageError(f"{repo[:200]!r} is not a repository name", advice=_ADVICE)
     return Reference(registry_name=host, repo=repo, tag=tag, digest=digest)
 
@@ -81,7 +86,7 @@ def _parse_layout(text: str) -> Reference:
     repo, tag = _split_tag(path, text)
     if not folder:
         raise UsageError(f"{text[:200]!r} names no folder", advice=_ADVICE)
-    if repo and (not _REPO.fullmatch(repo) or len(repo) > 255):
+    if repo and not is_repository(repo):
         raise UsageError(f"{repo[:200]!r} is not a repository name", advice=_ADVICE)
     return Reference(registry_name=LAYOUT_PREFIX + folder, repo=repo, tag=tag, digest=digest)
 

@@ -17,6 +17,7 @@ from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX, KIT_ARTIFACT, TOMBSTONE
+from edgeprov.formats.signature_manifest import parse_signature_tag
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout_registry import LayoutRegistry
@@ -63,6 +64,8 @@ class Judge:
 
     def load_devices(self) -> None:
         for tag in self.registry.list_tags("devices"):
+            if parse_signature_tag(tag):
+                continue
             manifest = self.registry.fetch_manifest("devices", tag)
             raw = self.blob(manifest.layers[0])
             self.devices[tag] = verify_device_record(manifest, raw, self.signatures(manifest), self.policy, AT)
@@ -114,7 +117,7 @@ def data_manifests(judge: Judge, serial: str) -> Iterator[Manifest]:
     for repo in judge.registry.list_repositories():
         if repo.startswith("data/"):
             for tag in judge.registry.list_tags(repo):
-                if tag.startswith(serial + "."):
+                if tag.startswith(serial + ".") and not parse_signature_tag(tag):
                     yield judge.registry.fetch_manifest(repo, tag)
 
 

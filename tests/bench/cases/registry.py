@@ -118,12 +118,12 @@ def measure(args: argparse.Namespace) -> list[Figure]:
     return [
         Figure(
             GROUP, EVIDENCE, evidence.cpu_s * 1e3, "ms CPU", "<=", 2, ours=said("evidence"), headline="verify a kit's evidence over docker-registry: CPU",
-            note="Seven requests a kit, one after the other in one thread, at 0.75 ms of `requests` each. Left: connections of `http.client`, several at once, and no question asked twice.",
+            note="Two requests a kit (its manifest and that of its signature), one after the other in one thread, at 0.75 ms of `requests` each. Left: connections of `http.client`, and several at once.",
         ),
         Figure(
             GROUP, "verify, evidence only: requests a kit, those of sync included", asked, "requests", "<=", 3, ours=f"sync {over['sync'].requests:.2f}, verify {evidence.requests:.2f}",
             headline="the same: requests, those of sync included",
-            note="Manifest, config, evidence, the list of signatures (first by an API that this registry has not), and two of each signature. Left: signatures found by name, small blobs in their descriptors.",
+            note="The manifest of the kit for sync and again for verify, and the manifest of its signature, found by its tag; config, evidence and bundle stand in these. Models, device records and lists are in the figure.",
         ),
         Figure(
             GROUP, "verify, evidence only: wall time of 90,000 kits in one worker", evidence.wall_s * 90_000 / 60, "minutes", ours=f"{evidence.wall_s * 1e3:.1f} ms a kit, from {kits} kits",

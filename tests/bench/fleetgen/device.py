@@ -416,4 +416,6 @@ def _add(parts: list[Part], blobs: dict[Digest, bytes], kind: Any, name: str, pa
     layer = tar_prefix(path, len(packed)) + packed + tar_suffix(len(packed))
     descriptor = describe(layer, PART_LAYER)
     blobs[descriptor.digest] = layer
+    if kind == "evidence":
+        descriptor = descriptor.with_data(layer)
     parts.append(Part(kind=kind, name=name, path=path, layer=descriptor))

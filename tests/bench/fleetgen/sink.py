@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from edgeprov.formats.descriptor import Descriptor, encode_descriptor
+from edgeprov.formats.devicerecord import record_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.manifest import Manifest
-from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, EMPTY_BLOB, NO_SUBJECT, OCI_INDEX
+from edgeprov.formats.mediatypes import A_SUBJECT, ANNOTATION_REF_NAME, DEVICE_RECORD, EMPTY_BLOB, NO_SUBJECT, OCI_INDEX
+from edgeprov.formats.signature_manifest import signature_tag
 from edgeprov.registry.base import Registry
-from edgeprov.registry.push_order import attach
+from edgeprov.registry.push_order import attach, push_signed
 from tests.bench.fleetgen.device import Artifact
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -35,11 +37,15 @@ class LayoutSink:
                 data = data[:-1100] + bytes((data[-1100] ^ 1,)) + data[-1099:]
             self._blob(digest, data)
         ref = f"{artifact.repo}:{artifact.tag}" if artifact.tag else f"{artifact.repo}@{artifact.manifest.digest}"
+        if (own := _own_tag(artifact)) != artifact.tag:
+            self._manifest(artifact.manifest, f"{artifact.repo}:{own}", artifact.list_changes)
         self._manifest(artifact.manifest, ref, artifact.list_changes)
-        for signature in artifact.signatures:
+        for number, signature in enumerate(artifact.signatures, 1):
             self._blob(signature.manifest.layers[0].digest, signature.blob)
             self._blob(signature.manifest.config.digest, EMPTY_BLOB)
-            self._manifest(signature.manifest, f"{artifact.repo}@{signature.manifest.digest}", {})
+            tag = _own_tag(artifact)
+            name = f":{signature_tag(tag, number)}" if tag else f"@{signature.manifest.digest}"
+            self._manifest(signature.manifest, artifact.repo + name, {})
 
     def _blob(self, digest: Digest, data: bytes) -> None:
         (self.blobs / digest.hex).write_bytes(data)
@@ -69,8 +75,21 @@ class RegistrySink:
         repo = self._prefix + artifact.repo
         for descriptor in artifact.manifest.blobs:
             self._registry.push_blob(repo, descriptor, artifact.blobs[descriptor.digest])
-        self._registry.push_manifest(repo, artifact.manifest, tag=artifact.tag)
-        for signature in artifact.signatures:
-            manifest = signature.manifest
-            blobs = {manifest.layers[0].digest: signature.blob, manifest.config.digest: EMPTY_BLOB}
+        signatures = [
+            (item.manifest, {item.manifest.layers[0].digest: item.blob, item.manifest.config.digest: EMPTY_BLOB})
+            for item in artifact.signatures
+        ]
+        tags = [tag for tag in dict.fromkeys((_own_tag(artifact), artifact.tag)) if tag]
+        if tags:
+            push_signed(self._registry, repo, artifact.manifest, signatures, tags)
+            return
+        self._registry.push_manifest(repo, artifact.manifest)
+        for manifest, blobs in signatures:
             attach(self._registry, repo, manifest, blobs)
+
+
+def _own_tag(artifact: Artifact) -> str | None:
+    """The tag that names this artifact for ever: of a device record with its digest."""
+    if artifact.tag is None or artifact.manifest.artifact_type != DEVICE_RECORD:
+        return artifact.tag
+    return record_tag(artifact.tag, artifact.manifest.digest)
