@@ -81,8 +81,10 @@ class State:
             StateNewer: Written by a newer version; nothing was touched.
             StoreCorrupt: VERSION is unreadable, or the folder holds something else.
             StoreFull: No space.
-            StoreError: It is not writable, and ``write`` is true.
+            StoreError: It is not writable, or another user's and this is root, and ``write`` is true.
         """
+        if write:
+            _verify_owner(root)
         if not (root / "VERSION").exists():
             if not write:
                 raise NotStored(f"no state in {root}", advice="Run `edgeprov identity create` first.")
@@ -283,6 +285,31 @@ class State:
             raise StoreError(f"state folder {self.root} was opened to read")
         remove(path)
         sync_dir(path.parent)
+
+
+def _verify_owner(root: Path) -> None:
+    """Root writes nothing into a folder of the service's user: its files would lock that user out.
+
+    Raises:
+        StoreError: It would.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = root.stat().st_uid
+    except OSError:
+        return  # none yet: whoever makes it owns it
+    if owner != 0:
+        import pwd
+
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        raise StoreError(
+            f"state folder {root} belongs to the user {name}, and files that root writes there would lock it out",
+            advice=f"Run it as that user: runuser -u {name} -- edgeprov ...",
+        )
 
 
 def _create(root: Path) -> None:

@@ -275,3 +275,19 @@ def test_a_pointer_or_entry_under_another_name_goes_to_quarantine(root: Path, st
     assert state.active("right") is None
     assert state.outbox() == ()
     assert len(state.quarantined()) == 2
+
+
+def test_root_writes_nothing_into_a_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of root in it would lock the service's user out: exit 34 from then on, for every command."""
+    root = tmp_path / "state"
+    State.open(root, write=True)
+    if os.geteuid() == 0:
+        os.chown(root, 1234, 1234)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = sorted(path.relative_to(root) for path in root.rglob("*"))
+    with pytest.raises(StoreError, match="lock it out") as refused:
+        State.open(root, write=True)
+    assert "runuser -u" in (refused.value.advice or "")
+    assert sorted(path.relative_to(root) for path in root.rglob("*")) == before
+    assert State.open(root, write=False).root == root
