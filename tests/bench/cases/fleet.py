@@ -261,7 +261,7 @@ def figures_of(start: Run, runs: list[Run], floor: float) -> list[Figure]:
             note="One list for each shard and a look at which of its digests are known; no manifest is read again. What is left is the list itself, and the start of Python.",
         ),
         one(
-            "collect, one kit of 40 records", "collect", note="Bound by opening a kit: two parts and their digests, zstd, a table of 40 rows. Kits of one model and device share "
+            "collect, one kit of 40 records", "collect", note="Bound by opening a kit: three to five parts and their digests, zstd, a table of 40 rows. Kits of one model and device share "
             "a file of the data set; larger kits are what is left.",
         ),
     ]  # fmt: skip
