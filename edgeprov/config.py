@@ -45,7 +45,7 @@ class RegistryConfig:
     """Where kits go. ``name`` is ``host[:port]/prefix`` or ``oci:DIR``."""
 
     name: str = ""
-    data_template: str = "data/{model}/{month}"
+    data_template: str = "data/{device}/{year}"  # rendered when a kit is sent (registry/repository_template.py)
     subject: str = "none"  # model: kits name the model as OCI subject too, where their repository holds it
     plain_http: bool = False
     auth: str = "none"

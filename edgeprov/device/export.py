@@ -19,6 +19,7 @@ from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, free_bytes
 from edgeprov.device.identity import verify_own_name
+from edgeprov.device.kit_repository import repository_of
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
 from edgeprov.device.upload import unsent
 from edgeprov.errors import DigestMismatch, EdgeprovError, FormatError, NotStored, StoreCorrupt, StoreError, StoreFull
@@ -77,6 +78,7 @@ def export(
 
     Raises:
         IdentityError: The configured serial is not that of the identity; nothing is written.
+        ConfigError: The template of the repository gives none.
         StoreFull: The stick is too small; nothing was written.
         StoreCorrupt: ``verify`` found a difference.
         StoreError: The stick cannot be written, or was pulled.
@@ -98,7 +100,7 @@ def export(
         for entry in entries:
             try:
                 with _on_stick(folder):
-                    transfer.push(entry.repo, entry)
+                    transfer.push(repository_of(context, entry), entry)
             except EdgeprovError as error:
                 if intact(state.layout, entry):
                     raise

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from edgeprov import journal
 from edgeprov.device.context import UPLOAD_LOCK
+from edgeprov.device.kit_repository import data_repo
 from edgeprov.errors import FormatError, StoreBusy
 from edgeprov.formats.datakit import parse_kit_tag
-from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_LABELS, A_MODEL, A_RECORDS, A_SLOT, ANNOTATION_CREATED, TOMBSTONE
 from edgeprov.store.state import OutboxEntry, State
@@ -19,18 +20,7 @@ from edgeprov.store.state import OutboxEntry, State
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
 
-
-def data_repo(context: Context, model: Digest, created: str) -> str:
-    """The repository of a kit, without the registry's prefix.
-
-    Args:
-        context: The device, for its template.
-        model: The source model.
-        created: RFC 3339; its month picks the shard.
-    """
-    return context.config.registry.data_template.format(
-        model=model.hex, month=created[:7].replace("-", ""), device=context.serial
-    )
+__all__ = ["data_repo", "rebuild_outbox"]
 
 
 def rebuild_outbox(context: Context, state: State, head_seq: int) -> int:

@@ -18,6 +18,7 @@ from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, Context
 from edgeprov.device.identity import verify_own_name
+from edgeprov.device.kit_repository import repository_of
 from edgeprov.device.registry_access import open_registry, split_name
 from edgeprov.device.series_state import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
@@ -102,7 +103,7 @@ def upload(
         clock: Replaced in tests.
 
     Raises:
-        ConfigError: No registry is configured, or a file it names is wrong.
+        ConfigError: No registry is configured, a file that it names is wrong, or the template gives no repository.
         IdentityError: The configured serial is not that of the identity; nothing is sent.
         StoreBusy: Another process uploads.
         StoreError: The state cannot be read.
@@ -124,6 +125,7 @@ def upload(
                 clock=clock,
                 waiting=observer.waiting,
             )
+            targets = [(repository_of(context, entry), entry) for entry, _ in entries]
             total = sum(size for _, size in entries)
             tally = Tally(artifacts=len(entries), total_bytes=total, changed=observer.changed)
             registry = open_registry(host, context.config.registry, create=True)
@@ -131,7 +133,7 @@ def upload(
                 context, state, registry, Transfer(state.layout, registry, pace, tally), tally, observer, result
             )
             try:
-                run.send([(prefix + entry.repo, entry) for entry, _ in entries])
+                run.send([(prefix + repo, replace(entry, repo=repo)) for repo, entry in targets])
             except OutOfTime:
                 result.reason = "the time for this run is over"
             except KeyboardInterrupt:

@@ -27,12 +27,14 @@ class Sender:
         self.kits: list[tuple[OutboxEntry, list[Manifest]]] = []
         root.mkdir(parents=True, exist_ok=True)
 
-    def context(self, host: str, settings: str = "", registry: str = "plain_http = true") -> Context:
+    def context(
+        self, host: str, settings: str = "", registry: str = "plain_http = true", template: str = "data/0123/202611"
+    ) -> Context:
         file = self.root / "edgeprov.toml"
         name = host if host.startswith("oci:") else f"{host}/hospital"
         file.write_text(
             f'[device]\nserial = "{self.serial}"\nstate_dir = "state"\nrun_dir = "run"\n'
-            f'[registry]\nname = "{name}"\n{registry}\n[upload]\n{settings}\n'
+            f'[registry]\nname = "{name}"\ndata_template = "{template}"\n{registry}\n[upload]\n{settings}\n'
         )
         (self.root / "run").mkdir(exist_ok=True)
         return Context(load_config({"EDGEPROV_CONFIG": str(file)}))

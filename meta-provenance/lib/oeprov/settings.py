@@ -98,9 +98,9 @@ SETTINGS = {
     "PROVENANCE_REGISTRY_PLAIN_HTTP": Setting("registry.plain_http", "0", _FLAG, ""),
     "PROVENANCE_DATA_TEMPLATE": Setting(
         "registry.data_template",
-        "data/{model}/{month}",
+        "data/{device}/{year}",
         _matches(_TEMPLATE),
-        "a repository with {model}, {month}, {device}",
+        "a repository with {device}, {year}, {month}, {day}, {bin}, {model}",
     ),
     "PROVENANCE_RECORD_SYNC": Setting("record.sync", "interval", ("every", "interval", "seal"), ""),
     "PROVENANCE_RECORD_INTERVAL_MS": Setting(
