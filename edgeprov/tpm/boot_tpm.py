@@ -76,7 +76,6 @@ class BootTpm:
         """The lowest securityVersion that may run in a slot; 0 when none was ever set.
 
         Raises:
-            IdentityError: The secret is lost, and with it the floors in the TPM.
             TpmError: The TPM refused.
         """
         return self._floors.read(slot)

@@ -17,16 +17,16 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import FormatError, StoreError, TpmBusy, TpmError, TpmUnavailable
+from edgeprov.errors import FormatError, TpmError, TpmUnavailable
 from edgeprov.formats.tpmt import ALG_SHA256, TpmReader
 from edgeprov.limits import LIMITS
-from edgeprov.tpm.device_lock import lock_within, unlock
+from edgeprov.tpm.device_lock import DeviceLock
 from edgeprov.tpm.response_codes import (
     HEADER,
     RC_AUTH_FAIL,
@@ -53,9 +53,18 @@ _CC_PCR_EVENT: Final = 0x13C
 _CC_STARTUP: Final = 0x144
 _CC_NV_READ: Final = 0x14E
 _CC_NV_READ_PUBLIC: Final = 0x169
+_CC_FLUSH_CONTEXT: Final = 0x165
+_CC_POLICY_COMMAND_CODE: Final = 0x16C
+_CC_START_AUTH_SESSION: Final = 0x176
 _CC_PCR_READ: Final = 0x17E
 _CC_READ_CLOCK: Final = 0x181
 _CLOCK: Final = struct.Struct(">QQIIB")
+_RH_NULL: Final = 0x40000007
+# Unsalted and unbound: it protects nothing, it only meets a policy. Nonce of 16 bytes, no salt, POLICY, no symmetric.
+_NONCE_BYTES: Final = 16
+_POLICY_SESSION: Final = struct.pack(
+    ">IIH16sHBHH", _RH_NULL, _RH_NULL, _NONCE_BYTES, bytes(_NONCE_BYTES), 0, 1, 0x0010, ALG_SHA256
+)
 _EVENT_BYTES: Final = 1024
 _PCRS: Final = 24
 _PCRS_AT_ONCE: Final = 8  # a TPM answers with at most 8 digests
@@ -71,7 +80,7 @@ class TpmClock:
     safe: bool
 
 
-class Client:
+class Client(DeviceLock):
     """A TPM behind a transport. For one thread at a time."""
 
     def __init__(self, link: Transport, *, lock_path: Path, shared: bool) -> None:
@@ -82,11 +91,9 @@ class Client:
             lock_path: File of the lock that all processes of this device share.
             shared: True behind a resource manager, which has started the TPM and gives each process its own slots.
         """
+        super().__init__(lock_path)
         self._link = link
         self._failure: TpmUnavailable | None = None
-        self._lock_path = lock_path
-        self._lock_fd = -1
-        self.lock_depth = 0
         self._shared = shared
         self._process = os.getpid()
 
@@ -98,9 +105,7 @@ class Client:
     def close(self) -> None:
         """End the connection. Never raises."""
         self._link.close()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        super().close()
 
     # -- commands -------------------------------------------------------------------------------
     def send(self, command: bytes) -> None:
@@ -254,6 +259,31 @@ class Client:
             raise TpmError(f"TPM cannot {what}: {len(data)} bytes came instead of {size}")
         return data
 
+    def nv_read_open(self, index: int, size: int) -> bytes:
+        """Bytes of an NV index that lets everybody read it: its policy asks for nothing but TPM2_NV_Read.
+
+        Raises:
+            TpmError: The TPM refused.
+        """
+        what = f"read NV index {index:#010x}"
+        with self.group():
+            raw = self.run(what, lambda: self._exchange(_CC_START_AUTH_SESSION, params=_POLICY_SESSION))
+            session = raw[:4]
+            try:
+                self.run(what, lambda: self._exchange(_CC_POLICY_COMMAND_CODE, session, _CC_NV_READ.to_bytes(4, "big")))
+                handle = index.to_bytes(4, "big")
+                raw = self.run(
+                    what, lambda: self._exchange(_CC_NV_READ, handle * 2, struct.pack(">HH", size, 0), session=session)
+                )
+            except BaseException:
+                with suppress(TpmError, TpmResponse):
+                    self._exchange(_CC_FLUSH_CONTEXT, params=session)  # a good read ends the session by itself
+                raise
+        data = self._parse(what, raw, lambda reader: reader.sized())
+        if len(data) != size:
+            raise TpmError(f"TPM cannot {what}: {len(data)} bytes came instead of {size}")
+        return data
+
     def nv_read_public(self, index: int) -> bytes | None:
         """TPMS_NV_PUBLIC of an NV index; None when it is not defined.
 
@@ -266,35 +296,6 @@ class Client:
         if not there or raw is None:
             return None
         return self._parse(what, raw, _read_nv_public)
-
-    # -- lock -----------------------------------------------------------------------------------
-    @contextmanager
-    def group(self) -> Iterator[None]:
-        """Keep other edgeprov processes off the TPM for the body; may be nested.
-
-        Raises:
-            TpmBusy: Another process keeps the lock.
-            StoreError: The lock file cannot be made.
-        """
-        if self.lock_depth == 0:
-            self._lock()
-        self.lock_depth += 1
-        try:
-            yield
-        finally:
-            self.lock_depth -= 1
-            if self.lock_depth == 0:
-                unlock(self._lock_fd)
-
-    def _lock(self) -> None:
-        try:
-            if self._lock_fd < 0:
-                self._lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            lock_within(self._lock_fd, LIMITS.tpm_busy_s)
-        except TimeoutError as error:
-            raise TpmBusy("another process keeps the TPM's lock") from error
-        except OSError as error:
-            raise StoreError(f"{self._lock_path}: {error.strerror}") from error
 
     # -- beneath --------------------------------------------------------------------------------
     def _ask(self, what: str, command: Callable[[], T]) -> T:  # noqa: ARG002 - esys tells the library's errors by it
@@ -317,16 +318,27 @@ class Client:
             self._failure = error
             raise
 
-    def _exchange(self, code: int, handles: bytes = b"", params: bytes = b"", *, auth: bytes | None = None) -> bytes:
-        """One command, with at most one password session; returns the response's parameters."""
+    def _exchange(
+        self,
+        code: int,
+        handles: bytes = b"",
+        params: bytes = b"",
+        *,
+        auth: bytes | None = None,
+        session: bytes | None = None,
+    ) -> bytes:
+        """One command, with at most one password or policy session; returns the response's handle and parameters."""
         area = b""
+        nonce = 0 if session is None else _NONCE_BYTES
         if auth is not None:
-            session = struct.pack(">IHBH", _RS_PW, 0, 0, len(auth)) + auth
-            area = len(session).to_bytes(4, "big") + session
+            session = _RS_PW.to_bytes(4, "big")
+        if session is not None:
+            one = session + struct.pack(">HBH", 0, 0, len(auth or b"")) + (auth or b"")
+            area = len(one).to_bytes(4, "big") + one
         body = handles + area + params
-        tag = ST_NO_SESSIONS if auth is None else ST_SESSIONS
+        tag = ST_NO_SESSIONS if session is None else ST_SESSIONS
         self.send(HEADER.pack(tag, HEADER.size + len(body), code) + body)
-        return parse_response(self.receive(LIMITS.tpm_command_s), sessions=auth is not None)
+        return parse_response(self.receive(LIMITS.tpm_command_s), sessions=session is not None, nonce=nonce)
 
     def _parse(self, what: str, raw: bytes, read: Callable[[TpmReader], T]) -> T:
         try:

@@ -19,7 +19,17 @@ from edgeprov.errors import TpmError
 from edgeprov.formats.tpmt import ALG_SHA256, COUNTER_ATTRIBUTES, COUNTER_BYTES, COUNTER_INDEX, nv_name
 from edgeprov.limits import LIMITS
 from edgeprov.tpm.esys import Connection, tss
-from edgeprov.tpm.floor import BASE_INDEX, FLOOR_INDEX, PLACES, FloorReader, floor_auth
+from edgeprov.tpm.floor import (
+    BASE_BYTES,
+    BASE_INDEX,
+    FLOOR_INDEX,
+    PLACES,
+    READ_POLICY,
+    VALUE_BYTES,
+    FloorReader,
+    floor_auth,
+    slot_tag,
+)
 from edgeprov.tpm.response_codes import (
     RC_AUTH_FAIL,
     RC_BAD_AUTH,
@@ -35,6 +45,7 @@ from edgeprov.tpm.secret import KeySecret, make_secret
 _WRITTEN: Final = 1 << 29
 _WRITE_LOCKED: Final = 1 << 11
 # AUTHWRITE | WRITEDEFINE (a write lock holds for ever) | AUTHREAD | OWNERREAD | NO_DA
+_POLICY_READ: Final = 1 << 19
 _BASE_ATTRIBUTES: Final = (1 << 2) | (1 << 13) | (1 << 18) | (1 << 17) | (1 << 25)
 _AUTH: Final = (RC_AUTH_FAIL, RC_BAD_AUTH)
 _LABEL: Final = "counter"
@@ -43,11 +54,22 @@ _LABEL: Final = "counter"
 class NvIndex:
     """An NV index of 8 bytes with fixed attributes and an authValue; another program's of that number is refused."""
 
-    def __init__(self, connection: Connection, number: int, attributes: int, auth: bytes) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        number: int,
+        attributes: int,
+        auth: bytes,
+        *,
+        policy: bytes = b"",
+        size: int = COUNTER_BYTES,
+    ) -> None:
         """Nothing is asked of the TPM yet."""
         self._connection = connection
         self._attributes = attributes & ~_WRITTEN
         self._auth = auth
+        self._policy = policy
+        self._size = size
         self.number = number
 
     def exists(self) -> bool:
@@ -59,14 +81,18 @@ class NvIndex:
         public = self._connection.nv_read_public(self.number)
         if public is None:
             return False
-        _, algorithm, attributes, policy, size = struct.unpack(">IHIHH", public[:14].ljust(14, b"\0"))
-        ours = (ALG_SHA256, self._attributes, 0, COUNTER_BYTES)
-        if (algorithm, attributes & ~(_WRITTEN | _WRITE_LOCKED), policy, size) != ours:
+        attributes = int.from_bytes(public[6:10], "big") & ~(_WRITTEN | _WRITE_LOCKED)
+        if public[:6] + attributes.to_bytes(4, "big") + public[10:] != self._public():
             raise TpmError(
                 f"NV index {self.number:#010x} is defined, but not by edgeprov",
                 advice="Another program uses this index of the TPM; undefine it with the owner's password.",
             )
         return True
+
+    def _public(self) -> bytes:
+        policy = len(self._policy).to_bytes(2, "big") + self._policy
+        head = struct.pack(">IHI", self.number, ALG_SHA256, self._attributes)
+        return head + policy + self._size.to_bytes(2, "big")
 
     def define(self, negative: tuple[int, ...] = ()) -> bool:
         """Define the index; False when the TPM's answer is one of ``negative``.
@@ -74,7 +100,7 @@ class NvIndex:
         Raises:
             TpmError: The TPM refused, for instance because the owner password is set.
         """
-        raw = struct.pack(">IHIHH", self.number, ALG_SHA256, self._attributes, 0, COUNTER_BYTES)
+        raw = self._public()
         public = tss.TPM2B_NV_PUBLIC.unmarshal(len(raw).to_bytes(2, "big") + raw)[0]
 
         def command() -> Any:
@@ -114,7 +140,7 @@ class NvIndex:
         Raises:
             TpmError: The TPM refused.
         """
-        raw = self._connection.nv_read(self.number, COUNTER_BYTES, self._auth, (RC_NV_UNINITIALIZED,))
+        raw = self._connection.nv_read(self.number, self._size, self._auth, (RC_NV_UNINITIALIZED,))
         return None if raw is None else int.from_bytes(raw, "big")
 
     def opens(self) -> bool:
@@ -142,13 +168,13 @@ class NvIndex:
             f"increment NV index {self.number:#010x}", lambda: self._connection.esys.nv_increment(handle)
         )
 
-    def write_once(self, value: int) -> None:
-        """Write the value and lock the index until it is undefined.
+    def write_once(self, value: bytes) -> None:
+        """Write the bytes and lock the index until it is undefined.
 
         Raises:
             TpmError: The TPM refused.
         """
-        data = tss.TPM2B_MAX_NV_BUFFER(value.to_bytes(COUNTER_BYTES, "big"))
+        data = tss.TPM2B_MAX_NV_BUFFER(value)
         handle = self.look_up()
 
         def command() -> None:
@@ -278,12 +304,11 @@ class Floor(FloorReader):
             TpmError: The TPM refused.
         """
         self._secret = secret
+        before = {slot: self.read(slot) for slot in slots[:PLACES]}
         if anew:
             self._free_unreadable(slots)
-        for slot in slots[:PLACES]:
-            found = self.find(slot)
-            place = found[0] if found else self._define(slot)
-            self._save(slot, self._saved("floors").get(slot, 0), place)
+        for slot, floor in before.items():
+            self._set(slot, floor)
 
     def raise_to(self, slot: str, floor: int) -> None:
         """Raise a slot's floor; a lower or equal value changes nothing.
@@ -292,21 +317,22 @@ class Floor(FloorReader):
             TpmError: The TPM refused, or the step is more than LIMITS.tpm_floor_steps at once.
             StoreError: The file cannot be written.
         """
-        saved, found = self._saved("floors").get(slot, 0), self.find(slot)
-        before = max(saved, found[1] if found else 0)
+        before = self.read(slot)
         if floor - before > LIMITS.tpm_floor_steps:
             raise TpmError(f"the floor would rise to {floor}, more than {LIMITS.tpm_floor_steps} steps at once")
-        if floor <= before and found and found[1] == before:
-            return
-        wanted = max(floor, before)
         if self._key() is None:
             self._secret = make_secret(self._state_dir)
+        self._set(slot, max(floor, before))
+
+    def _set(self, slot: str, floor: int) -> None:
+        found = self.find(slot)
         place = found[0] if found else self._define(slot)
         if place is not None:
             index = self._index(FLOOR_INDEX + place, slot)
-            for _ in range(wanted - (found[1] if found else 0)):
+            for _ in range(floor - (found[1] if found else 0)):
                 index.increment()
-        self._save(slot, wanted, place)
+        if (floor, place) != (self._saved("floors").get(slot), self._saved("places").get(slot)):
+            self._save(slot, floor, place)
 
     def _define(self, slot: str) -> int | None:
         """Define the two indices of a slot at the first free place; None where the TPM has no room, or an owner."""
@@ -318,27 +344,26 @@ class Floor(FloorReader):
                 continue  # another slot's, another program's, no room, or the owner has a password
             counter.increment()
             start = counter.read()
-            if start is not None and (base.define((RC_NV_DEFINED, RC_NV_SPACE, *_AUTH)) or base.exists()):
-                base.write_once(start)
+            if start is not None and (base.define((RC_NV_DEFINED, RC_NV_SPACE, *_AUTH)) or base.opens()):
+                base.write_once(start.to_bytes(VALUE_BYTES, "big") + slot_tag(slot))
                 return place
         return None
 
     def _free_unreadable(self, slots: tuple[str, ...]) -> None:
-        for place in range(PLACES):
-            if any(self._number(FLOOR_INDEX + place, slot) is not None for slot in slots):
-                continue
-            for number, attributes in ((FLOOR_INDEX, COUNTER_ATTRIBUTES), (BASE_INDEX, _BASE_ATTRIBUTES)):
-                index = NvIndex(self._connection, number + place, attributes, b"")
-                try:
-                    there = index.exists()
-                except TpmError:
-                    continue  # another program's
-                if there:
-                    index.undefine(_AUTH)
+        """Delete the floors of these slots whose secret is gone, if the owner lets us; their values were read."""
+        for slot in slots[:PLACES]:
+            own = self.find(slot)
+            for place in self._of_others(slot):
+                if own is None or own[0] != place:
+                    for number in (FLOOR_INDEX, BASE_INDEX):
+                        self._index(number + place, slot).undefine((RC_HANDLE, *_AUTH))
 
     def _index(self, number: int, slot: str) -> NvIndex:
         secret = self._key()
         if secret is None:
             raise TpmError("the secret of this device's TPM keys is missing")
-        attributes = COUNTER_ATTRIBUTES if number < BASE_INDEX else _BASE_ATTRIBUTES
-        return NvIndex(self._connection, number, attributes, floor_auth(secret, slot))
+        base = number >= BASE_INDEX
+        attributes = (_BASE_ATTRIBUTES if base else COUNTER_ATTRIBUTES) | _POLICY_READ
+        size = BASE_BYTES if base else VALUE_BYTES
+        auth = floor_auth(secret, slot)
+        return NvIndex(self._connection, number, attributes, auth, policy=READ_POLICY, size=size)

@@ -4,8 +4,8 @@
 
 A TPM never lets a counter fall: a deleted and newly defined one starts above all that ever were, even after
 TPM2_Clear. The floor is a counter's distance from a base in a write-locked index, since its first value is
-arbitrary. Both indices have an authValue made of the device's secret and the slot's name, so that nobody else
-can use them, and no place can be passed off as another slot's.
+arbitrary; the base also names the slot, so no place can be passed off as another slot's. To raise a floor needs an
+authValue from the device's secret. To read it needs nothing: a disk that was wiped lowers no floor.
 
 A TPM has room for some eight NV counters (SLB9670); the kit counter takes one, `PLACES` slots one each. The
 floor of a further slot, or of one for which the TPM has no room, is kept in a file alone; the file also
@@ -16,21 +16,31 @@ Spec: TPM 2.0 Library, Part 1, 37.2.4 (counters).
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from pathlib import Path
 from typing import Any, Final
 
-from edgeprov.errors import IdentityError
 from edgeprov.tpm.client import Client
-from edgeprov.tpm.response_codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_UNINITIALIZED
+from edgeprov.tpm.response_codes import RC_AUTH_FAIL, RC_BAD_AUTH, RC_HANDLE, RC_NV_RANGE, RC_NV_UNINITIALIZED
 from edgeprov.tpm.saved_documents import load_document, save_document
-from edgeprov.tpm.secret import SECRET_FILE, KeySecret, load_secret
+from edgeprov.tpm.secret import KeySecret, load_secret
 
 PLACES: Final = 4
 FLOOR_INDEX: Final = 0x01800110  # counters, one for each place
 BASE_INDEX: Final = 0x01800118
 FLOOR_FILE: Final = "floor.json"
 VALUE_BYTES: Final = 8
-_NOT_OURS: Final = (RC_HANDLE, RC_AUTH_FAIL, RC_BAD_AUTH, RC_NV_UNINITIALIZED)
+BASE_BYTES: Final = 16
+_TAG_BYTES: Final = 8
+_NOT_OURS: Final = (RC_HANDLE, RC_AUTH_FAIL, RC_BAD_AUTH, RC_NV_UNINITIALIZED, RC_NV_RANGE)
+# PolicyCommandCode(TPM2_NV_Read): everybody can meet it, for reading only.
+READ_POLICY: Final = hashlib.sha256(bytes(32) + struct.pack(">II", 0x16C, 0x14E)).digest()
+
+
+def slot_tag(slot: str) -> bytes:
+    """Names a slot in the base of its floor."""
+    return hashlib.sha256(slot.encode()).digest()[:_TAG_BYTES]
 
 
 def floor_auth(secret: KeySecret, slot: str) -> bytes:
@@ -51,50 +61,48 @@ class FloorReader:
         """The floor of a slot; 0 when none was ever set.
 
         Raises:
-            IdentityError: The TPM holds floors that cannot be read, because the secret is lost.
             TpmError: The TPM refused.
             StoreError: The file cannot be read.
         """
         found = self.find(slot)
-        return max(0 if found is None else found[1], self._saved("floors").get(slot, 0))
+        saved = self._saved("floors").get(slot, 0)
+        # Without a place of our own, those of an earlier secret count.
+        return max(saved, found[1] if found else max(self._of_others(slot).values(), default=0))
 
     def find(self, slot: str) -> tuple[int, int] | None:
-        """Number of the slot's place in the TPM and the floor there; None where the TPM holds none for it.
+        """Number of the slot's place that this device's secret opens, and the floor there; None without one.
 
         Raises:
-            IdentityError: As `read`.
             TpmError: The TPM refused.
         """
-        if self._key() is None:
-            if self._client.nv_read_public(FLOOR_INDEX) is not None:
-                path = self._state_dir / SECRET_FILE
-                raise IdentityError(
-                    f"the floors in the TPM cannot be read: {path} is missing",
-                    advice=f"Put {path} back from a backup; without it move the state folder away, and enroll the "
-                    "device anew.",
-                )
+        secret = self._key()
+        if secret is None:
             return None
         known = self._saved("places").get(slot, 0)
         for place in sorted(range(PLACES), key=lambda number: number != known):
-            value = self._value(place, slot)
-            if value is not None:
-                return place, value
+            auth = floor_auth(secret, slot)
+            counter = self._client.nv_read(FLOOR_INDEX + place, VALUE_BYTES, auth, _NOT_OURS)
+            base = counter and self._client.nv_read(BASE_INDEX + place, BASE_BYTES, auth, _NOT_OURS)
+            if counter and base and base[VALUE_BYTES:] == slot_tag(slot):
+                return place, _distance(counter, base)
         return None
+
+    def _of_others(self, slot: str) -> dict[int, int]:
+        """Floors of a slot by place, read without the secret."""
+        found = {}
+        for place in range(PLACES):
+            public = self._client.nv_read_public(BASE_INDEX + place)
+            if public is None or READ_POLICY not in public:
+                continue
+            base = self._client.nv_read_open(BASE_INDEX + place, BASE_BYTES)
+            if base[VALUE_BYTES:] == slot_tag(slot) and self._client.nv_read_public(FLOOR_INDEX + place) is not None:
+                found[place] = _distance(self._client.nv_read_open(FLOOR_INDEX + place, VALUE_BYTES), base)
+        return found
 
     def _key(self) -> KeySecret | None:
         if self._secret is None:
             self._secret = load_secret(self._state_dir)
         return self._secret
-
-    def _value(self, place: int, slot: str) -> int | None:
-        counter = self._number(FLOOR_INDEX + place, slot)
-        base = None if counter is None else self._number(BASE_INDEX + place, slot)
-        return None if counter is None or base is None else max(counter - base, 0)
-
-    def _number(self, index: int, slot: str) -> int | None:
-        secret = self._key()
-        raw = None if secret is None else self._client.nv_read(index, VALUE_BYTES, floor_auth(secret, slot), _NOT_OURS)
-        return None if raw is None else int.from_bytes(raw, "big")
 
     def _saved(self, key: str) -> dict[str, int]:
         document = load_document(self._state_dir / FLOOR_FILE) or {}
@@ -108,3 +116,7 @@ class FloorReader:
         if place is not None:
             document["places"][slot] = place
         save_document(self._state_dir / FLOOR_FILE, document)
+
+
+def _distance(counter: bytes, base: bytes) -> int:
+    return max(int.from_bytes(counter, "big") - int.from_bytes(base[:VALUE_BYTES], "big"), 0)

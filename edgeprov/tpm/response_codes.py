@@ -15,6 +15,7 @@ from edgeprov.limits import LIMITS
 
 # Response codes; format-one codes without handle, parameter or session number.
 RC_INITIALIZE: Final = 0x100
+RC_NV_RANGE: Final = 0x146
 RC_NV_UNINITIALIZED: Final = 0x14A
 RC_NV_SPACE: Final = 0x14B
 RC_NV_DEFINED: Final = 0x14C
@@ -43,12 +44,13 @@ class TpmResponse(Exception):
         self.code = code
 
 
-def parse_response(raw: bytes, *, sessions: bool) -> bytes:
+def parse_response(raw: bytes, *, sessions: bool, nonce: int = 0) -> bytes:
     """The parameters of a response to a command that returns no handle.
 
     Args:
         raw: The whole response.
-        sessions: The command had one password session.
+        sessions: The command had one session.
+        nonce: Bytes of the TPM's nonce in the answer: 0 for a password, 16 for our policy session.
 
     Raises:
         TpmResponse: Another response code than success.
@@ -67,9 +69,10 @@ def parse_response(raw: bytes, *, sessions: bool) -> bytes:
             raise TpmError(f"the TPM answered with the tag 0x{tag:04x}")
         return body
     end = 4 + int.from_bytes(body[:4], "big")
-    # An answer to a password session: no nonce, some attributes, no HMAC.
-    if tag != ST_SESSIONS or len(body) != end + 5 or (body[end : end + 2], body[end + 3 :]) != (b"\0\0", b"\0\0"):
-        raise TpmError("the TPM's answer to a password session is malformed")
+    # What a password or an unsalted policy session answers: its nonce, some attributes, no HMAC.
+    area = (body[end : end + 2], body[-2:])
+    if tag != ST_SESSIONS or len(body) != end + 5 + nonce or area != (nonce.to_bytes(2, "big"), b"\0\0"):
+        raise TpmError("the TPM's answer to a session is malformed")
     return body[4:end]
 
 

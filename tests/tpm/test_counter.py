@@ -11,9 +11,11 @@ import pytest
 from edgeprov.errors import TpmError
 from edgeprov.formats.tpmt import COUNTER_INDEX
 from edgeprov.tpm import simulator
+from edgeprov.tpm.boot_tpm import BootTpm
 from edgeprov.tpm.device import Tpm
 from edgeprov.tpm.esys import tss
 from edgeprov.tpm.floor import BASE_INDEX, FLOOR_FILE
+from edgeprov.tpm.protection import Protection, protect
 from tests.tpm.conftest import SimulatedDevice
 
 
@@ -126,5 +128,54 @@ def test_the_base_of_the_floor_cannot_be_written_again(device: SimulatedDevice) 
     with device.open() as tpm:
         tpm.raise_floor("default", 2)
         with pytest.raises(TpmError):
-            tpm._floor._index(BASE_INDEX, "default").write_once(99)
+            tpm._floor._index(BASE_INDEX, "default").write_once(bytes(16))
         assert tpm.floor("default") == 2
+
+
+# -- a wiped disk ---------------------------------------------------------------------------------
+def wipe(device: SimulatedDevice) -> None:
+    for path in device.state.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("protection", [Protection(), Protection(forget=True)])
+def test_a_wiped_state_lowers_no_floor_before_or_after_a_new_identity(
+    device: SimulatedDevice, protection: Protection
+) -> None:
+    slots = ("default", "audio")
+    with device.open(slots=slots) as tpm:
+        tpm.create_identity()
+        tpm.raise_floor("default", 3)
+        tpm.raise_floor("audio", 1)
+        protect(tpm._connection, protection)
+    wipe(device)
+    with BootTpm(device.settings(slots=slots)) as boot:
+        assert [boot.floor(slot) for slot in (*slots, "another")] == [3, 1, 0]
+    if protection.forget:
+        # The counter cannot be replaced without the owner's password: no identity, and no lower floor either.
+        with device.open(slots=slots) as tpm, pytest.raises(TpmError, match="delete NV index 0x01800100"):
+            tpm.create_identity()
+    else:
+        with device.open(slots=slots) as tpm:
+            tpm.create_identity()
+            assert tpm.floors_on_disk() == ()
+            tpm.raise_floor("audio", 2)
+    expected = 1 if protection.forget else 2
+    with device.open(slots=slots) as tpm:
+        assert (tpm.floor("default"), tpm.floor("audio")) == (3, expected)
+        assert tpm._connection.handles(0x02000000) == (), "no session stays in the three slots"
+    (device.state / FLOOR_FILE).unlink(missing_ok=True)
+    with BootTpm(device.settings(slots=slots)) as boot:
+        assert [boot.floor(slot) for slot in slots] == [3, expected]
+
+
+def test_a_place_cannot_be_passed_off_as_that_of_another_slot(device: SimulatedDevice) -> None:
+    with device.open(slots=("default", "audio")) as tpm:
+        tpm.create_identity()
+        tpm.raise_floor("default", 3)
+    path = device.state / FLOOR_FILE
+    path.write_text(path.read_text().replace('"places":{"audio":1,"default":0}', '"places":{"audio":0,"default":1}'))
+    assert '"default":1' in path.read_text()
+    path.write_text(path.read_text().replace('"default":3', '"default":0'))
+    with BootTpm(device.settings()) as boot:
+        assert (boot.floor("default"), boot.floor("audio")) == (3, 0)

@@ -22,7 +22,7 @@ import pytest
 from edgeprov.errors import ConfigError, TpmBusy, TpmError, TpmLockout, TpmUnavailable
 from edgeprov.formats.tpmt import NO_DA
 from edgeprov.limits import LIMITS
-from edgeprov.tpm import client, esys, simulator, transport
+from edgeprov.tpm import client, device_lock, esys, simulator, transport
 from edgeprov.tpm.device import Tpm, TpmSettings, open_tpm
 from edgeprov.tpm.device_keys import create_primary
 from edgeprov.tpm.esys import tss
@@ -42,6 +42,7 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def shorten() -> None:
         short = type("Short", (type(LIMITS),), dict.fromkeys(("tpm_command_s", "tpm_keygen_s", "tpm_busy_s"), 0.3))()
         monkeypatch.setattr(client, "LIMITS", short)
+        monkeypatch.setattr(device_lock, "LIMITS", short)
         monkeypatch.setattr(esys, "LIMITS", short)
         monkeypatch.setattr(transport, "LIMITS", short)
 
