@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgeprov.registry.retry import WaitClock
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.support.faultproxy import CutAfter
 from tests.support.fleet import push_kit
-from tests.support.peers import referrers_registry
+from tests.support.peers import peer, referrers_registry
 from tests.support.registries import docker_registry
 from tests.support.sender import REPO, Hours, Sender
 from tests.support.world import World
@@ -175,3 +176,19 @@ def test_rubbish_in_the_fallback_index_stops_no_upload(sender: Sender, tmp_path:
         registry.push_manifest(REPO, rubbish, tag=fallback_tag(entry.digest))
         assert len(upload(sender.context(host)).sent) == 1
         assert is_whole(registry, REPO, entry.tag, sender.kits[0][1])
+
+
+def test_oras_copies_a_kit_with_its_signatures(server: str, sender: Sender, tmp_path: Path) -> None:
+    """A subject that is elsewhere would stop it; copies have the signatures as referrers, and their tags by name."""
+    entry = sender.fill(2, 1000)
+    assert len(upload(sender.context(server)).sent) == 1
+    tags = (entry.tag, f"{entry.tag}.s1", f"{entry.tag}.s2")
+    with docker_registry(tmp_path / "mirror") as mirror:
+        for tag in tags:
+            names = (f"{server}/{REPO}:{tag}", f"{mirror}/{REPO}:{tag}")
+            subprocess.run(
+                [peer("oras"), "cp", "-r", "--from-plain-http", "--to-plain-http", *names],
+                check=True,
+                capture_output=True,
+            )
+        assert is_whole(OrasRegistry(mirror, settings=PLAIN), REPO, entry.tag, sender.kits[0][1])
