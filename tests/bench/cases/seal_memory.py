@@ -26,7 +26,8 @@ class AnsweringTpm:
 
     def __init__(self, root: Path) -> None:
         saved = json.loads((root / "answers.json").read_text())
-        self._attest, self._signature, self._der = (b64decode(saved[key]) for key in ("attest", "signature", "der"))
+        names = ("attest", "signature", "der", "ak")
+        self._attest, self._signature, self._der, self._ak = (b64decode(saved[key]) for key in names)
         self.certificate_chain = tuple(b64decode(item) for item in saved["chain"])
         self.counter, self._pcr, self._clock = saved["counter"], bytes.fromhex(saved["pcr"]), saved["clock"]
 
@@ -34,12 +35,16 @@ class AnsweringTpm:
     def group(self) -> Iterator[None]:
         yield
 
-    def quote(self, _qualifying: bytes) -> Any:
+    def quote(self, _qualifying: bytes, *, model_pcr: bytes | None = None) -> Any:
         from edgeprov.formats.tpmt import Attestation
 
-        return Attestation(attest=self._attest, signature=self._signature)
+        pcrs = () if model_pcr is None else ((14, model_pcr),)
+        return Attestation(attest=self._attest, signature=self._signature, pcrs=pcrs)
 
     certify_counter = quote
+
+    def identity(self) -> SimpleNamespace:
+        return SimpleNamespace(ak_public=self._ak)
 
     def sign_digest(self, _digest: bytes) -> bytes:
         return self._der
@@ -68,7 +73,7 @@ def prepare(folder: Path, total: int) -> None:
     (folder / "answers.json").write_text(
         json.dumps(
             {
-                "attest": b64(sample.attest), "signature": b64(sample.signature), "der": b64(site.tpm.sign_digest(bytes(32))),
+                "attest": b64(sample.attest), "signature": b64(sample.signature), "der": b64(site.tpm.sign_digest(bytes(32))), "ak": b64(site.tpm.ak_public),
                 "chain": [b64(item) for item in site.unit.record.certificates],
                 "counter": site.tpm.counter, "pcr": site.tpm.read_pcr().hex(), "clock": site.tpm.clock_ms,
             }
