@@ -48,6 +48,14 @@ class Limits:
     tensor_rank: Final = 16
     params_bytes: Final = 4 * KIB
     label_bytes: Final = 64 * KIB
+    segment_ranges: Final = 65_536  # ranges of record numbers of one segment: a range a block of a worker
+    kit_events: Final = 1_000
+    kit_events_bytes: Final = 64 * KIB  # all events of one kit
+    standing_bytes: Final = 256 * KIB
+    standing_open: Final = 1_000  # of some 220 bytes; a kit empties the list
+    standing_stops: Final = 1_000
+    tombstone_bytes: Final = 1 * MIB
+    tombstone_entries: Final = 10_000  # numbers that it names, and ranges of lost records
     slot_bytes: Final = 32  # [a-z0-9-]
 
     # -- signatures and evidence ----------------------------------------------------------------
@@ -62,6 +70,7 @@ class Limits:
     device_record_bytes: Final = 256 * KIB
     roster_bytes: Final = 64 * MIB  # some 200,000 enrollments
     roster_entries: Final = 1_000_000
+    head_bytes: Final = 1 * MIB  # standing and event log in base64
     proof_bytes: Final = 64 * MIB  # a proof of a kit with thousands of segments
 
     # -- data sets ------------------------------------------------------------------------------

@@ -12,19 +12,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, Literal
 
 from edgeprov._dataclass import dataclass, field_names
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.descriptor import Descriptor, describe
+from edgeprov.formats.devicerecord import parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.evidence_part import (
+    EVIDENCE_NAME,
+    EVIDENCE_PATH,
+    EvidencePart,
+    SegmentEvidence,
+    encode_evidence,
+    parse_evidence,
+)
 from edgeprov.formats.jsonx import JsonObject, encode_json
 from edgeprov.formats.kit_tag import SEQ_MAX, KitTag, kit_tag, parse_kit_tag
 from edgeprov.formats.kitfile import kitfile_entries, parse_kitfile
 from edgeprov.formats.manifest import Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
     A_DEVICE,
+    A_ENROLLMENT,
     A_FIRST,
     A_LABELS,
     A_LABELS_MERKLE,
@@ -46,35 +55,29 @@ from edgeprov.formats.merkle import EMPTY_ROOT
 from edgeprov.formats.modelkit import layer_media_type
 from edgeprov.formats.part import (
     CONTENT_OF,
-    EVIDENCE_NAME,
-    EVIDENCE_PATH,
     PartContents,
     PartKind,
-    SegmentEvidence,
-    encode_evidence,
     encode_part_header,
-    parse_evidence,
     parse_part,
     parse_part_path,
     part_name,
     part_path,
 )
 from edgeprov.formats.record import INT_MAX
-from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
+from edgeprov.formats.rfc3339 import check_utc_text, rfc3339_ms_of_ns
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.formats.tombstone import NO_PREV, Tombstone, build_tombstone, parse_tombstone
 from edgeprov.limits import LIMITS
 
 __all__ = [
-    "EVIDENCE_NAME", "EVIDENCE_PATH", "DataKit", "KitSummary", "KitTag", "Part", "PartContents", "PartKind",
-    "SegmentEvidence", "Tombstone", "build_datakit", "build_tombstone", "encode_evidence", "encode_part_header",
-    "kit_tag", "parse_datakit", "parse_datakit_annotations", "parse_evidence", "parse_kit_tag",
+    "EVIDENCE_NAME", "EVIDENCE_PATH", "DataKit", "EvidencePart", "KitSummary", "KitTag", "Part", "PartContents",
+    "PartKind", "SegmentEvidence", "Tombstone", "build_datakit", "build_tombstone", "encode_evidence",
+    "encode_part_header", "kit_tag", "parse_datakit", "parse_datakit_annotations", "parse_evidence", "parse_kit_tag",
     "parse_part", "parse_tombstone", "part_name", "part_path",
 ]  # fmt: skip
 
 PART_LAYER: Final = layer_media_type("dataset")
 
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _UINT = re.compile(r"0|[1-9][0-9]{0,18}")
 _KIND_ORDER: Final = ("records", "outputs", "labels", "label-values", "inputs", "evidence")
 
@@ -93,11 +96,13 @@ class Part:
 class KitSummary:
     """What the annotations of a data kit say. Times are the device's clock, RFC 3339, unproved.
 
-    ``first``, ``last`` and the times are None in a kit that holds labels only.
+    ``first`` and ``last`` are the least and the greatest record number; these and the times are None in a
+    kit without records. ``enrollment`` has 32 bytes.
     """
 
     model: Digest
     device: str
+    enrollment: bytes
     slot: str
     seq: int
     prev: Digest | None
@@ -132,6 +137,7 @@ def build_datakit(
     *,
     model: Digest,
     device: str,
+    enrollment: bytes,
     slot: str,
     seq: int,
     prev: Digest | None,
@@ -152,15 +158,16 @@ def build_datakit(
     Args:
         model: Manifest digest of the model kit.
         device: Device URN.
+        enrollment: Enrollment id, 32 bytes.
         slot: Slot that the records come from.
         seq: TPM counter value.
         prev: Manifest digest of the device's kit or tombstone before; None for the first.
         records: Number of records.
         labels: Number of labels.
-        first: Number of the first record; None without records.
-        last: Number of the last record.
-        recorded_first_ns: Wall clock of the first record, nanoseconds.
-        recorded_last_ns: Wall clock of the last record.
+        first: Least record number; None without records.
+        last: Greatest record number.
+        recorded_first_ns: Least wall clock of a record, nanoseconds.
+        recorded_last_ns: Greatest wall clock of a record.
         merkle: Root (32 bytes) over all records in order.
         labels_merkle: Root (32 bytes) over all labels in order; None without labels.
         parts: Layers in order: records, outputs, labels, label-values, inputs, evidence.
@@ -174,6 +181,7 @@ def build_datakit(
     annotations = {
         A_MODEL: str(model),
         A_DEVICE: device,
+        A_ENROLLMENT: enrollment.hex(),
         A_SLOT: slot,
         A_SEQ: str(seq),
         A_PREV: str(prev) if prev else NO_PREV,
@@ -279,6 +287,7 @@ def parse_datakit_annotations(annotations: Mapping[str, str], subject: Digest | 
     return KitSummary(
         model=model,
         device=device,
+        enrollment=parse_enrollment(_get(annotations, A_ENROLLMENT), "data kit"),
         slot=check_slot(_get(annotations, A_SLOT)),
         seq=_get_uint(annotations, A_SEQ, SEQ_MAX),
         prev=None if prev == NO_PREV else parse_digest(prev),
@@ -333,8 +342,8 @@ def _verify_parts(summary: KitSummary, parts: Sequence[Part]) -> None:
         raise FormatError("data kit: the number of records and the parts contradict each other")
     if bool(summary.labels) != any(part.kind == "labels" for part in parts):
         raise FormatError("data kit: the number of labels and the parts contradict each other")
-    if not parts:
-        raise FormatError("data kit: layers and entries of the Kitfile do not fit each other")
+    if sum(part.kind == "evidence" for part in parts) != 1:
+        raise FormatError("data kit: not exactly one evidence part")
     for kind, content in CONTENT_OF.items():
         if sum(part.kind == kind for part in parts) != sum(part.kind == content for part in parts):
             raise FormatError(f"data kit: not every part of kind {kind!r} has its part of kind {content!r}")
@@ -364,11 +373,4 @@ def _get_uint(annotations: Mapping[str, str], key: str, maximum: int = INT_MAX) 
 
 
 def _get_time(annotations: Mapping[str, str], key: str) -> str:
-    value = _get(annotations, key)
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        value = ""
-    if not _TIME.fullmatch(value):
-        raise FormatError(f"data kit: annotation {key!r} is not an RFC 3339 time in UTC")
-    return value
+    return check_utc_text(_get(annotations, key), f"data kit: annotation {key!r}")

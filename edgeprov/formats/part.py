@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a data kit, decompressed: records and their outputs, labels and their values, inputs, evidence.
+"""The parts of a data kit, decompressed: records and their outputs, labels and their values, inputs.
 
 A part is self-contained: it repeats the headers of the segments that its records come from. It is a
 msgpack stream: one head, then column blocks (records, outputs) or rows (labels, label-values, inputs).
 Numbers and times stand in other parts than what records and labels say, so that each can be read without
 the other.
 
-Spec: FORMAT.md sections "Part" and "Evidence part".
+Spec: FORMAT.md section "Part".
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.columns import EvidenceBlock, read_evidence_blocks
 from edgeprov.formats.content_block import ContentBlock, read_content_blocks
 from edgeprov.formats.label import LabelNumbers, LabelValues, read_label_numbers, read_label_values
-from edgeprov.formats.packing import Buffer, Cursor, pack, unpack
+from edgeprov.formats.packing import Buffer, Cursor, pack
 from edgeprov.formats.record import CapturedInput, read_input
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
-from edgeprov.formats.tpmt import Attestation, parse_pcr_values
 from edgeprov.limits import LIMITS
 
 PartKind = Literal["records", "outputs", "labels", "label-values", "inputs"]
 PART_KINDS: Final[tuple[PartKind, ...]] = ("records", "outputs", "labels", "label-values", "inputs")
 CONTENT_OF: Final[Mapping[PartKind, PartKind]] = {"records": "outputs", "labels": "label-values"}
 """Kinds of evidence, and the kind of the part of the same number that holds its content."""
-EVIDENCE_NAME: Final = "evidence"
-EVIDENCE_PATH: Final = "evidence/evidence.msgpack.zst"
 
 _MAGIC: Final = "edgeprov.part"
 _VERSION: Final = 1
@@ -51,19 +48,6 @@ class PartContents:
     labels: LabelNumbers = field(default_factory=LabelNumbers)
     label_values: LabelValues = field(default_factory=LabelValues)
     inputs: tuple[CapturedInput, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentEvidence:
-    """Why to believe in one segment: its header, the quote over it, and the event log of that boot.
-
-    ``quote`` is None where the TPM did not answer when the segment was opened; no verifier accepts
-    such a segment, but its records are not lost.
-    """
-
-    header: bytes
-    quote: Attestation | None
-    log: bytes
 
 
 def part_name(kind: PartKind, number: int) -> str:
@@ -128,8 +112,8 @@ def parse_part(plain: Buffer) -> PartContents:
         else:
             inputs.append(read_input(cursor))
     _verify_order(blocks)
-    if any(block.first <= before.first for before, block in pairwise(outputs)):
-        raise FormatError("part: record numbers do not rise from block to block")
+    if any((block.segment, block.first) <= (before.segment, before.first) for before, block in pairwise(outputs)):
+        raise FormatError("part: blocks are not in the order of segments and of record numbers")
     return PartContents(
         kind=kind,
         headers=headers,
@@ -141,68 +125,10 @@ def parse_part(plain: Buffer) -> PartContents:
     )
 
 
-def encode_evidence(segments: Sequence[SegmentEvidence]) -> bytes:
-    """The evidence part, not compressed."""
-    return pack({
-        "v": _VERSION,
-        "segments": [
-            {
-                "header": segment.header,
-                "quote": segment.quote
-                and {
-                    "attest": segment.quote.attest,
-                    "signature": segment.quote.signature,
-                    "pcrs": [list(pair) for pair in segment.quote.pcrs],
-                },
-                "log": segment.log,
-            }
-            for segment in segments
-        ],
-    })  # fmt: skip
-
-
-def parse_evidence(raw: Buffer) -> tuple[SegmentEvidence, ...]:
-    """Read a decompressed evidence part. What the bytes in it mean is the verifier's business.
-
-    Raises:
-        LimitError: Too long, or more segments than a kit may have.
-        FormatError: Not an evidence part.
-    """
-    obj = unpack(raw, max_bytes=LIMITS.part_plain_bytes, what="evidence")
-    if not isinstance(obj, dict) or obj.keys() != {"v", "segments"} or obj["v"] != _VERSION:
-        raise FormatError(f"evidence is not a map of version {_VERSION}")
-    if not isinstance(obj["segments"], list):
-        raise FormatError("evidence: 'segments' is not an array")
-    if len(obj["segments"]) > LIMITS.kit_segments:
-        raise LimitError(f"evidence has {len(obj['segments'])} segments, more than {LIMITS.kit_segments}")
-    return tuple(_segment(item) for item in obj["segments"])
-
-
-def _segment(item: object) -> SegmentEvidence:
-    what = "evidence of a segment"
-    if not isinstance(item, dict) or item.keys() != {"header", "quote", "log"}:
-        raise FormatError(f"{what} has unknown or missing keys")
-    header, quote, log = item["header"], item["quote"], item["log"]
-    if not isinstance(header, bytes) or not isinstance(log, bytes):
-        raise FormatError(f"{what}: header or log is not binary")
-    if len(header) > LIMITS.segment_header_bytes or len(log) > LIMITS.event_log_bytes:
-        raise LimitError(f"{what}: header or log is too long")
-    if quote is None:
-        return SegmentEvidence(header=header, quote=None, log=log)
-    if not isinstance(quote, dict) or quote.keys() != {"attest", "pcrs", "signature"}:
-        raise FormatError(f"{what}: the quote has unknown or missing keys")
-    attest, signature = quote["attest"], quote["signature"]
-    if not isinstance(attest, bytes) or not isinstance(signature, bytes):
-        raise FormatError(f"{what}: the quote is not binary")
-    if max(len(attest), len(signature)) > LIMITS.attestation_bytes:
-        raise LimitError(f"{what}: the quote is too long")
-    pcrs = parse_pcr_values(quote["pcrs"], what)
-    return SegmentEvidence(header=header, quote=Attestation(attest=attest, signature=signature, pcrs=pcrs), log=log)
-
-
 def _verify_order(blocks: Sequence[EvidenceBlock]) -> None:
-    last: int | None = None
+    # Segments of one slot may interleave in their numbers, so numbers rise inside a segment only.
+    segment, last = -1, -1
     for block in blocks:
-        if (last is not None and block.first <= last) or block.first < block.header.first:
-            raise FormatError("part: record numbers do not rise from block to block")
-        last = block.last
+        if block.segment < segment or (block.segment == segment and block.first <= last):
+            raise FormatError("part: blocks are not in the order of segments and of record numbers")
+        segment, last = block.segment, block.last

@@ -7,6 +7,7 @@ Spec: RFC 3339, section 5.6.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,6 +15,7 @@ from edgeprov.errors import FormatError
 
 _LAST_S: Final = 253_402_300_799  # 9999-12-31T23:59:59Z: later moments have no text
 _NS: Final = 10**9
+_UTC_TEXT = re.compile(r"(?:19[7-9]|[2-9][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -41,6 +43,21 @@ def rfc3339_ms_of_ns(moment_ns: int) -> str:
     """Milliseconds, from nanoseconds since 1970; what lies outside of 1970 to 9999 is shown as its end."""
     seconds, rest_ns = divmod(min(max(moment_ns, 0), (_LAST_S + 1) * _NS - 1), _NS)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns // 10**6:03d}Z"
+
+
+def check_utc_text(text: str, what: str) -> str:
+    """Return the text if it is a moment in UTC with ``Z``, of the years 1970 to 9999.
+
+    Raises:
+        FormatError: Anything else.
+    """
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        text = ""
+    if not _UTC_TEXT.fullmatch(text):
+        raise FormatError(f"{what} is not an RFC 3339 time in UTC, of the years 1970 to 9999")
+    return text
 
 
 def parse_rfc3339(text: str) -> datetime:

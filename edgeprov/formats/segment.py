@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segment header: what all records of one segment have in common, and what the TPM quotes at its opening.
+"""Segment header: the facts that all records of one segment share, and the bytes that the TPM quotes at its opening.
 
-A segment holds records of one model, one slot, one device and one boot. ``prev`` chains the headers
-of a slot, so that a missing segment shows.
+A segment holds records of one model, one slot, one device and one boot. It takes a number of the same
+TPM counter as kits and tombstones, so a segment that is lost leaves a missing integer. ``prev`` chains
+all headers of a device in the order of their opening.
 
 Spec: FORMAT.md section "Segment header".
 """
@@ -19,10 +20,10 @@ from typing import Any, Final
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.fields import bool_member, check_keys, hash_member, optional_hash_member, text_member, uint_member
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.names import SERIAL_RULE, is_serial, is_slot
 from edgeprov.formats.packing import Buffer, pack, pack_plain, unpack
-from edgeprov.formats.record import INT_MAX
 from edgeprov.limits import LIMITS
 
 VERSION: Final = 1
@@ -33,8 +34,9 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 """Tensor element types and their size in bytes; all little-endian."""
 
 _KEYS: Final = frozenset((
-    "v", "model", "slot", "device", "boot_id", "first", "prev", "skipped", "opened_at_ns", "opened_mono_ns",
-    "reset_count", "restart_count", "tpm_clock_ms", "inputs", "outputs", "runtime", "params", "input_key",
+    "v", "model", "slot", "device", "enrollment", "number", "shared", "prev", "boot_id", "opened_at_ns",
+    "opened_mono_ns", "reset_count", "restart_count", "tpm_clock_ms", "inputs", "outputs", "runtime", "params",
+    "input_key",
 ))  # fmt: skip
 _TENSOR_KEYS: Final = frozenset(("name", "shape", "dtype", "scale", "zero_point", "axis"))
 _RUNTIME_KEYS: Final = frozenset(("name", "version", "threads", "delegate"))
@@ -73,16 +75,22 @@ class RuntimeInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentHeader:
-    """A parsed header beside the exact bytes that the TPM's quote names."""
+    """A parsed header beside the exact bytes that the TPM's quote names.
+
+    ``number`` is the counter value that this opening took. A ``shared`` header took none: its number is
+    the one of the last segment that did. Record numbers are not in it, since other segments of the slot
+    may still grow when it is written.
+    """
 
     raw: bytes = field(repr=False)
     model: Digest
     slot: str
     device: str
-    boot_id: str
-    first: int
+    enrollment: bytes
+    number: int
+    shared: bool
     prev: bytes | None
-    skipped: int
+    boot_id: str
     opened_at_ns: int
     opened_mono_ns: int
     reset_count: int
@@ -105,10 +113,10 @@ def build_segment_header(
     model: Digest,
     slot: str,
     device: str,
-    boot_id: str,
-    first: int,
+    enrollment: bytes,
+    number: int,
     prev: bytes | None,
-    skipped: int,
+    boot_id: str,
     opened_at_ns: int,
     opened_mono_ns: int,
     reset_count: int,
@@ -119,13 +127,14 @@ def build_segment_header(
     runtime: RuntimeInfo,
     params: Mapping[str, Any] | None = None,
     input_key: bytes | None = None,
+    shared: bool = False,
 ) -> SegmentHeader:
     """Write a header in canonical form and return it parsed.
 
-    ``first`` is the number of the segment's first record, ``prev`` the SHA-256 of the slot's previous
-    header (None for the first segment), ``skipped`` counts the numbers before ``first`` that were
-    reserved but never acknowledged (unclean stop), ``input_key`` has 32 random bytes (None when no
-    input digests are recorded).
+    ``enrollment`` is the device's enrollment id (32 bytes), ``number`` the counter value that the opening
+    takes (of the last segment that took one, with ``shared``), ``prev`` the SHA-256 of the header that
+    was opened before on the device, whatever its slot (None for the first of the enrollment),
+    ``input_key`` has 32 random bytes (None when no input digests are recorded).
 
     Raises:
         FormatError: A value that the format does not allow.
@@ -138,10 +147,11 @@ def build_segment_header(
                 "model": str(model),
                 "slot": slot,
                 "device": device,
-                "boot_id": boot_id,
-                "first": first,
+                "enrollment": enrollment,
+                "number": number,
+                "shared": shared,
                 "prev": prev,
-                "skipped": skipped,
+                "boot_id": boot_id,
                 "opened_at_ns": opened_at_ns,
                 "opened_mono_ns": opened_mono_ns,
                 "reset_count": reset_count,
@@ -176,39 +186,40 @@ def parse_segment_header(raw: Buffer) -> SegmentHeader:
 @lru_cache(maxsize=64)  # a kit names its segments twice, in its evidence and in each part
 def _parse(raw: bytes) -> SegmentHeader:
     what = "segment header"
-    obj = _keys(unpack(raw, max_bytes=LIMITS.segment_header_bytes, what=what), _KEYS, what)
+    obj = check_keys(unpack(raw, max_bytes=LIMITS.segment_header_bytes, what=what), _KEYS, what)
     if obj["v"] != VERSION:
         raise FormatError(f"{what} has version {obj['v']!r}, this reader knows {VERSION}")
-    runtime = _keys(obj["runtime"], _RUNTIME_KEYS, "runtime")
+    runtime = check_keys(obj["runtime"], _RUNTIME_KEYS, "runtime")
     params = obj["params"]
     if not isinstance(params, dict) or len(pack(params)) > LIMITS.params_bytes:
         raise FormatError(f"{what}: parameters are not a map of at most {LIMITS.params_bytes} bytes")
-    device = _text(obj, "device", what)
+    device = text_member(obj, "device", what)
     device_serial(device)
     return SegmentHeader(
         raw=raw,
-        model=parse_digest(_text(obj, "model", what)),
-        slot=check_slot(_text(obj, "slot", what)),
+        model=parse_digest(text_member(obj, "model", what)),
+        slot=check_slot(text_member(obj, "slot", what)),
         device=device,
-        boot_id=_text(obj, "boot_id", what, maximum=64),
-        first=_uint(obj, "first", what),
-        prev=_binary32(obj, "prev", what),
-        skipped=_uint(obj, "skipped", what),
-        opened_at_ns=_uint(obj, "opened_at_ns", what),
-        opened_mono_ns=_uint(obj, "opened_mono_ns", what),
-        reset_count=_uint(obj, "reset_count", what),
-        restart_count=_uint(obj, "restart_count", what),
-        tpm_clock_ms=_uint(obj, "tpm_clock_ms", what),
+        enrollment=hash_member(obj, "enrollment", what),
+        number=uint_member(obj, "number", what),
+        shared=bool_member(obj, "shared", what),
+        prev=optional_hash_member(obj, "prev", what),
+        boot_id=text_member(obj, "boot_id", what, maximum=64),
+        opened_at_ns=uint_member(obj, "opened_at_ns", what),
+        opened_mono_ns=uint_member(obj, "opened_mono_ns", what),
+        reset_count=uint_member(obj, "reset_count", what),
+        restart_count=uint_member(obj, "restart_count", what),
+        tpm_clock_ms=uint_member(obj, "tpm_clock_ms", what),
         inputs=_known_tensors(pack_plain(obj["inputs"]), "inputs"),
         outputs=_known_tensors(pack_plain(obj["outputs"]), "outputs"),
         runtime=RuntimeInfo(
-            name=_text(runtime, "name", "runtime"),
-            version=_text(runtime, "version", "runtime"),
-            threads=_uint(runtime, "threads", "runtime"),
-            delegate=_text(runtime, "delegate", "runtime"),
+            name=text_member(runtime, "name", "runtime"),
+            version=text_member(runtime, "version", "runtime"),
+            threads=uint_member(runtime, "threads", "runtime"),
+            delegate=text_member(runtime, "delegate", "runtime"),
         ),
         params=params,
-        input_key=_binary32(obj, "input_key", what),
+        input_key=optional_hash_member(obj, "input_key", what),
     )
 
 
@@ -271,7 +282,7 @@ def _tensors(value: object, what: str) -> tuple[Tensor, ...]:
 
 
 def _tensor(value: object, what: str) -> Tensor:
-    obj = _keys(value, _TENSOR_KEYS, what)
+    obj = check_keys(value, _TENSOR_KEYS, what)
     shape, scale, zero_point = obj["shape"], obj["scale"], obj["zero_point"]
     if not _list_of(shape, int) or len(shape) > LIMITS.tensor_rank or any(not -1 <= size < 2**31 for size in shape):
         raise FormatError(f"{what}: shape is not an array of at most {LIMITS.tensor_rank} sizes")
@@ -282,48 +293,18 @@ def _tensor(value: object, what: str) -> Tensor:
     if obj["dtype"] not in DTYPE_BYTES:
         raise FormatError(f"{what}: unknown dtype {str(obj['dtype'])[:40]!r}")
     tensor = Tensor(
-        name=_text(obj, "name", what),
+        name=text_member(obj, "name", what),
         shape=tuple(shape),
         dtype=obj["dtype"],
         scale=tuple(scale),
         zero_point=tuple(zero_point),
-        axis=_uint(obj, "axis", what),
+        axis=uint_member(obj, "axis", what),
     )
     if len(scale) > 1 and (tensor.axis >= len(shape) or shape[tensor.axis] != len(scale)):
         raise FormatError(f"{what}: {len(scale)} scales do not fit dimension {tensor.axis} of the shape")
     if (size := tensor.nbytes) is not None and size > LIMITS.input_bytes:
         raise LimitError(f"{what} has {size} bytes, more than {LIMITS.input_bytes}")
     return tensor
-
-
-def _keys(value: object, expected: frozenset[str], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} is not a map")
-    if value.keys() != expected:
-        odd = sorted(value.keys() ^ expected)
-        raise FormatError(f"{what} has unknown or missing keys: {', '.join(map(str, odd))[:200]}")
-    return value
-
-
-def _text(obj: Mapping[str, Any], key: str, what: str, maximum: int = 256) -> str:
-    value = obj[key]
-    if not isinstance(value, str) or len(value) > maximum:
-        raise FormatError(f"{what}: {key!r} is not a string of at most {maximum} characters")
-    return value
-
-
-def _uint(obj: Mapping[str, Any], key: str, what: str) -> int:
-    value = obj[key]
-    if type(value) is not int or not 0 <= value <= INT_MAX:
-        raise FormatError(f"{what}: {key!r} is not an integer from 0 to 2**63-1")
-    return value
-
-
-def _binary32(obj: Mapping[str, Any], key: str, what: str) -> bytes | None:
-    value = obj[key]
-    if value is None or (isinstance(value, bytes) and len(value) == 32):
-        return value
-    raise FormatError(f"{what}: {key!r} is neither nil nor 32 bytes")
 
 
 def _list_of(value: object, kind: type) -> bool:

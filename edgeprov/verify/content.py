@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does a kit hold what its manifest says? Parts against the judged segments, counts, numbers and Merkle root.
+"""Check a kit's parts against the judged segments, and against counts and Merkle root of its manifest.
 
 The layers' digests bind every byte of the parts to the manifest; this check binds what the bytes mean:
 a record belongs to a segment that the TPM vouches for, and the root that proofs lead to is the root
@@ -18,7 +18,7 @@ from edgeprov.formats.block import Block, join_blocks
 from edgeprov.formats.datakit import DataKit, PartContents, SegmentEvidence
 from edgeprov.formats.label import LabelColumns, join_labels
 from edgeprov.formats.merkle import MerkleBuilder
-from edgeprov.formats.segment import parse_segment_header
+from edgeprov.verify.place import RecordPlaces
 
 
 class ContentCheck:
@@ -39,11 +39,7 @@ class ContentCheck:
         self._merkle = MerkleBuilder() if merkle else None
         self._labels_merkle = MerkleBuilder() if merkle else None
         self._records = self._labels = 0
-        self._last = -1
-        # A record's number lies from its segment's first number up to the next segment's.
-        headers = [parse_segment_header(segment.header) for segment in segments]
-        ends = [header.first for header in headers[1:]] + [2**64]
-        self._range = {header.raw: (header.first, end) for header, end in zip(headers, ends, strict=False)}
+        self._places = RecordPlaces(segments)
 
     def add_records(self, records: PartContents, outputs: PartContents | None) -> tuple[Block, ...]:
         """Check a records part, with the outputs part of the same number where that is at hand.
@@ -52,19 +48,13 @@ class ContentCheck:
             The records; nothing where their content is not at hand.
 
         Raises:
-            SubjectMismatch: A segment that the evidence does not hold, a number outside of its segment, or
-                content of other records.
+            SubjectMismatch: A segment that the evidence does not hold, other records than it names, or content
+                of other records.
         """
         for header in records.headers:
-            if header.raw not in self._range:
-                raise SubjectMismatch("a part names a segment for which the kit holds no evidence")
+            self._places.verify_header(header.raw)
         for block in records.blocks:
-            first, end = self._range[block.header.raw]
-            if block.first <= self._last or block.first < first or block.last >= end:
-                raise SubjectMismatch(f"records {block.first} to {block.last} lie outside of their segment")
-            if self._records == 0 and block.first != self._kit.first:
-                raise SubjectMismatch(f"the first record is {block.first}, the manifest says {self._kit.first}")
-            self._last = block.last
+            self._places.take(block.header.raw, block.numbers())
             self._records += block.count
         if outputs is None:
             self._merkle = None
@@ -101,7 +91,7 @@ class ContentCheck:
         """After the last part.
 
         Raises:
-            SubjectMismatch: Counts or last number are not what the manifest says.
+            SubjectMismatch: Counts are not those of the manifest, or a record is missing.
             DigestMismatch: A Merkle root is another.
         """
         kit = self._kit
@@ -110,8 +100,7 @@ class ContentCheck:
                 f"the kit holds {self._records} records and {self._labels} labels, "
                 f"its manifest says {kit.records} and {kit.labels}"
             )
-        if kit.records and self._last != kit.last:
-            raise SubjectMismatch(f"the last record is {self._last}, the manifest says {kit.last}")
+        self._places.finish()
         if self._merkle is not None and self._merkle.root() != kit.merkle:
             raise DigestMismatch("the records do not lead to the Merkle root of the manifest")
         if kit.labels and self._labels_merkle is not None and self._labels_merkle.root() != kit.labels_merkle:

@@ -12,21 +12,20 @@ Spec: FORMAT.md "Verification".
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import EdgeprovError, EvidenceInvalid, SubjectMismatch, VerificationError
 from edgeprov.formats import tpmt
-from edgeprov.formats.datakit import DataKit, SegmentEvidence, Tombstone
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, active_model
 from edgeprov.formats.in_toto import Statement
-from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import SLSA_PROVENANCE, TOMBSTONE_PREDICATE
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.standing import Standing
 from edgeprov.formats.statement import KitProvenance, SealEvidence, invocation_id, parse_provenance, parse_seal_evidence
+from edgeprov.formats.tombstone import NumberEntry
 from edgeprov.formats.tpmt import Attest
 from edgeprov.verify.attestation import (
     attestation_key_fault,
@@ -35,35 +34,17 @@ from edgeprov.verify.attestation import (
     verify_extra_data,
 )
 from edgeprov.verify.enrollment import VerifiedDevice
+from edgeprov.verify.kit_evidence import Kind, KitEvidence
 from edgeprov.verify.measured_boot import verify_pcrs
+from edgeprov.verify.place import (
+    verify_own_number,
+    verify_record_numbers,
+    verify_segment_numbers,
+    verify_standing,
+)
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
-from edgeprov.verify.signature import SignatureArtifact, verify_kit_signature
-
-Kind = Literal["kit", "tombstone"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KitEvidence:
-    """All that is needed to judge one kit or tombstone; build it with evidence_of_kit or evidence_of_tombstone."""
-
-    kind: Kind
-    manifest: Manifest = field(repr=False)
-    model: Digest
-    device: str
-    slot: str
-    seq: int
-    prev: Digest | None
-    records: int = 0
-    first: int | None = None
-    last: int | None = None
-    signatures: tuple[SignatureArtifact, ...] = field(repr=False)
-    segments: tuple[SegmentEvidence, ...] = field(default=(), repr=False)
-
-    @property
-    def digest(self) -> Digest:
-        """The manifest digest: d."""
-        return self.manifest.digest
+from edgeprov.verify.signature import verify_kit_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +58,15 @@ class Verdict:
         safe: False when that clock may have been set back by a power loss.
         signed_before: Time proved by a trusted timestamp over the signature, or None.
         boot_sets: Names of the policy's sets of boot PCRs that the quotes match; empty where the policy has none.
-        opened_clock_ms: TPM clock when its first segment was opened, or None: its records are younger.
+        opened_clock_ms: TPM clock when its first segment with a record was opened, or None: its records are younger.
+        headers: Headers of its segments, in the order of its records.
+        standing: Segments that were open, and unclean stops that no kit carried before.
+        numbers: Earlier counter values that a tombstone names.
     """
 
     digest: Digest
     device: str
+    enrollment: bytes
     model: Digest
     slot: str
     seq: int
@@ -96,47 +81,10 @@ class Verdict:
     signed_before: dt.datetime | None
     opened_clock_ms: int | None = None
     boot_sets: tuple[str, ...] = ()
+    headers: tuple[SegmentHeader, ...] = field(default=(), repr=False)
+    standing: Standing = field(repr=False)
+    numbers: tuple[NumberEntry, ...] = ()
     statement: Statement = field(repr=False)
-
-
-def evidence_of_kit(
-    kit: DataKit, signatures: Sequence[SignatureArtifact], segments: Sequence[SegmentEvidence]
-) -> KitEvidence:
-    """What to judge of a data kit.
-
-    Args:
-        kit: Parsed from manifest and config, both checked by digest.
-        signatures: All referrers that are signatures.
-        segments: From the kit's evidence part, checked by digest.
-    """
-    return KitEvidence(
-        kind="kit",
-        manifest=kit.manifest,
-        model=kit.model,
-        device=kit.device,
-        slot=kit.slot,
-        seq=kit.seq,
-        prev=kit.prev,
-        records=kit.records,
-        first=kit.first,
-        last=kit.last,
-        signatures=tuple(signatures),
-        segments=tuple(segments),
-    )
-
-
-def evidence_of_tombstone(tombstone: Tombstone, signatures: Sequence[SignatureArtifact]) -> KitEvidence:
-    """What to judge of a tombstone, whose layer was checked by digest."""
-    return KitEvidence(
-        kind="tombstone",
-        manifest=tombstone.manifest,
-        model=tombstone.model,
-        device=tombstone.device,
-        slot=tombstone.slot,
-        seq=tombstone.seq,
-        prev=tombstone.prev,
-        signatures=tuple(signatures),
-    )
 
 
 def verify_kit(evidence: KitEvidence, device: VerifiedDevice, policy: TrustPolicy, at: dt.datetime) -> Verdict:
@@ -220,6 +168,7 @@ class _Work:
         return Verdict(
             digest=evidence.digest,
             device=evidence.device,
+            enrollment=evidence.enrollment,
             model=evidence.model,
             slot=evidence.slot,
             seq=evidence.seq,
@@ -232,10 +181,17 @@ class _Work:
             safe=self.quote.safe,
             firmware_version=self.quote.firmware_version,
             signed_before=self.signed_before,
-            opened_clock_ms=self.segment_quotes[0].clock_ms if self.segment_quotes else None,
+            opened_clock_ms=self._opened_clock_ms(),
             boot_sets=self.boot_sets,
+            headers=self.headers,
+            standing=evidence.standing,
+            numbers=evidence.numbers,
             statement=self.statement,
         )
+
+    def _opened_clock_ms(self) -> int | None:
+        pairs = zip(self.evidence.segments, self.segment_quotes, strict=True)
+        return next((quote.clock_ms for segment, quote in pairs if segment.ranges), None)
 
 
 def _run(work: _Work, number: int, step: Callable[[_Work], None]) -> None:
@@ -250,6 +206,12 @@ def _run(work: _Work, number: int, step: Callable[[_Work], None]) -> None:
 def _step_1_device(work: _Work) -> None:
     if work.evidence.device != work.device.device:
         raise EvidenceInvalid(f"the kit names {work.evidence.device}, the record {work.device.device}", step=1)
+    if work.evidence.enrollment != work.device.enrollment:
+        raise EvidenceInvalid(
+            f"the kit belongs to enrollment {work.evidence.enrollment.hex()}, the record to "
+            f"{work.device.enrollment.hex()}",
+            step=1,
+        )
     work.policy.verify_assurance(work.device.record.assurance, work.device.device)
 
 
@@ -340,9 +302,13 @@ def _step_7_model(work: _Work) -> None:
     evidence = work.evidence
     if evidence.records and not work.headers:
         raise EvidenceInvalid("the kit holds records, but no segment vouches for the model behind them", step=7)
-    for number, (header, events) in enumerate(zip(work.headers, work.events, strict=True), 1):
-        if (header.model, header.slot, header.device) != (evidence.model, evidence.slot, evidence.device):
-            raise EvidenceInvalid(f"segment {number} is of another model, slot or device than the kit", step=7)
+    for number, (segment, header, events) in enumerate(
+        zip(evidence.segments, work.headers, work.events, strict=True), 1
+    ):
+        if (header.device, header.enrollment) != (evidence.device, evidence.enrollment):
+            raise EvidenceInvalid(f"segment {number} is of another device or enrollment than the kit", step=7)
+        if segment.ranges and (header.model, header.slot) != (evidence.model, evidence.slot):
+            raise EvidenceInvalid(f"segment {number} has records of another model or slot than the kit", step=7)
         active = active_model(events, header.slot)
         if active != header.model:
             raise EvidenceInvalid(
@@ -356,23 +322,16 @@ def _step_8_counter(work: _Work) -> None:
 
 
 def _step_9_place(work: _Work) -> None:
-    # What one kit shows by itself; verify.chain joins the kits of a device.
+    # What one item shows by itself; verify.series joins the items of a device.
     evidence, base = work.evidence, work.device.record.counter_base
-    if evidence.seq <= base:
-        raise EvidenceInvalid(f"number {evidence.seq} was used before the enrollment, which began at {base}", step=9)
-    if evidence.seq == base + 1 and evidence.prev is not None:
-        raise EvidenceInvalid("the first kit of the device names one before it", step=9)
-    if evidence.seq > base + 1 and evidence.prev is None:
-        raise EvidenceInvalid("a later kit names none before it", step=9)
-    headers = work.headers
-    for before, header in pairwise(headers):
-        if header.prev != before.sha256 or header.first < before.first:
-            raise EvidenceInvalid("the kit's segments are not one chain", step=9)
-    first, last = evidence.first, evidence.last
-    if headers and first is not None and last is not None and not headers[0].first <= first <= last:
-        raise EvidenceInvalid("the kit's records lie before its first segment", step=9)
-    if headers and last is not None and headers[-1].first > last:
-        raise EvidenceInvalid("the kit's last segment begins after its last record", step=9)
+    verify_own_number(evidence.seq, base, has_prev=evidence.prev is not None)
+    verify_segment_numbers(work.headers, base, evidence.seq)
+    verify_record_numbers(evidence.segments, evidence.records, evidence.first, evidence.last)
+    for entry in evidence.numbers:
+        if entry.number <= base:
+            raise EvidenceInvalid(f"the tombstone names {entry.number}, from before the enrollment at {base}", step=9)
+    ended = [header.sha256 for header in work.headers] + [item.header for item in evidence.numbers if item.header]
+    verify_standing(evidence.standing, base, evidence.seq, ended)
 
 
 def _step_10_firmware(work: _Work) -> None:

@@ -22,7 +22,9 @@ from edgeprov.formats.record import Record, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.formats.shapes import verify_shapes
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
-from edgeprov.verify.evidence import KitEvidence, Verdict, check_kit, failed_step, verify_kit
+from edgeprov.verify.evidence import Verdict, check_kit, failed_step, verify_kit
+from edgeprov.verify.kit_evidence import KitEvidence
+from edgeprov.verify.place import nth_record
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.report import STEP_NAMES, Report, Step
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
@@ -97,11 +99,13 @@ def _kit_of(proof: Proof) -> tuple[Manifest, KitSummary, KitEvidence]:
     if manifest.artifact_type != KIT_ARTIFACT:
         raise FormatError("the proof's kit is not a data kit")
     summary = parse_datakit_annotations(manifest.annotations, manifest.subject.digest if manifest.subject else None)
+    part = parse_evidence(proof.evidence)
     evidence = KitEvidence(
         kind="kit",
         manifest=manifest,
         model=summary.model,
         device=summary.device,
+        enrollment=summary.enrollment,
         slot=summary.slot,
         seq=summary.seq,
         prev=summary.prev,
@@ -109,7 +113,8 @@ def _kit_of(proof: Proof) -> tuple[Manifest, KitSummary, KitEvidence]:
         first=summary.first,
         last=summary.last,
         signatures=_signatures(proof.kit),
-        segments=parse_evidence(proof.evidence),
+        segments=part.segments,
+        standing=part.standing,
     )
     return manifest, summary, evidence
 
@@ -132,15 +137,10 @@ def _record_of(
         raise SubjectMismatch("the proof's evidence is not what the kit's evidence layer holds")
     verify_inclusion(proof.record, proof.index, summary.records, proof.path, summary.merkle)
     record = parse_record(proof.record)
-    if summary.first is None or summary.last is None or not summary.first <= record.n <= summary.last:
-        raise SubjectMismatch(f"record {record.n} lies outside of the kit")
-    header = None
-    for segment in evidence.segments:
-        candidate = parse_segment_header(segment.header)
-        if candidate.first <= record.n:
-            header = candidate
-    if header is None:
-        raise SubjectMismatch(f"record {record.n} lies before the kit's first segment")
+    named = nth_record(evidence.segments, proof.index)
+    if named is None or named[1] != record.n:
+        raise SubjectMismatch(f"record {record.n} is not the one that the evidence names at place {proof.index}")
+    header = parse_segment_header(named[0].header)
     verify_shapes(list(map(len, record.outputs)), record.shapes, header.outputs)
     return record, header
 

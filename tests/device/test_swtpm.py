@@ -27,8 +27,9 @@ from edgeprov.store.compress import decompress
 from edgeprov.store.layout import Layout
 from edgeprov.tpm import simulator
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
-from edgeprov.verify.evidence import evidence_of_kit, verify_kit
+from edgeprov.verify.evidence import verify_kit
 from edgeprov.verify.head_check import verify_head
+from edgeprov.verify.kit_evidence import evidence_of_kit
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.site import CASES, Site, _only_file

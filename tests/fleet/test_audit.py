@@ -140,7 +140,9 @@ def test_a_head_closes_the_series(hub):
     (hub.root / "head.json").write_bytes(encode_head(unit.head(nonce)))
     asked = ("--head", hub.root / "head.json", "--nonce", nonce.hex())
     after = hub.run("audit", *period, *asked).last("audit")
-    assert after["devices"][0]["series"]["missing"] == [[withheld.kit.seq, withheld.kit.seq]]
+    assert after["devices"][0]["series"]["missing"] == [[withheld.kit.seq - 1, withheld.kit.seq]], (
+        "its segment and the kit"
+    )
     assert hub.run("audit", *period, "--head", hub.root / "head.json", "--nonce", "00" * 16).code == 15
     push_kit(hub.registry, unit, withheld)
     hub.sync()
@@ -438,3 +440,17 @@ def test_tab_order_and_a_focus_that_is_seen(page):
         tab.js("document.querySelector('#only').focus()")
         tab.key(" ")
         assert tab.js("document.querySelector('#only').checked")
+
+
+def test_a_head_from_before_the_enrollment_is_refused(hub):
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    hub.sync()
+    unit.tpm.counter, unit.prev = 99, None  # the counter that the enrollment certified stood at 100
+    from edgeprov.formats.head import encode_head
+
+    nonce = bytes(range(16))
+    (hub.root / "head.json").write_bytes(encode_head(unit.head(nonce)))
+    period = ("--from", "2026-02", "--to", "2026-02")
+    told = hub.run("audit", *period, "--head", hub.root / "head.json", "--nonce", nonce.hex())
+    assert (told.code, "below the enrollment's base" in told.err) == (15, True)

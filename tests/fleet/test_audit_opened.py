@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,18 +37,18 @@ def buried(hub: Hub) -> Hub:
 
 def test_the_reason_of_each_tombstone_is_in_every_form_of_the_report(buried: Hub, tmp_path: Path) -> None:
     found = buried.run("audit", *PERIOD, "--json", "--html", tmp_path / "page.html").last("audit")
-    first = found["devices"][0]["series"]["voided"][0]
     told = found["devices"][0]["series"]["tombstones"]
-    assert [(item["seq"], item["reason"], item["lost"], item["lost_records"]) for item in told] == [
-        (first, "crash", [], 0),
-        (first + 1, "damaged", [[3, 5], [9, 9]], 4),
-        (first + 2, "discarded", [[10, 34]], 25),
+    assert [(item["seq"], item["numbers"], item["lost"], item["lost_records"]) for item in told] == [
+        (104, [[103, "crash"]], [], 0),
+        (106, [[105, "damaged"]], [[3, 5], [9, 9]], 4),
+        (108, [[107, "discarded"]], [[10, 34]], 25),
     ]
     totals = found["totals"]
-    assert [totals[f"voided{name}"] for name in ("", "_crash", "_damaged", "_discarded")] == [3, 1, 1, 1]
+    assert [totals[f"voided{name}"] for name in ("", "_crash", "_damaged", "_discarded")] == [6, 1, 1, 1]
     assert totals["lost_records"] == 29
     sentence = (
-        f"{first} (crash), {first + 1} (damaged: records 3-5, 9 lost), {first + 2} (discarded: records 10-34 lost)"
+        "103 (crash), 104 (tombstone), 105 (damaged), 106 (damaged: records 3-5, 9 lost), "
+        "107 (discarded), 108 (discarded: records 10-34 lost)"
     )
     text = buried.run("audit", *PERIOD).out
     assert f"voided {sentence}" in text
@@ -64,15 +62,32 @@ def test_the_reason_of_each_tombstone_is_in_every_form_of_the_report(buried: Hub
     assert "29records lost (signed)" in shown
 
 
-def test_an_index_of_the_version_before_learns_why_at_its_next_audit(buried: Hub) -> None:
-    whole = buried.run("audit", *PERIOD, "--json").last("audit")
-    with closing(sqlite3.connect(buried.fleet / "index.sqlite")) as db, db:
-        for table in ("collection_signatures", "tombstones", "opened"):
-            db.execute(f"DROP TABLE {table}")
-        db.execute("PRAGMA user_version = 2")
-    again = buried.run("audit", *PERIOD, "--json").last("audit")
-    assert again["devices"] == whole["devices"]
-    assert again["totals"] == whole["totals"]
+def test_a_number_that_the_device_cannot_explain_is_a_doubt(hub: Hub, tmp_path: Path) -> None:
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    hub.sync()
+    assert hub.run("audit", *PERIOD, "--json").last("audit")["verdict"] == "headless"
+    push_tombstone(hub.registry, unit, repo=data_repo(unit.sealed[0]), reason="unknown")
+    push_kit(hub.registry, unit, unit.seal(records=2))
+    hub.sync()
+    found = hub.run("audit", *PERIOD, "--json", "--html", tmp_path / "page.html").last("audit")
+    series = found["devices"][0]["series"]
+    assert (found["verdict"], found["totals"]["unknown_numbers"]) == ("gaps", 1)
+    assert (series["unknown"], series["missing"], series["voided"]) == ([103], [], [103, 104])
+    text = hub.run("audit", *PERIOD).out
+    assert "unexplained 103" in text
+    assert "0 numbers missing, 1 unexplained" in text
+    assert "unexplained by the device: 103" in (tmp_path / "page.html").read_text()
+
+
+def test_two_tombstones_of_unknown_numbers_are_two_doubts(hub: Hub) -> None:
+    unit = hub.device("a1")
+    push_kit(hub.registry, unit, unit.seal(records=3))
+    for _ in range(2):
+        push_tombstone(hub.registry, unit, repo=data_repo(unit.sealed[0]), reason="unknown")
+    hub.sync()
+    found = hub.run("audit", *PERIOD, "--json").last("audit")
+    assert (found["verdict"], found["totals"]["unknown_numbers"], found["totals"]["missing"]) == ("gaps", 2, 0)
 
 
 @pytest.fixture

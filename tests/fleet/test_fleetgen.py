@@ -23,9 +23,10 @@ from edgeprov.store.compress import decompress
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
-from edgeprov.verify.evidence import evidence_of_kit, evidence_of_tombstone, verify_kit
+from edgeprov.verify.evidence import verify_kit
+from edgeprov.verify.kit_evidence import evidence_of_kit, evidence_of_tombstone
 from edgeprov.verify.policy import TrustPolicy, parse_policy
-from edgeprov.verify.series import SeriesItem, check_series
+from edgeprov.verify.series import SeriesItem, check_series, series_item
 from edgeprov.verify.signature import SignatureArtifact
 from tests.bench.fleetgen.fleet import Fleet, make_fleet
 from tests.bench.fleetgen.plan import FAULTS, Settings, plan_fleet
@@ -78,24 +79,16 @@ class Judge:
         else:
             kit = parse_datakit(manifest, self.blob(manifest.config))
             plain = {part.name: self.unpack(self.blob(part.layer)) for part in kit.parts}
-            segments = parse_evidence(plain["evidence"]) if "evidence" in plain else ()
-            content = ContentCheck(kit, segments)
+            evidence_part = parse_evidence(plain["evidence"])
+            content = ContentCheck(kit, evidence_part.segments)
             for one, other in kit.pairs("records"):
                 content.add_records(parse_part(plain[one.name]), parse_part(plain[other.name]))
             for one, other in kit.pairs("labels"):
                 content.add_labels(parse_part(plain[one.name]), parse_part(plain[other.name]))
             content.finish()
-            evidence = evidence_of_kit(kit, signatures, segments)
+            evidence = evidence_of_kit(kit, signatures, evidence_part)
         device = self.devices[evidence.device.removeprefix(DEVICE_URN_PREFIX)]
-        verdict = verify_kit(evidence, device, self.policy, AT)
-        return SeriesItem(
-            seq=verdict.seq,
-            digest=verdict.digest,
-            prev=verdict.prev,
-            reset_count=verdict.reset_count,
-            clock_ms=verdict.clock_ms,
-            kind=verdict.kind,
-        )
+        return series_item(verify_kit(evidence, device, self.policy, AT))
 
     @staticmethod
     def unpack(layer: bytes) -> bytes:
@@ -141,7 +134,7 @@ def test_the_verifier_finds_exactly_what_was_planted(fleet: Fleet, judge: Judge)
             if str(manifest.digest) not in truth["twins"] and manifest.artifact_type == KIT_ARTIFACT:
                 records += int(manifest.annotations["dev.edgeprov.records"])
         assert refused == set(truth["refused"])
-        assert len(items) == truth["good"] + len(truth["voided"]) + len(truth["twins"])
+        assert len(items) == truth["good"] + len(truth["tombstones"]) + len(truth["twins"])
         assert records == sum(truth["records"].values())
         report = check_series(items, truth["counter_base"])
         numbers = {

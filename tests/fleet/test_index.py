@@ -152,16 +152,17 @@ def test_an_index_of_a_newer_version_is_left_alone(full):
     assert full.run("query").code == 33
 
 
-def test_an_index_of_an_older_version_grows_at_the_next_sync(full):
+def test_an_index_of_an_older_version_is_moved_away(full):
     import sqlite3
 
     full.sync()
     with closing(sqlite3.connect(full.fleet / "index.sqlite")) as db, db:
-        db.executescript("DROP TABLE collection_kits; PRAGMA user_version = 1;")
-    told = full.run("query")
-    assert told.code == 34
-    assert "sync" in told.err
-    assert full.run("sync").code == 0  # its registries are still known
+        db.executescript("DROP TABLE series_facts; PRAGMA user_version = 3;")
+    for verb in ("query", "sync"):
+        told = full.run(verb)
+        assert (told.code, "Move it away" in told.err) == (31, True)
+    (full.fleet / "index.sqlite").rename(full.fleet / "old.sqlite")
+    assert full.run("sync", full.name).code == 0
     assert len(full.run("query", "--json").items) == 8
 
 

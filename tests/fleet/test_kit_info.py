@@ -26,6 +26,7 @@ def test_kit_shows_what_we_wrote() -> None:
     _, config = build_datakit(
         model=model,
         device="urn:edgeprov:device:dev1",
+        enrollment=bytes(32),
         slot="default",
         seq=3,
         prev=None,

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,18 +121,3 @@ def test_a_trust_folder_without_the_collector_believes_nobody(trained: Trained) 
     (trained.hub.trust / "publisher.pem").write_bytes(trained.hub.world.policy_files["publisher.pem"])
     told = trained.told()
     assert (told["verified"], told["publisher"]) == (False, False)
-
-
-def test_an_index_of_the_version_before_learns_the_signature_at_the_next_sync(trained: Trained) -> None:
-    index = trained.root / "index-0"
-    trained.told()
-    with closing(sqlite3.connect(index / "index.sqlite")) as db, db:
-        for table in ("collection_signatures", "tombstones", "opened"):
-            db.execute(f"DROP TABLE {table}")
-        db.execute("PRAGMA user_version = 2")
-    where = ("--fleet", index)
-    assert fleet("lineage", trained.published["digest"], *where).code == 34  # says: run sync
-    assert fleet("sync", *where).code == 0
-    fleet("verify", *where, "--trust", trained.hub.trust, "--again", "--workers", "1")
-    found = fleet("lineage", trained.published["digest"], "--json", *where).last("lineage")
-    assert found["before"][0]["verified"] is True

@@ -44,7 +44,7 @@ def test_search_a_kit_its_chain_and_its_proof(judged, tmp_path):
         # One kit: chain, verdict, neighbours; and the way back.
         tab.click(f"#results a[href*='{digest[7:]}']")
         tab.wait("!document.querySelector('#kit').hidden")
-        assert tab.js("document.querySelector('#kit-name').textContent") == "Kit number 102 of b2"
+        assert tab.js("document.querySelector('#kit-name').textContent") == "Kit number 104 of b2"
         assert tab.js("document.activeElement.id") == "kit"
         assert tab.js("[...document.querySelectorAll('.chain b')].map(b => b.textContent.trim())") == [
             "kit",
@@ -53,9 +53,9 @@ def test_search_a_kit_its_chain_and_its_proof(judged, tmp_path):
         ]
         assert tab.js("[...document.querySelectorAll('.chain .v-ok')].length") == 3
         tab.click(".walk a:last-of-type")
-        tab.wait("document.querySelector('#kit-name').textContent.startsWith('Kit number 103')")
+        tab.wait("document.querySelector('#kit-name').textContent.startsWith('Kit number 106')")
         tab.js("history.back()")
-        tab.wait("document.querySelector('#kit-name').textContent.startsWith('Kit number 102')")
+        tab.wait("document.querySelector('#kit-name').textContent.startsWith('Kit number 104')")
         # The proof, checked by the command that the page tells.
         tab.click("#kit-body form button")
         tab.wait(f"{TOLD}.startsWith('Proof downloaded')")

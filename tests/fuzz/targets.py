@@ -28,6 +28,7 @@ from edgeprov.formats import (
     devicerecord,
     ecdsa,
     eventlog,
+    evidence_part,
     head,
     in_toto,
     jws,
@@ -40,6 +41,7 @@ from edgeprov.formats import (
     proof,
     record,
     segment,
+    standing,
     statement,
     tarball,
     tombstone,
@@ -49,7 +51,7 @@ from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.jsonx import parse_json
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
-from edgeprov.formats.mediatypes import KIT_CONFIG
+from edgeprov.formats.mediatypes import KIT_CONFIG, TOMBSTONE
 from edgeprov.registry.reference import parse_reference
 from edgeprov.store import state_documents
 from edgeprov.store.compress import compress, decompress, decompress_stream, gunzip
@@ -95,7 +97,12 @@ def world() -> tuple[World, dict[str, list[bytes]]]:
     world = World()
     unit = world.enroll("unit-1")
     sealed = unit.seal(records=5, labels=[label.Label(n=1, value=True, source="s", labelled_at_ns=5)], notation=True)
-    buried = unit.bury()
+    buried, _ = unit.bury(), unit.bury(reason="damaged", lost=[(3, 4)])
+    open_one = standing.OpenSegment(
+        number=101, header=bytes(32), slot="a", first=0, last=4, leaf=bytes(32), least_ns=1, greatest_ns=2, flags=1
+    )
+    stop = standing.Stop(slot="a", header=bytes(32), after=4, resumed=9, bound_ms=1000, at_ns=3)
+    full = standing.Standing(at_ns=5, doubt=True, newest=bytes(32), open=(open_one,), stops=(stop,))
     attestations = [unit.tpm.quote(bytes(32)), unit.tpm.certify_counter(bytes(32)), unit.tpm.certify_sk(bytes(32))]
     layers = list(sealed.blobs.values())
     parts = [decompress(_inner(layer), 1 << 26) for layer in layers if layer != sealed.config]
@@ -118,7 +125,9 @@ def world() -> tuple[World, dict[str, list[bytes]]]:
         "public": [unit.tpm.ak_public, unit.tpm.sk_public],
         "policy": [world.policy_files["policy.toml"]],
         "certificates": [data for name, data in world.policy_files.items() if name.endswith(".pem")],
-        "head": [unit.head(b"nonce-nonce-nonce").raw if hasattr(unit.head(b"n" * 16), "raw") else b"{}"],
+        "head": [head.encode_head(unit.head(nonce, standing=full)) for nonce in (b"nonce-nonce-nonce", None)],
+        "standing": [standing.encode_standing(full)],
+        "tombstone": list(unit.stones.values()),
     }
     return world, found
 
@@ -170,7 +179,10 @@ def _manifest(data: bytes) -> None:
 
 
 def _tombstone(data: bytes) -> None:
-    tombstone.parse_tombstone(build_manifest(config=EMPTY_CONFIG, layers=[describe(data, "a/b")]), data)
+    described = describe(data, TOMBSTONE)
+    tombstone.parse_tombstone(
+        build_manifest(config=EMPTY_CONFIG, layers=[described], artifact_type=TOMBSTONE, annotations={"a": "b"}), data
+    )
 
 
 def _part(data: bytes) -> None:
@@ -367,7 +379,7 @@ TARGETS = (
         lambda: [b'{"manifestVersion":"1.0.0","model":{"path":"m","parameters":{"securityVersion":1}}}'],
     ),
     Fuzz("datakit", _datakit, _seeds("config")),
-    Fuzz("tombstone", _tombstone, lambda: [b'{"device":"urn:edgeprov:device:a","seq":1,"prev":null,"reason":"crash"}']),
+    Fuzz("tombstone", _tombstone, _seeds("tombstone")),
     Fuzz("tar", _tar, _seeds("layer")),
     Fuzz("zstd", lambda data: decompress(data, 1 << 20), lambda: [compress(b"abc" * 500), compress(bytes(range(256)))]),
     Fuzz("zstd-stream", _drain(decompress_stream), lambda: [compress(b"abc" * 500)]),
@@ -382,7 +394,8 @@ TARGETS = (
     Fuzz("input", record.parse_input, _seeds("rows")),
     Fuzz("segment-header", segment.parse_segment_header, _seeds("header")),
     Fuzz("part", _part, _seeds("part")),
-    Fuzz("evidence", part.parse_evidence, _seeds("evidence")),
+    Fuzz("evidence", evidence_part.parse_evidence, _seeds("evidence")),
+    Fuzz("standing", standing.parse_standing, _seeds("standing")),
     Fuzz("spool", _segment, _segment_seeds),
     Fuzz("bundle", bundle.parse_bundle, _seeds("bundle")),
     Fuzz("jws", jws.parse_jws, _seeds("jws")),

@@ -28,8 +28,9 @@ from edgeprov.formats.modelkit import parse_modelkit
 from edgeprov.formats.packing import Cursor, pack, unpack, unpack_rows
 from edgeprov.formats.record import encode_input, encode_record, parse_input, parse_record
 from edgeprov.formats.segment import Tensor, parse_segment_header
+from edgeprov.formats.standing import Standing
 from edgeprov.formats.tarball import iter_tar
-from edgeprov.formats.tombstone import build_tombstone, parse_tombstone
+from edgeprov.formats.tombstone import LostRange, NumberEntry, build_tombstone, parse_tombstone
 from tests.support.kits import (
     MODEL,
     data_kit,
@@ -52,10 +53,13 @@ LABELS = encode_label_parts([Label(n=1, value=True, source="s", labelled_at_ns=5
 STONE = build_tombstone(
     model=MODEL.digest,
     device="urn:edgeprov:device:d",
+    enrollment=bytes(32),
     slot="s",
-    seq=1,
+    seq=3,
     prev=None,
-    reason="crash",
+    numbers=[NumberEntry(number=2, reason="damaged", header=bytes(32))],
+    lost=[LostRange(first=1, last=5, count=5, least=1, greatest=2, doubt=False, reason="damaged")],
+    standing=Standing(at_ns=1),
     at="2026-01-01T00:00:00Z",
 )
 
@@ -197,7 +201,7 @@ def test_blocks_reproduce_rows(numbers: list[int], data: st.DataObject) -> None:
         for n in numbers
     ]  # fmt: skip
     outputs = [Tensor(name="y", shape=(1, -1), dtype="int8"), Tensor(name="z", shape=(2,), dtype="uint8")]
-    header = segment_header(first=0, outputs=outputs)
+    header = segment_header(outputs=outputs)
     block = decode_block(encode_block(rows, 0, header), [header])
     assert block.rows() == rows
     assert [parse_record(row) for row in rows] == [block.record(i) for i in range(len(rows))]
@@ -261,4 +265,5 @@ def test_archives_come_back(files: dict[str, bytes]) -> None:
 
 
 def test_evidence_example_is_canonical() -> None:
-    assert encode_evidence(parse_evidence(KIT.plain[-1])) == KIT.plain[-1]
+    part = parse_evidence(KIT.plain[-1])
+    assert encode_evidence(part.segments, part.standing, part.events) == KIT.plain[-1]

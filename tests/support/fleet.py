@@ -14,14 +14,13 @@ from pathlib import Path
 from edgeprov.cli.fleet_main import main
 from edgeprov.formats.datakit import kit_tag
 from edgeprov.formats.devicerecord import record_tag
-from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.registry.base import Registry
 from edgeprov.registry.push_order import attach, push_signed
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.signature import SignatureArtifact
-from tests.support.world import CREATED, Sealed, Unit, World
+from tests.support.world import Sealed, Unit, World
 
 
 @dataclass
@@ -75,19 +74,10 @@ def push_kit(registry: LayoutRegistry, unit: Unit, sealed: Sealed, *, repo: str 
 def push_tombstone(
     registry: LayoutRegistry, unit: Unit, *, repo: str, reason: str = "crash", lost: Iterable[tuple[int, int]] = ()
 ) -> int:
-    """The device's next number as a tombstone; returns the number."""
-    lost = [*lost]
-    buried = unit.bury(reason=reason, lost=lost)
-    # Its layer is canonical JSON: the same values give the same bytes.
-    layer = encode_json(
-        {
-            "device": buried.device, "seq": buried.seq, "prev": str(buried.prev) if buried.prev else "none",
-            "reason": reason, "model": str(buried.model), "slot": buried.slot, "discarded": [[*item] for item in lost],
-            "at": CREATED,
-        }
-    )  # fmt: skip
+    """A tombstone for the device's next number; returns the tombstone's own, which is the one after."""
+    buried = unit.bury(reason=reason, lost=[*lost])
     registry.push_blob(repo, EMPTY_CONFIG, EMPTY_BLOB)
-    registry.push_blob(repo, buried.manifest.layers[0], layer)
+    registry.push_blob(repo, buried.manifest.layers[0], unit.stones[buried.digest])
     tag = kit_tag(unit.serial, buried.seq, buried.digest)
     push_with_tags(registry, repo, buried.manifest, buried.signatures, tag)
     return buried.seq

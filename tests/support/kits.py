@@ -38,11 +38,13 @@ from edgeprov.formats.mediatypes import OCI_MANIFEST
 from edgeprov.formats.packing import Cursor
 from edgeprov.formats.record import encode_record
 from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header, device_urn
+from edgeprov.formats.standing import Standing
 from edgeprov.formats.tarball import END, tar_header, tar_padding, tar_prefix, tar_suffix
 from edgeprov.formats.tpmt import Attestation
 
 KITS = Path(__file__).parents[1] / "data" / "kits"
 MODEL = describe(b'{"schemaVersion":2}', OCI_MANIFEST)
+ENROLLMENT = bytes(range(64, 96))
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 
 
@@ -61,9 +63,9 @@ def segment_header(**changes: Any) -> SegmentHeader:
         "slot": "default",
         "device": device_urn("dev042"),
         "boot_id": "5c0bde9e-3a0f-4f3b-9f21-2f4f7e1f7a10",
-        "first": 1,
+        "enrollment": ENROLLMENT,
+        "number": 40,
         "prev": None,
-        "skipped": 0,
         "opened_at_ns": START_NS,
         "opened_mono_ns": 12_000_000_000,
         "reset_count": 7,
@@ -198,11 +200,15 @@ def data_kit(records: int = 1500, labels: int = 2, model: Descriptor = MODEL) ->
     values = [Label(n=n + 1, value=bool(n % 2), source="biopsy", labelled_at_ns=START_NS) for n in range(labels)]
     for kind, data in encode_label_parts(values).items() if values else ():
         add(kind, part_name(kind, 1), part_path(kind, 1), data)
-    evidence = SegmentEvidence(header=header.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"")
-    add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([evidence]))
+    quote = Attestation(attest=b"a", signature=b"s", pcrs=((14, bytes(32)),))
+    ranges = ((1, records),) if records else ()
+    evidence = SegmentEvidence(header=header.raw, quote=quote, log=b"", ranges=ranges)
+    standing = Standing(at_ns=START_NS, newest=header.sha256)
+    add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([evidence], standing))
     manifest, config = build_datakit(
         model=model.digest,
         device=header.device,
+        enrollment=ENROLLMENT,
         slot="default",
         seq=41,
         prev=digest_of(b"previous"),

@@ -30,7 +30,8 @@ from edgeprov.formats.modelkit import build_modelkit, layer_media_type
 from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.store.layout import Layout
-from edgeprov.verify.evidence import Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
+from edgeprov.verify.evidence import Verdict, verify_kit
+from edgeprov.verify.kit_evidence import evidence_of_kit, evidence_of_tombstone
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.kits import encode_tar
@@ -254,15 +255,14 @@ dir = "trust.d"
             ]
         kit = parse_datakit(manifest, config)
         parts: list[Any] = []
-        segments: tuple[Any, ...] = ()
         for part in kit.parts:
             layer = layout.load_blob(part.layer, max_bytes=2**26)
             plain = decompress(_only_file(layer), 2**28)
             if part.kind == "evidence":
-                segments = parse_evidence(plain)
+                evidence_part = parse_evidence(plain)
             else:
                 parts.append(parse_part(plain))
-        return verify_kit(evidence_of_kit(kit, signatures, segments), device, self.world.policy, pki.NOW), parts
+        return verify_kit(evidence_of_kit(kit, signatures, evidence_part), device, self.world.policy, pki.NOW), parts
 
 
 def _only_file(layer: bytes) -> bytes:

@@ -12,20 +12,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from edgeprov._dataclass import field_names
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.formats import merkle
+from edgeprov.formats.block import encode_block
 from edgeprov.formats.bundle import build_bundle, build_signature_manifest
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
     EVIDENCE_PATH,
     DataKit,
+    EvidencePart,
     Part,
     SegmentEvidence,
     build_datakit,
     build_tombstone,
     encode_evidence,
+    encode_part_header,
     parse_datakit,
     part_name,
     part_path,
@@ -35,7 +41,8 @@ from edgeprov.formats.devicerecord import DeviceRecord, build_device_record, enr
 from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import Signer, pae_digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
-from edgeprov.formats.head import Head, head_qualifying
+from edgeprov.formats.evidence_part import DeviceEvent
+from edgeprov.formats.head import Head, HeadClaims, head_qualifying
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.jws import (
@@ -58,7 +65,8 @@ from edgeprov.formats.mediatypes import (
     TOMBSTONE_PREDICATE,
 )
 from edgeprov.formats.record import encode_record
-from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header
+from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header, parse_segment_header
+from edgeprov.formats.standing import Standing, encode_standing
 from edgeprov.formats.statement import (
     SealedKit,
     SealEvidence,
@@ -67,14 +75,15 @@ from edgeprov.formats.statement import (
     encode_tombstone_statement,
 )
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
+from edgeprov.formats.tombstone import LostRange, NumberEntry, parse_tombstone
 from edgeprov.formats.tpmt import COUNTER_INDEX, parse_public
 from edgeprov.store.compress import compress
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
-from edgeprov.verify.evidence import KitEvidence, evidence_of_kit, evidence_of_tombstone
+from edgeprov.verify.kit_evidence import KitEvidence, evidence_of_kit, evidence_of_tombstone
 from edgeprov.verify.policy import TrustPolicy, parse_policy
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
-from tests.support.kits import encode_label_parts, encode_record_parts, labels_root
+from tests.support.kits import encode_label_parts, labels_root
 from tests.support.softtpm import SoftTpm
 
 VERSION = "0.1.0"
@@ -138,10 +147,14 @@ class Sealed:
     kit: DataKit
     config: bytes
     blobs: dict[Digest, bytes]
-    segments: tuple[SegmentEvidence, ...]
+    part: EvidencePart
     rows: list[bytes]
     statement: bytes
     signatures: list[SignatureArtifact]
+
+    @property
+    def segments(self) -> tuple[SegmentEvidence, ...]:
+        return self.part.segments
 
     @property
     def manifest(self) -> Manifest:
@@ -152,10 +165,11 @@ class Sealed:
         return self.kit.manifest.digest
 
     def evidence(self, **changes: object) -> KitEvidence:
+        part = {name: changes[name] for name in ("segments", "standing") if name in changes}
         return evidence_of_kit(
             changes.get("kit", self.kit),  # type: ignore[arg-type]
             changes.get("signatures", self.signatures),  # type: ignore[arg-type]
-            changes.get("segments", self.segments),  # type: ignore[arg-type]
+            replace_part(self.part, **part),
         )
 
 
@@ -178,6 +192,7 @@ class Unit:
     prev_segment: bytes | None = None
     boots: int = 1
     sealed: list[Sealed] = field(default_factory=list)
+    stones: dict[Digest, bytes] = field(default_factory=dict)  # layers of tombstones by manifest digest
 
     @property
     def urn(self) -> str:
@@ -200,6 +215,10 @@ class Unit:
         self.events += 1
 
     def open_segment(self, *, model: Digest | None = None, **changes: object) -> SegmentEvidence:
+        """Take a number of the counter, unless ``changes`` give one, and quote the header."""
+        changes.setdefault("number", self.tpm.counter if changes.get("shared") else None)
+        if changes["number"] is None:
+            changes["number"] = self.tpm.increment_counter()
         header = self.segment_header(model=model, **changes)
         self.prev_segment = header.sha256
         return SegmentEvidence(header=header.raw, quote=self.tpm.quote(header.sha256), log=self.log)
@@ -210,9 +229,9 @@ class Unit:
             "slot": self.slot,
             "device": self.urn,
             "boot_id": f"00000000-0000-4000-8000-{self.boots:012d}",
-            "first": self.next_n,
+            "enrollment": self.record.enrollment,
+            "number": self.tpm.counter,
             "prev": self.prev_segment,
-            "skipped": 0,
             "opened_at_ns": START_NS + self.next_n * 10**9,
             "opened_mono_ns": 10**9,
             "reset_count": self.tpm.reset_count,
@@ -236,7 +255,7 @@ class Unit:
     def seal(
         self,
         *,
-        records: int = 5,
+        records: int | Sequence[int] = 5,
         labels: Sequence[Label] = (),
         segments: Sequence[SegmentEvidence] | None = None,
         model: Manifest | None = None,
@@ -247,6 +266,10 @@ class Unit:
         claims: Mapping[str, object] | None = None,
         seq: int | None = None,
         prev: Digest | str | None = "",
+        standing: Standing | None = None,
+        events: Sequence[DeviceEvent] = (),
+        ends: tuple[int, int] | None = None,
+        order: Sequence[int] = (),
         notation: bool = False,
         edit: Callable[[dict[str, Any]], object] | None = None,
         rows: Sequence[bytes] = (),
@@ -255,16 +278,27 @@ class Unit:
         """One kit in the order of the real flow; keywords replace single pieces of it.
 
         ``rows`` take the place of made-up ones, and ``next_n`` follows them. With ``hidden`` they stand in the
-        Merkle tree and in proofs only: the parts hold none.
+        Merkle tree and in proofs only: the parts hold none. ``records`` is a number for the last segment, or one
+        for each segment; ``order`` that of the records in the kit where segments interleave, ``ends`` the numbers
+        that the manifest tells as first and last.
         """
         model = model or self.world.model
         if segments is None:
             segments = (self.open_segment(model=model.digest),) if records else ()
-        headers = [segment.header for segment in segments]
-        rows = list(rows) or self.rows(records)
+        counts = [records] if isinstance(records, int) else list(records)
+        counts = [0] * (len(segments) - len(counts)) + ([len(rows)] if rows else counts)
+        bounds = list(accumulate(counts, initial=self.next_n - len(rows)))
+        segments = [
+            segment if first == end or segment.ranges else replace_part(segment, ranges=((first, end - 1),))
+            for segment, (first, end) in zip(segments, pairwise(bounds), strict=bool(segments))
+        ]
+        rows = list(rows) or self.rows(sum(counts))
+        rows = [rows[place] for place in order] or rows
         number = self.tpm.increment_counter() if seq is None else seq
+        standing = standing or Standing(at_ns=START_NS, newest=self.prev_segment)
+        evidence_part = encode_evidence(segments, standing, events)
         kit, config, blobs = self.pack(
-            rows, labels, headers, segments, model, number, self.prev if prev == "" else prev, hidden=hidden
+            rows, labels, segments, evidence_part, model, number, self.prev if prev == "" else prev, ends, hidden=hidden
         )  # type: ignore[arg-type]
         if edit is not None:
             kit = replace(kit, manifest=edited_manifest(kit.manifest, edit))
@@ -283,7 +317,8 @@ class Unit:
         if notation:
             signatures.append(sign_notation(kit.manifest.descriptor, signer))
         self.prev = digest
-        sealed = Sealed(kit, config, blobs, tuple(segments), rows, statement, signatures)
+        part = EvidencePart(segments=tuple(segments), standing=standing, events=tuple(events))
+        sealed = Sealed(kit, config, blobs, part, rows, statement, signatures)
         self.sealed.append(sealed)
         return sealed
 
@@ -291,17 +326,17 @@ class Unit:
         self,
         rows: Sequence[bytes],
         labels: Sequence[Label],
-        headers: Sequence[bytes],
         segments: Sequence[SegmentEvidence],
+        evidence: bytes,
         model: Manifest,
         seq: int,
         prev: Digest | None,
+        ends: tuple[int, int] | None = None,
         *,
         hidden: bool = False,
     ) -> tuple[DataKit, bytes, dict[Digest, bytes]]:
-        from edgeprov.formats.segment import parse_segment_header
-
         parts, blobs = [], {}
+        headers = [segment.header for segment in segments]
 
         def add(kind: str, name: str, path: str, plain: bytes) -> None:
             packed = self.world.pack(plain)
@@ -313,19 +348,26 @@ class Unit:
             parts.append(Part(kind=kind, name=name, path=path, layer=descriptor))  # type: ignore[arg-type]
 
         if rows:
-            header = parse_segment_header(headers[-1])
-            for kind, plain in encode_record_parts([] if hidden else rows, header, headers).items():
-                add(kind, part_name(kind, 1), part_path(kind, 1), plain)
+            shown, blocks = rows[:0] if hidden else rows, {"records": b"", "outputs": b""}
+            start = 0
+            for place, segment in enumerate(segments):
+                if mine := shown[start : start + segment.records]:
+                    evidence_block, content = encode_block(mine, place, parse_segment_header(segment.header))
+                    blocks["records"] += evidence_block
+                    blocks["outputs"] += content
+                start += segment.records
+            for kind, plain in blocks.items():
+                head = encode_part_header(kind, headers)  # type: ignore[arg-type]
+                add(kind, part_name(kind, 1), part_path(kind, 1), head + plain)  # type: ignore[arg-type]
         if labels:
             for kind, plain in encode_label_parts(labels).items():
                 add(kind, part_name(kind, 1), part_path(kind, 1), plain)
-        if segments:
-            add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence(segments))
-        last = self.next_n - 1
-        first = self.next_n - len(rows)
+        add("evidence", EVIDENCE_NAME, EVIDENCE_PATH, evidence)
+        first, last = ends or (self.next_n - len(rows), self.next_n - 1)
         manifest, config = build_datakit(
             model=model.digest,
             device=self.urn,
+            enrollment=self.record.enrollment,
             slot=self.slot,
             seq=seq,
             prev=prev,
@@ -343,21 +385,45 @@ class Unit:
         blobs[manifest.config.digest] = config
         return parse_datakit(manifest, config), config, blobs
 
-    def bury(self, *, reason: str = "crash", lost: Sequence[tuple[int, int]] = ()) -> KitEvidence:
-        """A tombstone for the number that a crash burnt, or for records that are gone."""
+    def bury(
+        self,
+        *,
+        reason: str = "crash",
+        lost: Sequence[tuple[int, int]] = (),
+        numbers: Sequence[NumberEntry] | None = None,
+        standing: Standing | None = None,
+    ) -> KitEvidence:
+        """A tombstone for a number that a crash burnt, or for a segment whose records are gone."""
+        if numbers is None and reason in ("crash", "unknown"):
+            numbers = [NumberEntry(number=self.tpm.increment_counter(), reason=reason)]  # type: ignore[arg-type]
+        elif numbers is None:
+            header = parse_segment_header(self.open_segment().header)
+            numbers = [NumberEntry(number=header.number, reason=reason, header=header.sha256)]  # type: ignore[arg-type]
         number = self.tpm.increment_counter()
         manifest, layer = build_tombstone(
             model=self.world.model.digest,
             device=self.urn,
+            enrollment=self.record.enrollment,
             slot=self.slot,
             seq=number,
             prev=self.prev,
-            reason=reason,  # type: ignore[arg-type]
-            discarded=lost,
+            numbers=numbers,
+            lost=[
+                LostRange(
+                    first=first,
+                    last=last,
+                    count=last - first + 1,
+                    least=None,
+                    greatest=None,
+                    doubt=True,
+                    reason=reason,  # type: ignore[arg-type]
+                )
+                for first, last in lost
+            ],
+            standing=standing or Standing(at_ns=START_NS, newest=self.prev_segment),
             at=CREATED,
         )
-        from edgeprov.formats.datakit import parse_tombstone
-
+        self.stones[manifest.digest] = layer
         raw = manifest.digest.raw
         evidence = SealEvidence(quote=self.tpm.quote(raw), counter=self.tpm.certify_counter(raw), log=self.log)
         statement = encode_tombstone_statement(
@@ -373,12 +439,18 @@ class Unit:
         signature = sign_bundle(manifest.descriptor, statement, self.tpm, TOMBSTONE_PREDICATE)
         return evidence_of_tombstone(parse_tombstone(manifest, layer), [signature])
 
-    def head(self, nonce: bytes) -> Head:
-        qualifying = head_qualifying(nonce, self.prev)
-        return Head(
+    def head(self, nonce: bytes | None, *, standing: Standing | None = None) -> Head:
+        claims = HeadClaims(
             device=self.urn,
+            enrollment=self.record.enrollment,
             nonce=nonce,
             newest=self.prev,
+            at=CREATED,
+            standing=encode_standing(standing or Standing(at_ns=START_NS, newest=self.prev_segment)),
+        )
+        qualifying = head_qualifying(claims)
+        return Head(
+            **{name: getattr(claims, name) for name in field_names(HeadClaims)},
             quote=self.tpm.quote(qualifying),
             counter=self.tpm.certify_counter(qualifying),
             log=self.log,
@@ -426,7 +498,7 @@ class World:
         tpm = tpm or SoftTpm(serial)
         certificate = pki.device_certificate(self.device_root, serial, tpm.sk)
         tpm.certificate_chain = certificate.certificate_chain
-        nonce = sha256(b"nonce " + serial.encode()).digest()
+        nonce: bytes = changes.get("nonce", sha256(b"nonce " + serial.encode()).digest())  # type: ignore[assignment]
         values: dict[str, object] = {
             "device": DEVICE_URN_PREFIX + serial,
             "ak": parse_public(tpm.ak_public),

@@ -9,13 +9,16 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.formats import tpmt
 from edgeprov.formats.descriptor import describe, encode_descriptor
 from edgeprov.formats.devicerecord import build_device_record, encode_attestation, enroll_qualifying, enrollment_id
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.evidence_part import DeviceEvent
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import EMPTY_CONFIG, build_manifest
 from edgeprov.formats.mediatypes import DEVICE_RECORD, SLSA_PROVENANCE, TOMBSTONE_PREDICATE
+from edgeprov.formats.standing import OpenSegment, Standing, Stop
 from edgeprov.formats.tpmt import parse_public
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
@@ -69,7 +72,55 @@ def accepted() -> Iterator[Case]:
     first = s.unit.open_segment()
     s.unit.reboot()
     s.unit.measure(s.world.model.digest)
-    yield case("two-segments", "segments of two boots, chained", s.doc(s.seal(segments=[first, s.unit.open_segment()])))
+    second = s.unit.open_segment()
+    yield case(
+        "two-segments", "segments of two boots with records", s.doc(s.seal(records=[2, 3], segments=[first, second]))
+    )
+    s = Stage()
+    s.unit.measure(OTHER, slot="left")
+    empty = s.unit.open_segment(model=OTHER, slot="left")
+    shared = s.unit.open_segment(shared=True)
+    yield case(
+        "empty-segment-of-another-model",
+        "a segment of another slot and model without records, and one that shares its number",
+        s.doc(s.seal(segments=[empty, shared])),
+    )
+    s = Stage()
+    workers = [
+        replace_part(s.unit.open_segment(), ranges=((0, 1), (4, 4))),
+        replace_part(s.unit.open_segment(), ranges=((2, 3),), unused=((5, 7),)),
+    ]
+    yield case(
+        "workers",
+        "two segments of one slot whose numbers interleave: the last record of the first one",
+        s.doc(s.seal(segments=workers, order=(0, 1, 4, 2, 3)), index=2),
+    )
+    s = Stage()
+    left = OpenSegment(
+        number=101,
+        header=hashlib.sha256(b"left").digest(),
+        slot="left",
+        first=0,
+        last=9,
+        leaf=bytes(32),
+        least_ns=5,
+        greatest_ns=5,
+    )
+    standing = Standing(
+        at_ns=9,
+        floor_ns=3,
+        doubt=True,
+        newest=left.header,
+        open=(left, replace_part(left, header=b"\xff" * 32, flags=1)),
+        stops=(Stop(slot="left", header=left.header, after=9, resumed=42, bound_ms=1000, at_ns=8),),
+    )
+    odd = DeviceEvent(kind="of-a-later-version", at_ns=1, mono_ns=2, flags=1, details={"x": [1, {"y": b"z"}]})
+    s.unit.tpm.increment_counter()
+    yield case(
+        "open-segments",
+        "open segments that share a number, an unclean stop, and an event of an unknown kind",
+        s.doc(s.seal(standing=standing, events=[odd])),
+    )
     s = Stage()
     s.unit.measure(OTHER, slot="left")
     s.unit.measure(OTHER)
@@ -286,6 +337,20 @@ def roles_and_denials() -> Iterator[tuple[int, Case]]:
 
 
 def step_1() -> Iterator[Case]:
+    s = Stage()
+    again = s.world.enroll("unit-0001", nonce=b"another nonce of the enroller")
+    new, old = document(again, again.seal()), s.doc()
+    yield case(
+        "kit-of-another-enrollment",
+        "the device and its keys are the same, the enrollment is another",
+        edited(new, lambda d: d.update(device=old["device"])),
+    )
+    yield case(
+        "kit-of-an-ended-enrollment",
+        "a kit from before, under the record of the enrollment that followed",
+        edited(old, lambda d: d.update(device=new["device"])),
+    )
+
     def with_record(comment_name: str, comment: str, **changes: object) -> Case:
         s = Stage()
         tpm = s.unit.tpm
@@ -590,7 +655,7 @@ def step_2() -> Iterator[Case]:
 
         raw = base64.b64decode(d["kit"]["manifest"])
         d["kit"]["manifest"] = base64.b64encode(
-            raw.replace(b'"dev.edgeprov.seq":"101"', b'"dev.edgeprov.seq":"102"')
+            raw.replace(b'"dev.edgeprov.seq":"102"', b'"dev.edgeprov.seq":"103"')
         ).decode()
 
     yield case("manifest-changed", "one digit of an annotation changed", edited(Stage().doc(), changed_manifest))

@@ -7,10 +7,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.formats import tpmt
-from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
+from edgeprov.formats.datakit import SegmentEvidence
 from edgeprov.formats.eventlog import Event, encode_event
+from edgeprov.formats.segment import parse_segment_header
+from edgeprov.formats.standing import OpenSegment, Standing
 from edgeprov.formats.tpmt import Attestation
 from tests.support.softtpm import SoftTpm, soft_key
 from tests.vectors.cases_device import (
@@ -25,7 +29,7 @@ from tests.vectors.cases_device import (
     step_1,
     step_2,
 )
-from tests.vectors.make import b64, document, edited, make_world
+from tests.vectors.make import b64, document, edited, make_world, plain_evidence
 
 
 def step_3() -> Iterator[Case]:
@@ -48,7 +52,7 @@ def step_3() -> Iterator[Case]:
         s.doc(s.seal(counter=lambda tpm, q: old_counter)),
     )
     s = Stage()
-    first, second = s.unit.open_segment(), s.unit.open_segment(first=1)
+    first, second = s.unit.open_segment(), s.unit.open_segment()
     mixed = SegmentEvidence(header=second.header, quote=first.quote, log=second.log)
     yield case("segment-quote-replayed", "the quote of another segment", s.doc(s.seal(segments=[mixed])))
     s = Stage()
@@ -268,10 +272,30 @@ def step_7() -> Iterator[Case]:
         s.doc(s.seal(segments=[s.unit.open_segment(device="urn:edgeprov:device:unit-0002")])),
     )
     s = Stage()
-    doc = s.doc()
     yield case(
-        "no-segments", "records without a segment", edited(doc, lambda d: d.update(evidence=b64(encode_evidence([]))))
+        "segment-of-another-enrollment",
+        "a segment whose header names another enrollment of this device",
+        s.doc(s.seal(segments=[s.unit.open_segment(enrollment=bytes(32))])),
     )
+    s = Stage()
+    empty = s.unit.open_segment(model=OTHER)
+    yield case(
+        "empty-segment-never-measured",
+        "a segment without records, of another model that was never measured",
+        s.doc(s.seal(segments=[empty, s.unit.open_segment()])),
+    )
+    s = Stage()
+    s.unit.measure(s.world.model.digest, slot="left")
+    other = s.unit.open_segment(slot="left")
+    yield case(
+        "records-of-another-slot",
+        "records in a segment of another slot, whose model was measured there",
+        s.doc(s.seal(segments=[other])),
+    )
+    s = Stage()
+    sealed = s.seal()
+    bare = b64(plain_evidence(sealed, segments=()))
+    yield case("no-segments", "records without a segment", edited(s.doc(sealed), lambda d: d.update(evidence=bare)))
 
 
 def step_8() -> Iterator[Case]:
@@ -305,35 +329,119 @@ def step_9() -> Iterator[Case]:
     yield case("before-the-enrollment", "a number at or below counter_base", document(unit, unit.seal()))
     s = Stage()
     yield case(
-        "number-of-the-base", "a kit sealed without raising the counter after the enrollment", s.doc(s.seal(seq=100))
+        "number-of-the-base",
+        "a kit sealed without raising the counter after the enrollment",
+        s.doc(s.seal(segments=[s.unit.open_segment(number=100)], seq=100)),
     )
     s = Stage()
-    yield case("first-with-predecessor", "the first kit names one before it", s.doc(s.seal(prev=OTHER)))
-    s = Stage()
-    s.seal()
-    yield case("later-without-predecessor", "a later kit names none", s.doc(s.seal(prev=None)))
-    s = Stage()
-    first, second = s.unit.open_segment(), s.unit.open_segment(prev=bytes(32))
-    yield case("segments-not-chained", "a segment in between is missing", s.doc(s.seal(segments=[first, second])))
-    s = Stage()
-    first, second = s.unit.open_segment(first=0), s.unit.open_segment(first=3)
-    third = s.unit.open_segment(first=2)
+    s.unit.tpm.counter = 101
+    segment = s.unit.open_segment(number=101)
+    s.unit.tpm.counter = 100
     yield case(
-        "segments-fall", "a segment begins before the one before it", s.doc(s.seal(segments=[first, second, third]))
+        "first-with-predecessor",
+        "the first number after the base, and yet an item before it",
+        s.doc(s.seal(segments=[segment], prev=OTHER)),
+    )
+    for number in (99, 100):
+        s = Stage()
+        s.unit.tpm.counter = 101
+        yield case(
+            f"segment-number-{number}",
+            "a segment with a number from before the enrollment",
+            s.doc(s.seal(segments=[s.unit.open_segment(number=number)])),
+        )
+    for number in (102, 103):
+        s = Stage()
+        segment = s.unit.open_segment(number=number)
+        s.unit.tpm.counter = 101
+        yield case(
+            f"segment-number-{number}",
+            "a segment with the kit's own number, or a later one",
+            s.doc(s.seal(segments=[segment])),
+        )
+    s = Stage()
+    first, second = s.unit.open_segment(), s.unit.open_segment()
+    yield case("segments-swapped", "numbers of segments fall", s.doc(s.seal(segments=[second, first])))
+    s = Stage()
+    first, second = s.unit.open_segment(), s.unit.open_segment(number=101)
+    yield case("segment-number-twice", "two segments took one number", s.doc(s.seal(segments=[first, second])))
+    s = Stage()
+    shared, first = s.unit.open_segment(shared=True, number=101), s.unit.open_segment(number=101)
+    yield case(
+        "segment-shares-before-it-is-taken",
+        "a segment shares a number that a later one takes",
+        s.doc(s.seal(segments=[shared, first])),
     )
     s = Stage()
+    segment = s.unit.open_segment()
+    yield case("segment-twice", "one segment listed twice", s.doc(s.seal(segments=[segment, segment])))
+    s = Stage()
+    first, second = s.unit.open_segment(), s.unit.open_segment()
+    third = s.unit.open_segment(prev=sha256(first.header).digest())
     yield case(
-        "records-before-segment",
-        "the kit's first record lies before its first segment",
-        s.doc(s.seal(segments=[s.unit.open_segment(first=3)])),
+        "segments-with-one-before-them",
+        "two headers name the same one before: opened by two copies of a disk",
+        s.doc(s.seal(segments=[first, second, third])),
     )
     s = Stage()
-    first, second = s.unit.open_segment(), s.unit.open_segment(first=9)
+    first, second = s.unit.open_segment(), s.unit.open_segment(prev=None)
     yield case(
-        "segment-after-records",
-        "the last segment begins after the last record",
+        "later-segment-without-predecessor",
+        "the second header says that none was opened before",
         s.doc(s.seal(segments=[first, second])),
     )
+    s = Stage()
+    first = s.unit.open_segment()
+    s.unit.prev_segment = bytes(32)
+    second = s.unit.open_segment()
+    first = s.unit.open_segment(number=first_number(first), prev=sha256(second.header).digest())
+    yield case(
+        "segment-before-its-predecessor",
+        "a header names one that stands behind it",
+        s.doc(s.seal(segments=[first, second])),
+    )
+    for name, comment, ranges in (
+        ("records-fewer", "the segments name fewer records than the manifest", ((0, 3),)),
+        ("records-more", "the segments name more records than the manifest", ((0, 5),)),
+        ("records-shifted", "as many records, and others", ((1, 5),)),
+        ("records-none", "no record named", ()),
+    ):
+        s = Stage()
+        sealed = s.seal()
+        other = b64(plain_evidence(sealed, segments=(replace_part(sealed.segments[0], ranges=ranges),)))
+        yield case(name, comment, edited(s.doc(sealed), lambda d, other=other: d.update(evidence=other)))
+    for number in (100, 102, 103):
+        s = Stage()
+        standing = Standing(
+            at_ns=1, newest=bytes(32), open=(OpenSegment(number=number, header=bytes(32), slot="left"),)
+        )
+        yield case(
+            f"open-segment-number-{number}",
+            "an open segment with a number of no segment of this enrollment",
+            s.doc(s.seal(standing=standing)),
+        )
+    s = Stage()
+    segment = s.unit.open_segment()
+    own = OpenSegment(number=101, header=sha256(segment.header).digest(), slot="default")
+    standing = Standing(at_ns=1, newest=own.header, open=(own,))
+    yield case(
+        "open-segment-of-the-kit",
+        "the kit lists a segment as open that it ends",
+        s.doc(s.seal(segments=[segment], standing=standing)),
+    )
+    s = Stage()
+    segment = s.unit.open_segment()
+    records = replace_part(own, first=0, last=4, leaf=bytes(32), least_ns=1, greatest_ns=2)
+    standing = Standing(at_ns=1, newest=own.header, open=(records,))
+    yield case(
+        "open-segment-of-the-kit-with-records",
+        "the kit lists a segment as open, with records, that it ends",
+        s.doc(s.seal(segments=[segment], standing=standing)),
+    )
+
+
+def first_number(segment: SegmentEvidence) -> int:
+    return parse_segment_header(segment.header).number
 
 
 def step_10() -> Iterator[Case]:

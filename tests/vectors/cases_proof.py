@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from edgeprov._dataclass import replace
 from edgeprov.formats.bundle import build_signature_manifest
 from edgeprov.formats.descriptor import describe, encode_descriptor
 from edgeprov.formats.envelope import pae
+from edgeprov.formats.evidence_part import DeviceEvent, SegmentEvidence
 from edgeprov.formats.in_toto import encode_model_statement
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
@@ -33,12 +35,13 @@ from edgeprov.formats.mediatypes import (
 )
 from edgeprov.formats.record import encode_record
 from edgeprov.formats.segment import Tensor
+from edgeprov.formats.standing import OpenSegment, Standing, Stop
 from edgeprov.verify.signature import SignatureArtifact
 from tests.support import pki
 from tests.support.softtpm import soft_key
 from tests.support.world import OUTPUTS, sign_bundle, sign_notation
 from tests.vectors.cases_device import Case, Stage, case
-from tests.vectors.make import b64, document, edited, flip
+from tests.vectors.make import b64, document, edited, flip, plain_evidence
 
 PUBLISHER_KEY = soft_key("publisher key")
 P384_KEY = ec.derive_private_key(12345, ec.SECP384R1())
@@ -181,14 +184,24 @@ def step_11() -> Iterator[Case]:
         lambda d: d.update(evidenceLayer=flip(d["evidenceLayer"], 600)),
     )
     s = Stage()
-    first, second = s.unit.open_segment(), s.unit.open_segment(first=3)
-    doc = document(s.unit, s.seal(segments=[first, second]), 4)
-    from edgeprov.formats.datakit import encode_evidence
-
+    sealed = s.seal(records=[3, 2], segments=[s.unit.open_segment(), s.unit.open_segment()])
+    moved = [replace(part, ranges=ranges) for part, ranges in zip(sealed.segments, [((0, 1),), ((2, 4),)], strict=True)]
     yield case(
-        "segment-left-out",
-        "the last segment left out, so that the record falls to the one before",
-        edited(doc, lambda d: d.update(evidence=b64(encode_evidence([first])))),
+        "record-in-another-segment",
+        "the evidence moves the record to another segment",
+        edited(document(s.unit, sealed, 2), lambda d: d.update(evidence=b64(plain_evidence(sealed, segments=moved)))),
+    )
+    s = Stage()
+    sealed = s.seal(records=3)
+    lied = document(s.unit, sealed, 1)
+    lied["index"] = 2
+    yield case("record-at-another-place", "a record at the place of the next one", lied)
+    s = Stage()
+    renumbered = s.seal(records=3, segments=[replace(s.unit.open_segment(), ranges=((5, 7),))], ends=(5, 7))
+    yield case(
+        "record-of-another-number",
+        "the device names other numbers for its records than they have",
+        document(s.unit, renumbered, 1),
     )
 
 
@@ -500,6 +513,79 @@ def malformed() -> Iterator[Case]:
         "evidence with a byte behind it",
         edited(doc, lambda d: d.update(evidence=b64(__import__("base64").b64decode(d["evidence"]) + b"\x00"))),
     )
+    yield from malformed_evidence()
+
+
+def malformed_evidence() -> Iterator[Case]:
+    """An evidence part that contradicts itself; its layer and signature are not looked at before."""
+    s = Stage()
+    sealed = s.seal(records=[3, 2], segments=[s.unit.open_segment(), s.unit.open_segment()])
+    one, two = sealed.segments
+    full = OpenSegment(
+        number=7, header=b"b" * 32, slot="left", first=1, last=2, leaf=bytes(32), least_ns=1, greatest_ns=2
+    )
+    empty = OpenSegment(number=7, header=b"a" * 32, slot="left")
+    stop = Stop(slot="left", header=bytes(32), after=4, resumed=9, bound_ms=1000, at_ns=1)
+    event = DeviceEvent(kind="activate", at_ns=1, mono_ns=1)
+
+    def segments(name: str, comment: str, *parts: SegmentEvidence) -> tuple[str, str, bytes]:
+        return name, comment, plain_evidence(sealed, segments=parts)
+
+    def standing(name: str, comment: str, *listed: OpenSegment, **more: object) -> tuple[str, str, bytes]:
+        values = {"at_ns": 1, "newest": bytes(32), "open": listed} | more
+        return name, comment, plain_evidence(sealed, standing=Standing(**values))  # type: ignore[arg-type]
+
+    def events(name: str, comment: str, *rows: DeviceEvent) -> tuple[str, str, bytes]:
+        return name, comment, plain_evidence(sealed, events=rows)
+
+    plain = plain_evidence(sealed)
+    for name, comment, evidence in (
+        segments("ranges-touch", "two ranges that are one", replace(one, ranges=((0, 1), (2, 2))), two),
+        segments("ranges-fall", "ranges out of order", replace(one, ranges=((2, 2), (0, 0))), two),
+        segments("range-backwards", "a range that ends before it starts", replace(one, ranges=((2, 0),)), two),
+        segments("record-in-two-segments", "a record number in two segments", replace(one, ranges=((0, 3),)), two),
+        segments(
+            "record-in-three-ranges", "the same segment's numbers again", one, replace(two, ranges=((0, 0), (3, 4)))
+        ),
+        segments(
+            "unused-and-used",
+            "a number that was never given, and yet has a record",
+            replace(one, unused=((2, 2),)),
+            two,
+        ),
+        segments("unused-in-a-range", "unused numbers within a range", replace(one, unused=((1, 5),)), two),
+        segments("pcrs-fall", "PCR values out of order", with_pcrs(one, (14, bytes(32)), (4, bytes(32))), two),
+        segments("pcr-short", "a PCR value of 20 bytes", with_pcrs(one, (14, bytes(20))), two),
+        standing("open-final", "final, and yet a segment is open", empty, final=True),
+        standing("open-final-full", "final, and yet records are in no kit", full, final=True),
+        standing("open-without-newest", "open segments, and no newest header", empty, newest=None),
+        standing("open-without-newest-full", "open records, and no newest header", full, newest=None),
+        standing("open-fall", "open segments out of order", full, empty),
+        standing("open-twice", "an open segment twice", full, full),
+        standing("open-without-leaf", "records without the leaf of the last one", replace(full, leaf=None)),
+        standing("open-without-times", "records without their times", replace(full, least_ns=None, greatest_ns=None)),
+        standing("open-leaf-of-nothing", "no record, and yet a leaf", replace(empty, leaf=bytes(32))),
+        standing("open-doubt-of-nothing", "no record, and yet a doubt of its time", replace(empty, flags=1)),
+        standing("open-records-fall", "the first record behind the last", replace(full, first=3)),
+        standing("open-flags", "unknown flags of an open segment", replace(full, flags=2)),
+        standing("stop-resumed", "a stop after which a number is given again", stops=(replace(stop, resumed=4),)),
+        standing(
+            "stop-resumed-before", "a stop after which an earlier number is given", stops=(replace(stop, resumed=0),)
+        ),
+        standing("stop-slot", "a stop of no slot", stops=(replace(stop, slot="Left"),)),
+        events("event-kind", "the kind of an event in capitals", replace(event, kind="Activate")),
+        events("event-flags", "unknown flags of an event", replace(event, flags=2)),
+        events("event-slot", "an event of no slot", replace(event, slot="")),
+        ("evidence-version", "another version of the evidence", plain.replace(b"\xa1v\x01", b"\xa1v\x02")),
+        ("evidence-key", "an unknown key in the evidence", plain.replace(b"\xa6events", b"\xa6eventz")),
+    ):
+        assert evidence != plain, name
+        yield case(name, comment, edited(s.doc(sealed), lambda d, evidence=evidence: d.update(evidence=b64(evidence))))
+
+
+def with_pcrs(segment: SegmentEvidence, *pcrs: tuple[int, bytes]) -> SegmentEvidence:
+    assert segment.quote is not None
+    return replace(segment, quote=replace(segment.quote, pcrs=pcrs))
 
 
 def all_proof() -> Iterator[tuple[int, Case]]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from edgeprov._dataclass import replace
 from edgeprov.formats.datakit import EVIDENCE_PATH, encode_evidence
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.merkle import inclusion_path
@@ -50,19 +51,25 @@ def document(
 ) -> Document:
     """A proof as JSON, for editing."""
     world = unit.world
-    layer = next(item for item in sealed.kit.parts if item.path == EVIDENCE_PATH).layer if sealed.segments else None
+    layer = next(item for item in sealed.kit.parts if item.path == EVIDENCE_PATH).layer
     model = model or world.model
     proof = Proof(
         record=sealed.rows[index],
         index=index,
         path=tuple(inclusion_path(sealed.rows, index)),
         kit=artifact(sealed.manifest.raw, sealed.signatures),
-        evidence=encode_evidence(sealed.segments),
-        evidence_layer=b"" if layer is None else sealed.blobs[layer.digest],
+        evidence=plain_evidence(sealed),
+        evidence_layer=sealed.blobs[layer.digest],
         device=artifact(unit.record_manifest.raw, unit.record_signatures, unit.record_blob),
         model=artifact(model.raw, [world.sign_model(model)] if model_signatures is None else model_signatures),
     )
     return json.loads(encode_proof(proof))
+
+
+def plain_evidence(sealed: Sealed, **changes: object) -> bytes:
+    """The evidence part of a kit, with other segments, standing or events."""
+    part = replace(sealed.part, **changes)
+    return encode_evidence(part.segments, part.standing, part.events)
 
 
 def edited(original: Document, edit: Edit) -> Document:

@@ -205,7 +205,7 @@ def _show(args: argparse.Namespace, out: Output, report: dict[str, Any]) -> None
     out.text()
     out.text(
         f"{totals['kits']} kits counted ({totals['label_kits']} with labels only); {totals['refused']} refused, "
-        f"{totals['missing']} numbers missing, {totals['voided']} voided by a "
+        f"{totals['missing']} numbers missing, {totals['unknown_numbers']} unexplained, {totals['voided']} voided by a "
         f"signed tombstone{text.lost(totals)}, {totals['forks']} forked, {totals['unchecked']} unchecked"
     )
     if report["drift"]:

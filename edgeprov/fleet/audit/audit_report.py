@@ -14,6 +14,7 @@ from edgeprov.fleet.audit.clock import TPM_CLOCK_ERROR
 _DOUBTS: Final = (
     "refused",
     "missing",
+    "unknown_numbers",
     "forks",
     "broken",
     "reordered",

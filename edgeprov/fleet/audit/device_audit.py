@@ -8,19 +8,19 @@ Spec: FLEET.md section "Audit".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from sqlite3 import Row
 from typing import Any, Final
 
 from edgeprov.errors import EdgeprovError
 from edgeprov.fleet.audit.audit_kits import Inside, KitReader
 from edgeprov.fleet.audit.audit_report import Audit
 from edgeprov.fleet.audit.clock import ClockReport, judge_clock
-from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_item, series_json
+from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_json
 from edgeprov.fleet.index.query import Artifact, Query
+from edgeprov.fleet.verification.series_facts import SeriesFacts, stored_item
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrollment import VerifiedDevice
 from edgeprov.verify.head_check import VerifiedHead
-from edgeprov.verify.series import SeriesReport, check_series
+from edgeprov.verify.series import SeriesReport, check_series, series_end
 
 REFUSED_SHOWN: Final = 10_000
 
@@ -36,13 +36,13 @@ class DeviceAudit:
         record: VerifiedDevice | EdgeprovError | None,
         names: Mapping[str, str],
         kits: KitReader,
-        tombstones: Mapping[str, Row],
+        facts: Mapping[str, SeriesFacts],
         query: Query,
         period: tuple[str, str],
     ) -> None:
         self.result, self.device, self.items, self.record = result, device, items, record
         self.names, self.kits, self.query, self.period = names, kits, query, period
-        self.tombstones = tombstones
+        self.facts = facts
         self.good = [item for item in items if item.verified]
         self.inside: dict[str, Inside] = {}
 
@@ -51,7 +51,9 @@ class DeviceAudit:
         verified = self.record if isinstance(self.record, VerifiedDevice) else None
         base = verified.record.counter_base if verified else min((item.seq for item in self.items), default=1) - 1
         series = check_series(
-            map(series_item, self.good), base, head=head.seq if head else None, newest=head.newest if head else None
+            [stored_item(item, self.facts.get(item.digest, SeriesFacts())) for item in self.good],
+            base,
+            head=series_end(head) if head else None,
         )
         clock = judge_clock(self.good, verified.record if verified else None)
         forks = set(series.forks)
@@ -87,8 +89,8 @@ class DeviceAudit:
             "refused": [self._refusal(item) for item in refused[:REFUSED_SHOWN]],
             "refused_count": len(refused),
             "unchecked": len(unchecked),
-            "series": (told := series_json(series, base, self.items, head, self.tombstones)),
-            "identity_doubts": identity + [f"number {seq} claimed by two kits" for seq in sorted(forks)[:5]],
+            "series": (told := series_json(series, base, self.items, head, self.facts)),
+            "identity_doubts": identity + [f"number {seq} has two explanations" for seq in sorted(forks)[:5]],
             "clock": clock.as_json(),
             "doubtful": [self._refusal(item) | {"why": clock.why(item)} for item in doubtful if item.verified],
             "days": self._days(counted, refused, doubtful, forks, told["missing"]),
@@ -216,8 +218,10 @@ class DeviceAudit:
         totals["unchecked"] += entry["unchecked"]
         totals["missing"] += told["missing_count"]
         totals["voided"] += len(series.voided)
+        totals["unknown_numbers"] += len(told["unknown"])
         for tombstone in told["tombstones"]:
-            totals[f"voided_{tombstone['reason']}"] += 1
+            for reason in tombstone["reasons"]:
+                totals[f"voided_{reason}"] += 1
             totals["lost_records"] += tombstone["lost_records"]
         totals["forks"] += len(series.forks)
         totals["broken"] += len(series.broken_links)

@@ -25,6 +25,7 @@ from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import verified_devices
+from edgeprov.fleet.verification.series_facts import SeriesFacts, parse_facts
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrollment import VerifiedDevice
@@ -56,7 +57,6 @@ def audit(
     since, to = query.since or "0001-01-01T00:00:00.000Z", query.to or "9999-12-31T00:00:00.000Z"
     names, records = index.model_names(), verified_devices(index, trust, now)
     kits = KitReader(index, (since, to), exact=exact)
-    tombstones = {row["digest"]: row for row in index.rows("SELECT digest, reason, lost FROM tombstones")}
     result = Audit(
         since=since,
         to=to,
@@ -78,7 +78,7 @@ def audit(
     seen: set[str] = set()
     for done, (device, group) in enumerate(groupby(index.iterate(series), key=lambda item: item.device), 1):
         work = DeviceAudit(
-            result, device, list(group), records.get(device), names, kits, tombstones, query, (since, to)
+            result, device, list(group), records.get(device), names, kits, _facts(index, device), query, (since, to)
         )
         entry = work.judge((heads or {}).get(device), identity.get(device, []))
         if entry is not None:
@@ -98,6 +98,16 @@ def audit(
     result.totals["devices"] = len(result.devices)
     _name_models(result, index, names, trust.digest)
     return result
+
+
+def _facts(index: Index, device: str) -> dict[str, SeriesFacts]:
+    return {
+        row["digest"]: parse_facts(row["facts"])
+        for row in index.rows(
+            "SELECT f.digest, f.facts FROM artifacts a JOIN series_facts f ON f.digest = a.digest WHERE a.device = ?",
+            (device,),
+        )
+    }
 
 
 def _silent(device: str, record: VerifiedDevice | EdgeprovError) -> dict[str, Any]:

@@ -7,25 +7,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from sqlite3 import Row
 from typing import Any
 
-from edgeprov.fleet.index.database import digest_of_text, json_of_text
 from edgeprov.fleet.index.query import Artifact
+from edgeprov.fleet.verification.series_facts import SeriesFacts
 from edgeprov.verify.head_check import VerifiedHead
-from edgeprov.verify.series import SeriesItem, SeriesReport
-
-
-def series_item(item: Artifact) -> SeriesItem:
-    """A verified artifact as verify.series wants it."""
-    return SeriesItem(
-        seq=item.seq,
-        digest=digest_of_text(item.digest),
-        prev=digest_of_text(item.prev) if item.prev else None,
-        reset_count=item.reset_count or 0,
-        clock_ms=item.clock_ms or 0,
-        kind="kit" if item.kind == "kit" else "tombstone",
-    )
+from edgeprov.verify.series import SeriesReport
 
 
 def model_runs(items: Iterable[Artifact]) -> Iterator[list[Artifact]]:
@@ -45,11 +32,15 @@ def _numbered(items: list[Artifact]) -> Iterator[tuple[int, Artifact]]:
 
 
 def series_json(
-    series: SeriesReport, base: int, items: list[Artifact], head: VerifiedHead | None, tombstones: Mapping[str, Row]
+    series: SeriesReport,
+    base: int,
+    items: list[Artifact],
+    head: VerifiedHead | None,
+    facts: Mapping[str, SeriesFacts],
 ) -> dict[str, Any]:
     """For the report; a number that is there but refused is not called missing.
 
-    ``tombstones`` are rows of that table, by digest.
+    ``facts`` are those of the device's verified items, by digest.
     """
     present = {item.seq for item in items if not item.verified}
     missing, refused_there = [], []
@@ -63,6 +54,11 @@ def series_json(
                 missing.append([start, seq - 1])
                 count += seq - start
             start = seq + 1
+    tombstones = [
+        _tombstone(item, facts[item.digest])
+        for item in items
+        if item.verified and item.kind == "tombstone" and item.digest in facts
+    ]
     return {
         "base": base,
         "last": max((item.seq for item in items if item.verified), default=None),
@@ -70,7 +66,8 @@ def series_json(
         "missing_count": count,
         "refused_numbers": refused_there,
         "voided": list(series.voided),
-        "tombstones": list(_tombstones(series, items, tombstones)),
+        "tombstones": tombstones,
+        "unknown": sorted({number for item in tombstones for number, reason in item["numbers"] if reason == "unknown"}),
         "forks": list(series.forks),
         "broken_links": list(series.broken_links),
         "reordered": list(series.reordered),
@@ -80,22 +77,17 @@ def series_json(
     }
 
 
-def _tombstones(
-    series: SeriesReport, items: Iterable[Artifact], tombstones: Mapping[str, Row]
-) -> Iterator[dict[str, Any]]:
-    """Why each voided number has no kit, and which records are lost by it."""
-    voided = set(series.voided)
-    for item in items:
-        if item.verified and item.kind == "tombstone" and item.seq in voided and item.digest in tombstones:
-            lost = json_of_text(tombstones[item.digest]["lost"])
-            yield {
-                "seq": item.seq,
-                "reason": tombstones[item.digest]["reason"],
-                "slot": item.slot,
-                "model": item.model,
-                "lost": lost,
-                "lost_records": sum(last - first + 1 for first, last in lost),
-            }
+def _tombstone(item: Artifact, facts: SeriesFacts) -> dict[str, Any]:
+    """The numbers that a tombstone names with their reasons, and the records that are lost by it."""
+    return {
+        "seq": item.seq,
+        "slot": item.slot,
+        "model": item.model,
+        "numbers": [[number, reason] for number, reason, _ in facts.named],
+        "reasons": sorted({reason for _, reason, _ in facts.named} | {reason for *_, reason in facts.lost}),
+        "lost": [[first, last] for first, last, _, _ in facts.lost],
+        "lost_records": sum(count for _, _, count, _ in facts.lost),
+    }
 
 
 def missing_days(

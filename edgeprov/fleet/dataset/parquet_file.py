@@ -247,7 +247,7 @@ class _PartitionWork:
             self._opened[kit.digest] = opened
 
     def _read_records(self, path: Path, kit: KitInput, reader: ArtifactReader, opened: DataKit) -> None:
-        content = ContentCheck(opened, load_evidence(reader, kit.repo, opened), merkle=False)
+        content = ContentCheck(opened, load_evidence(reader, kit.repo, opened).segments, merkle=False)
         content.count_labels(self.label_counts.get(kit.digest, 0))
         inputs = self._captured(reader, kit, opened) if self.partition.inputs else None
         begun = False

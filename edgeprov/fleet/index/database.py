@@ -3,8 +3,7 @@
 """The fleet's index: one SQLite file with what the registries hold and what verification said.
 
 It is a cache: every row can be made again by `sync` and `verify`. Readers see a consistent state
-while a sync writes (WAL). The schema is schema.sql. It only grows: a file of an older version gets
-the tables that it lacks when it is next written, one of a newer version is left alone.
+while a sync writes (WAL). The schema is schema.sql; a file of another version is left alone.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from edgeprov.fleet.registries.sources import Source
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.atomic import make_dirs
 
-VERSION: Final = 3
+VERSION: Final = 4
 FILE: Final = "index.sqlite"
 _BUSY_S: Final = 30.0
 _HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")
@@ -58,8 +57,8 @@ class Index:
         Raises:
             NotStored: None there, and none was to be made.
             StateNewer: Made by a newer version.
-            StoreCorrupt: Not an index, or damaged.
-            StoreError: The folder cannot be used, or the file is older and not opened for writing.
+            StoreCorrupt: Not an index, damaged, or of an older version.
+            StoreError: The folder cannot be used.
         """
         path = folder / FILE
         if write and make:
@@ -79,12 +78,11 @@ class Index:
                     raise StateNewer(  # noqa: TRY301 - the connection is closed below
                         f"{path} has version {version}, this program knows {VERSION}"
                     )
-                if version < VERSION and not write:
-                    raise StoreError(  # noqa: TRY301 - as above
-                        f"{path} has version {version}, this program reads {VERSION}",
-                        advice="Run edgeprov-fleet sync: it adds what is missing, and keeps what is there.",
+                if 0 < version < VERSION or (version == 0 and not write):
+                    raise StoreCorrupt(  # noqa: TRY301 - as above
+                        f"{path} has version {version}, this program reads {VERSION}", advice=_MOVE_AWAY
                     )
-                if version < VERSION:
+                if version == 0:
                     _create(connection)
                 if write:
                     connection.execute("PRAGMA journal_mode = WAL")
@@ -360,12 +358,10 @@ def _create(connection: sqlite3.Connection) -> None:
     from importlib import resources
 
     script = resources.files("edgeprov.fleet.index").joinpath("schema.sql").read_text()
-    # Two commands may find no file, or an old one, at the same moment.
+    # Two commands may find no file at the same moment.
     script = script.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ")
     script = script.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ")
-    # Version 3 learns from tombstones while it judges them: what an older one judged is judged again.
-    older = "DELETE FROM verdicts WHERE digest IN (SELECT digest FROM artifacts WHERE kind = 'tombstone');"
-    connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{older}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
+    connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {VERSION};\nCOMMIT;")
 
 
 def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

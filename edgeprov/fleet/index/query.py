@@ -21,6 +21,7 @@ class Artifact:
     tag: str | None
     model: str
     device: str
+    enrollment: str
     slot: str
     seq: int
     prev: str | None

@@ -63,6 +63,7 @@ CREATE TABLE artifacts (
   tag TEXT,
   model TEXT NOT NULL,
   device TEXT NOT NULL,               -- URN
+  enrollment TEXT NOT NULL,           -- id, hex
   slot TEXT NOT NULL,
   seq INTEGER NOT NULL,
   prev TEXT,
@@ -145,11 +146,10 @@ CREATE TABLE collection_signatures (
   bundles TEXT NOT NULL               -- JSON: sigstore bundles in base64; [] when nobody signed it
 ) WITHOUT ROWID;
 
--- What a tombstone says, written with its verdict: no other kit or tombstone has a row.
-CREATE TABLE tombstones (
+-- Facts of a verified kit or tombstone about its device's series, written with its verdict.
+CREATE TABLE series_facts (
   digest TEXT PRIMARY KEY,
-  reason TEXT NOT NULL,               -- crash | discarded | damaged
-  lost TEXT NOT NULL                  -- JSON: ranges of record numbers that are gone, inclusive
+  facts TEXT NOT NULL                 -- JSON: segments that it seals, numbers and records that it names, open segments
 ) WITHOUT ROWID;
 
 -- What audits read in kits themselves. The bytes behind a digest never change, so each is opened once.

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -44,10 +43,8 @@ class Judged:
     """TPM clock when the kit's first segment was opened: its records are younger."""
     boot_sets: str | None = None
     """Names of the policy's boot sets that its quotes match; None where the policy has none."""
-    reason: str | None = None
-    """Of a tombstone: why there is no kit."""
-    lost: tuple[tuple[int, int], ...] | None = None
-    """Of a tombstone: ranges of record numbers that are gone."""
+    facts: str | None = None
+    """Of a verified kit or tombstone, for its device's series: JSON of fleet.verification.series_facts."""
     missing: tuple[str, ...] | None = None
     """Names of the parts whose content is not available."""
 
@@ -64,8 +61,8 @@ def save_verdicts(index: Index, judged: Sequence[Judged], trust: Trust, depth: i
         names,
         [(trust.digest, min(depth, 1) if item.missing else depth, moment, *_saved(item)) for item in judged],
     )
-    buried = [(item.digest, item.reason, json.dumps(item.lost or ())) for item in judged if item.reason is not None]
-    index.put_all("tombstones", ("digest", "reason", "lost"), buried)
+    facts = [(item.digest, item.facts) for item in judged if item.facts is not None]
+    index.put_all("series_facts", ("digest", "facts"), facts)
 
 
 def known_signatures(index: Index, digests: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -110,4 +107,5 @@ def model_signature_tags(index: Index, digest: str) -> tuple[str, ...]:
 
 def verdict_json(judged: Judged) -> dict[str, Any]:
     """Make the members of a verdict that are set, for output."""
-    return {name: getattr(judged, name) for name in Judged.__slots__ if getattr(judged, name) is not None}
+    shown = [name for name in Judged.__slots__ if name != "facts"]
+    return {name: getattr(judged, name) for name in shown if getattr(judged, name) is not None}

@@ -28,6 +28,7 @@ from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.ingest.sync_columns import (
     artifact_kind,
     encode_signatures,
+    is_bound,
     is_cut,
     is_referrer,
     kit_columns,
@@ -229,13 +230,12 @@ class _Sync:
 
     def _is_known(self, name: _Name) -> bool:
         """Content-bound names never change; the others (models, devices) cost one HEAD each."""
-        key = (name.repo, name.reference)
-        if key not in self.seen:
+        if (name.repo, name.reference) not in self.seen:
             return False
-        before = self.seen[key]
+        before = self.seen[name.repo, name.reference]
         if name.digest is not None:
             same = str(name.digest) == before
-        elif parse_kit_tag(name.reference) is not None or ("." in name.reference and name.repo.endswith("devices")):
+        elif is_bound(name.repo, name.reference):
             same = before is not None
         else:
             head = self.reader.registry.head_manifest(name.repo, name.reference)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest tells for the index: its kind, and the columns of a kit's or tombstone's row.
+"""Facts of a manifest for the index: its kind, and the columns of a kit's or tombstone's row.
 
 Nothing of it is proved: `verify` judges.
 """
@@ -16,10 +16,13 @@ from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
+from edgeprov.formats.devicerecord import parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.head import parse_head_tag
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_DEVICE,
+    A_ENROLLMENT,
     A_MODEL,
     A_PREV,
     A_SEQ,
@@ -30,6 +33,7 @@ from edgeprov.formats.mediatypes import (
     KIT_CONFIG,
     TOMBSTONE,
 )
+from edgeprov.formats.names import is_number
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.verify.signature import SignatureArtifact
 
@@ -55,6 +59,7 @@ def kit_columns(manifest: Manifest) -> dict[str, Any]:
     return {
         "model": str(summary.model),
         "device": summary.device,
+        "enrollment": summary.enrollment.hex(),
         "slot": summary.slot,
         "seq": summary.seq,
         "prev": str(summary.prev) if summary.prev else None,
@@ -77,8 +82,9 @@ def tombstone_columns(manifest: Manifest) -> dict[str, Any]:
         return {
             "model": str(parse_digest(annotations[A_MODEL])),
             "device": device,
+            "enrollment": parse_enrollment(annotations[A_ENROLLMENT], "tombstone").hex(),
             "slot": check_slot(annotations[A_SLOT]),
-            "seq": int(annotations[A_SEQ]),
+            "seq": _number(annotations[A_SEQ]),
             "prev": None if prev == "none" else str(parse_digest(prev)),
             "records": 0,
             "labels": 0,
@@ -88,8 +94,19 @@ def tombstone_columns(manifest: Manifest) -> dict[str, Any]:
         raise FormatError(f"tombstone: annotation {error} is missing or malformed") from error
 
 
+def _number(text: str) -> int:
+    if not is_number(text) or text != str(int(text)):
+        raise FormatError(f"tombstone: annotation {A_SEQ!r} is not a number: {text[:40]!r}")
+    return int(text)
+
+
 def _moment(text: str | None) -> str | None:
     return None if text is None else parse_moment(text)
+
+
+def is_bound(repo: str, tag: str) -> bool:
+    """Tell if a tag ends in the start of its digest: of a kit, tombstone, head, or one of several device records."""
+    return bool(parse_kit_tag(tag) or parse_head_tag(tag) or ("." in tag and repo.endswith("devices")))
 
 
 def tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from edgeprov.errors import FormatError, NotStored, RegistryNotFound
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import (
     DataKit,
+    EvidencePart,
     Part,
     PartContents,
-    SegmentEvidence,
     parse_datakit,
     parse_evidence,
     parse_part,
@@ -29,10 +29,10 @@ def open_kit(reader: ArtifactReader, repo: str, manifest: Manifest) -> DataKit:
     return parse_datakit(manifest, reader.blob(repo, manifest.config, max_bytes=LIMITS.config_bytes))
 
 
-def load_evidence(reader: ArtifactReader, repo: str, kit: DataKit) -> tuple[SegmentEvidence, ...]:
-    """The evidence part of a kit, verified by digest; empty when it has none."""
-    parts = kit.of_kind("evidence")
-    return parse_evidence(load_part(reader, repo, parts[0])) if parts else ()
+def load_evidence(reader: ArtifactReader, repo: str, kit: DataKit) -> EvidencePart:
+    """The evidence part of a kit, verified by digest."""
+    (part,) = kit.of_kind("evidence")
+    return parse_evidence(load_part(reader, repo, part))
 
 
 def load_part(reader: ArtifactReader, repo: str, part: Part) -> bytes:

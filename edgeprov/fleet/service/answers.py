@@ -151,7 +151,8 @@ class Hub:
             item = self._one(index, name)
             names = index.model_names()
             after = index.rows(
-                "SELECT digest, seq FROM artifacts WHERE device = ? AND seq = ?", (item.device, item.seq + 1)
+                "SELECT digest FROM artifacts WHERE device = ? AND prev = ? ORDER BY seq, digest",
+                (item.device, item.digest),
             )
             same = index.rows(
                 "SELECT digest FROM artifacts WHERE device = ? AND seq = ? AND digest != ?",

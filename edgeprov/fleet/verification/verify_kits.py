@@ -24,12 +24,14 @@ from edgeprov.fleet.registries.kits import LOST, load_contents, load_evidence, o
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.fleet.trust.folder import Trust
 from edgeprov.fleet.verification.device_records import judge_records
+from edgeprov.fleet.verification.series_facts import encode_facts
 from edgeprov.formats.datakit import DataKit, Part, PartContents, SegmentEvidence, Tombstone, parse_tombstone
 from edgeprov.formats.digest import parse_digest
 from edgeprov.limits import LIMITS
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.enrollment import VerifiedDevice
-from edgeprov.verify.evidence import KitEvidence, Verdict, evidence_of_kit, evidence_of_tombstone, verify_kit
+from edgeprov.verify.evidence import Verdict, verify_kit
+from edgeprov.verify.kit_evidence import KitEvidence, evidence_of_kit, evidence_of_tombstone
 
 EVIDENCE, BLOBS, RECORDS = 1, 2, 3
 """Depths: the ten steps; and the digest of every blob; and the Merkle root over every record."""
@@ -224,8 +226,7 @@ def _judge(
         signed_before=verdict.signed_before.isoformat() if verdict.signed_before else None,
         opened_clock_ms=verdict.opened_clock_ms,
         boot_sets=", ".join(verdict.boot_sets) or None,
-        reason=tombstone.reason if tombstone else None,
-        lost=tombstone.discarded if tombstone else None,
+        facts=encode_facts(verdict, tombstone),
         missing=missing or None,
     )
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeprov._dataclass import field_names, replace
 from edgeprov.formats import merkle
 from edgeprov.formats.datakit import (
     EVIDENCE_NAME,
@@ -32,7 +33,7 @@ from edgeprov.formats.datakit import (
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event, event_data
-from edgeprov.formats.head import Head, encode_head, head_qualifying
+from edgeprov.formats.head import Head, HeadClaims, encode_head, head_qualifying
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.label import Label
 from edgeprov.formats.manifest import Manifest, parse_manifest
@@ -40,8 +41,10 @@ from edgeprov.formats.mediatypes import A_RECORDS, EMPTY_BLOB, SLSA_PROVENANCE, 
 from edgeprov.formats.record import encode_record
 from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.segment import RuntimeInfo, Tensor, build_segment_header
+from edgeprov.formats.standing import Standing, encode_standing
 from edgeprov.formats.statement import SealedKit, SealEvidence, encode_kit_statement, encode_tombstone_statement
 from edgeprov.formats.tarball import tar_prefix, tar_suffix
+from edgeprov.formats.tombstone import LostRange, NumberEntry
 from edgeprov.store.compress import compress
 from edgeprov.verify.signature import SignatureArtifact
 from tests.bench.fleetgen.plan import DAY_S, DevicePlan, Settings
@@ -88,8 +91,9 @@ class Truth:
     rows: dict[str, int] = field(default_factory=dict)  # the same without forks: what a data set holds
     labelled: int = 0  # labels of those rows
     twins: dict[str, int] = field(default_factory=dict)  # a fork's second kit -> its records
-    lost: list[int] = field(default_factory=list)
-    voided: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)  # numbers that nothing verified explains, but for refused kits' own
+    tombstones: list[int] = field(default_factory=list)
+    voided: list[int] = field(default_factory=list)  # those of tombstones, and those that they name
     forks: list[int] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # kit digest -> kind
     odd: dict[str, str] = field(default_factory=dict)  # digest -> lying-list, dead-clock, fast-clock
@@ -148,11 +152,21 @@ class FleetDevice:
 
     def head(self, nonce: bytes) -> bytes:
         """The device's answer to an auditor after its last day: only this shows that the newest kit is lost."""
-        qualifying = head_qualifying(nonce, self._prev)
-        quote, counter = self.tpm.quote(qualifying), self.tpm.certify_counter(qualifying)
-        return encode_head(
-            Head(device=self.unit.urn, nonce=nonce, newest=self._prev, quote=quote, counter=counter, log=self._log)
+        claims = HeadClaims(
+            device=self.unit.urn,
+            enrollment=self.unit.record.enrollment,
+            nonce=nonce,
+            newest=self._prev,
+            at=rfc3339_ms_of_ns(self._wall_ns(self.settings.days, 0)),
+            standing=encode_standing(self._standing(self.settings.days, 0)),
         )
+        qualifying = head_qualifying(claims)
+        quote, counter = self.tpm.quote(qualifying), self.tpm.certify_counter(qualifying)
+        stated = {name: getattr(claims, name) for name in field_names(HeadClaims)}
+        return encode_head(Head(**stated, quote=quote, counter=counter, log=self._log))
+
+    def _standing(self, day: int, second: int) -> Standing:
+        return Standing(at_ns=self._wall_ns(day, second), newest=self._prev_segment)
 
     def _day(self, day: int) -> Iterator[Artifact]:
         wanted = self.plan.model_on(day)
@@ -204,7 +218,7 @@ class FleetDevice:
             twin = copy.deepcopy(self)
             twin.rng = random.Random(f"twin {self.plan.serial} {day}")
             sealed = twin._seal(day, model, records + 3, labels, None)
-            self.truth.forks.append(twin.tpm.counter)
+            self.truth.forks += [twin.tpm.counter - 1, twin.tpm.counter]  # the segment and the kit
             self.truth.twins[str(sealed.manifest.digest)] = records + 3
             yield sealed
         if fault in ("rogue-key", "foreign-key", "replayed-quote", "unmeasured", "altered"):
@@ -221,10 +235,11 @@ class FleetDevice:
         if fault in ("lost", "unsigned", "rotten", "fork"):
             self._gone.update(range(self._next_n - records, self._next_n))
         if fault == "lost":
-            self.truth.lost.append(self.tpm.counter)
+            self.truth.lost += [self.tpm.counter - 1, self.tpm.counter]
             return
         if fault in ("unsigned", "rotten"):
             self.truth.refused[digest] = fault
+            self.truth.lost.append(self.tpm.counter - 1)  # the number of its segment
         else:
             self._count(model, records, labels, forked=fault == "fork")
         if fault == "lying-list":
@@ -253,22 +268,25 @@ class FleetDevice:
         first = self._next_n
         rows: list[bytes] = []
         self._tick(day, 28_000)
+        segments: list[SegmentEvidence] = []
         if records:
             segment, header = self._segment(day, source.digest)
             rows, outcomes = self._rows(day, model, records)
+            segments.append(replace(segment, ranges=((first, self._next_n - 1),)))
             self._unlabelled.append((day, model, outcomes))
             for kind, plain in encode_record_parts(rows, header).items():
                 _add(parts, blobs, kind, part_name(kind, 1), part_path(kind, 1), plain)
         values = [Label(n=n, value=value, source="histology", labelled_at_ns=sealed_ns) for n, value in labels]
         for kind, plain in encode_label_parts(values).items() if values else ():
             _add(parts, blobs, kind, part_name(kind, 1), part_path(kind, 1), plain)
-        if records:
-            _add(parts, blobs, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, encode_evidence([segment]))
+        evidence = encode_evidence(segments, self._standing(day, 72_000))
+        _add(parts, blobs, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, evidence)
         self._tick(day, 72_000)
         seq = self.tpm.increment_counter()
         manifest, config = build_datakit(
             model=source.digest,
             device=self.unit.urn,
+            enrollment=self.unit.record.enrollment,
             slot=SLOT,
             seq=seq,
             prev=self._prev,
@@ -327,22 +345,33 @@ class FleetDevice:
         return sign_bundle(manifest.descriptor, statement, signer, SLSA_PROVENANCE)
 
     def _tombstone(self, day: int, reason: str) -> Artifact:
-        discarded = []
+        model = self.models[self._active]
+        lost = []
         if reason == "discarded":
-            discarded = [(self._next_n, self._next_n + 24)]
+            first, last, start = self._next_n, self._next_n + 24, self._wall_ns(day, 0)
+            _, header = self._segment(day, model.digest)
+            entry = NumberEntry(number=header.number, reason="discarded", header=header.sha256)
+            lost.append(
+                LostRange(
+                    first=first, last=last, count=25, least=start, greatest=start, doubt=False, reason="discarded"
+                )
+            )
             self._next_n += 25
+        else:
+            entry = NumberEntry(number=self.tpm.increment_counter(), reason="crash")
         self._tick(day, 3_600)
         seq = self.tpm.increment_counter()
-        model = self.models[self._active]
         at = rfc3339_ms_of_ns(self._wall_ns(day, 3_600))
         manifest, layer = build_tombstone(
             model=model.digest,
             device=self.unit.urn,
+            enrollment=self.unit.record.enrollment,
             slot=SLOT,
             seq=seq,
             prev=self._prev,
-            reason="discarded" if reason == "discarded" else "crash",
-            discarded=discarded,
+            numbers=[entry],
+            lost=lost,
+            standing=self._standing(day, 3_600),
             at=at,
         )
         sealed = SealedKit(
@@ -352,7 +381,8 @@ class FleetDevice:
             sealed, model=model.digest, slot=SLOT, device=self.unit.urn, assurance="dev", version=VERSION, created=at
         )
         self._prev = manifest.digest
-        self.truth.voided.append(seq)
+        self.truth.tombstones.append(seq)
+        self.truth.voided += [entry.number, seq]
         return Artifact(
             day=self.plan.arrival(day),
             repo=f"data/{model.digest.hex}/{at[:7].replace('-', '')}",
@@ -373,9 +403,9 @@ class FleetDevice:
             slot=SLOT,
             device=self.unit.urn,
             boot_id=f"00000000-0000-4000-8000-{self._boots:012d}",
-            first=self._next_n,
+            enrollment=self.unit.record.enrollment,
+            number=self.tpm.increment_counter(),
             prev=self._prev_segment,
-            skipped=0,
             opened_at_ns=self._wall_ns(day, 28_000),
             opened_mono_ns=((day - self._boot_day) * DAY_S + 28_000) * NS,
             reset_count=self.tpm.reset_count,

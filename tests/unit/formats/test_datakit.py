@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data kits, their parts, evidence, tombstones and tags."""
+"""Data kits, their parts and tags."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ from edgeprov.formats import merkle
 from edgeprov.formats.block import encode_block
 from edgeprov.formats.datakit import (
     Part,
-    SegmentEvidence,
     build_datakit,
-    build_tombstone,
-    encode_evidence,
     encode_part_header,
     kit_tag,
     parse_datakit,
     parse_datakit_annotations,
-    parse_evidence,
     parse_kit_tag,
     parse_part,
-    parse_tombstone,
 )
-from edgeprov.formats.descriptor import Descriptor, describe, encode_descriptor
+from edgeprov.formats.descriptor import Descriptor, encode_descriptor
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import Manifest, parse_manifest
-from edgeprov.formats.packing import pack, unpack
+from edgeprov.formats.packing import pack
 from edgeprov.formats.record import encode_input
 from edgeprov.formats.rfc3339 import rfc3339_ms_of_ns
 from edgeprov.formats.tarball import iter_tar
-from edgeprov.formats.tpmt import Attestation
 from edgeprov.limits import LIMITS
 from tests.support.kits import MODEL, blocks_of, data_kit, labels_of, record_rows, segment_header
 
@@ -118,11 +112,11 @@ def annotate(key: str, value: str | None) -> Callable[[dict[str, Any], dict[str,
 @pytest.mark.parametrize(
     "change",
     [
-        annotate("model", None), annotate("model", "x"), annotate("device", "dev042"), annotate("device", None),
+        annotate("model", None), annotate("model", "x"), annotate("device", "dev042"), annotate("device", None), annotate("enrollment", None), annotate("enrollment", "A" * 64), annotate("enrollment", "0" * 63),
         annotate("slot", "A"), annotate("slot", None), annotate("seq", "041"), annotate("seq", "-1"), annotate("seq", "99999999999"), annotate("seq", None), annotate("seq", "\u0664"),
         annotate("prev", ""), annotate("prev", None), annotate("records", "x"), annotate("records", "0"), annotate("records", "1501"), annotate("records", "100000001"),
         annotate("labels", "0"), annotate("labels", None), annotate("labels", "1e3"), annotate("first", None), annotate("last", "10"), annotate("first", "9999"),
-        annotate("recorded.first", "yesterday"), annotate("recorded.last", "2026-13-01T00:00:00Z"), annotate("recorded.last", "2026-01-01T00:00:00+02:00"),
+        annotate("recorded.first", "yesterday"), annotate("recorded.last", "2026-13-01T00:00:00Z"), annotate("recorded.last", "2026-01-01T00:00:00+02:00"), annotate("recorded.first", "0999-01-01T00:00:00Z"), annotate("recorded.first", "1969-12-31T23:59:59Z"),
         annotate("merkle", "sha256:00"), annotate("merkle", None), annotate("labels.merkle", "sha256:00"), annotate("labels.merkle", None),
         lambda m, _: m["annotations"].pop("org.opencontainers.image.created"),
         lambda m, _: m.update(subject=encode_descriptor(replace(MODEL, digest=digest_of(b"other")))),
@@ -141,6 +135,20 @@ def test_a_kit_that_contradicts_itself_is_refused(change: Callable[[dict[str, An
     manifest, config = rebuilt(change)
     with pytest.raises(FormatError):
         parse_datakit(manifest, config)
+
+
+def test_a_kit_has_one_evidence_part() -> None:
+    def drop(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        for items in (manifest["layers"], config["datasets"]):
+            del items[-1]
+
+    def double(manifest: dict[str, Any], config: dict[str, Any]) -> None:
+        for items in (manifest["layers"], config["datasets"]):
+            items.append(items[-1])
+
+    for change in (drop, double):
+        with pytest.raises(FormatError, match="evidence"):
+            parse_datakit(*rebuilt(change))
 
 
 def test_parts_come_in_one_order() -> None:
@@ -191,12 +199,12 @@ def test_a_kit_without_records_may_not_speak_of_them() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parts": []}, {"device": "dev1"}, {"seq": -1}, {"records": 0}, {"labels": 1}, {"created": "now"}, {"created": "2026-01-01T00:00:00"}, {"merkle": b"x"}, {"labels_merkle": bytes(32)}, {"slot": "x" * 2000}],
+    [{"parts": []}, {"device": "dev1"}, {"enrollment": b"x"}, {"seq": -1}, {"records": 0}, {"labels": 1}, {"created": "now"}, {"created": "2026-01-01T00:00:00"}, {"merkle": b"x"}, {"labels_merkle": bytes(32)}, {"slot": "x" * 2000}],
 )  # fmt: skip
 def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> None:
     kit = parse_datakit(data_kit(labels=0).manifest, data_kit(labels=0).config)
     values: dict[str, Any] = {
-        "model": MODEL.digest, "device": kit.device, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
+        "model": MODEL.digest, "device": kit.device, "enrollment": kit.enrollment, "slot": kit.slot, "seq": kit.seq, "prev": None, "records": kit.records, "labels": 0, "first": kit.first,
         "last": kit.last, "recorded_first_ns": 1, "recorded_last_ns": 2, "merkle": kit.merkle, "labels_merkle": None, "parts": kit.parts, "created": kit.created,
     }  # fmt: skip
     build_datakit(**values)
@@ -205,10 +213,21 @@ def test_a_kit_that_would_be_refused_is_not_built(changes: dict[str, Any]) -> No
 
 
 HEADER = segment_header()
+OTHER = segment_header(number=41, prev=HEADER.sha256)
 HEAD = encode_part_header("records", [HEADER.raw])
+HEADS = encode_part_header("records", [HEADER.raw, OTHER.raw])
 OUTPUTS = encode_part_header("outputs", [HEADER.raw])
+BOTH_OUTPUTS = encode_part_header("outputs", [HEADER.raw, OTHER.raw])
 EVIDENCE, CONTENT = encode_block(record_rows(3), 0, HEADER)
 LATER_EVIDENCE, LATER_CONTENT = encode_block(record_rows(3, first=9), 0, HEADER)
+OTHER_EVIDENCE, OTHER_CONTENT = encode_block(record_rows(3), 1, OTHER)
+
+
+def test_numbers_of_two_segments_may_interleave() -> None:
+    blocks = parse_part(HEADS + LATER_EVIDENCE + OTHER_EVIDENCE).blocks
+    outputs = parse_part(BOTH_OUTPUTS + LATER_CONTENT + OTHER_CONTENT).outputs
+    assert [(block.segment, block.first) for block in blocks] == [(0, 9), (1, 1)]
+    assert [(block.segment, block.first) for block in outputs] == [(0, 9), (1, 1)]
 
 
 def test_a_part_of_inputs_comes_back() -> None:
@@ -225,7 +244,7 @@ def test_a_part_of_inputs_comes_back() -> None:
         HEAD + b"\x01", HEAD + EVIDENCE[:-1], HEAD + encode_block(record_rows(3), 1, HEADER)[0], HEAD + CONTENT,
         HEAD + EVIDENCE * 2,  # numbers used twice
         HEAD + LATER_EVIDENCE + EVIDENCE,
-        encode_part_header("records", [segment_header(first=5).raw]) + EVIDENCE,
+        HEADS + OTHER_EVIDENCE + LATER_EVIDENCE, BOTH_OUTPUTS + OTHER_CONTENT + LATER_CONTENT,
         OUTPUTS + CONTENT[:-1], OUTPUTS + encode_block(record_rows(3), 1, HEADER)[1], OUTPUTS + EVIDENCE, OUTPUTS + CONTENT * 2, OUTPUTS + LATER_CONTENT + CONTENT,
         encode_part_header("labels", []) + b"\x01", encode_part_header("labels", []) + pack([1, "x" * 70_000, "s", 1]),
         encode_part_header("inputs", []) + b"\x92\x01\x91\xa1a", encode_part_header("inputs", []) + b"\x92\x01",
@@ -241,101 +260,14 @@ def test_a_part_has_a_bound() -> None:
         parse_part(bytes(LIMITS.part_plain_bytes + 1))
 
 
-def test_evidence_comes_back() -> None:
-    segments = (
-        SegmentEvidence(header=HEADER.raw, quote=Attestation(attest=b"a", signature=b"s"), log=b"\x1e{}\n"),
-        SegmentEvidence(header=HEADER.raw, quote=None, log=b""),
-    )
-    assert parse_evidence(encode_evidence(segments)) == segments
-
-
-VALUE = bytes(32)
-BAD_PCRS: list[Any] = [None, {}, [[14]], [[14, VALUE, 1]], [["14", VALUE]], [[14, b"v"]], [[14, "v" * 32]], [[24, VALUE]], [[-1, VALUE]], [[True, VALUE]], [[4, VALUE], [4, VALUE]], [[14, VALUE], [4, VALUE]]]  # fmt: skip
-GOOD_SEGMENT: dict[str, Any] = {
-    "header": b"h",
-    "quote": {"attest": b"a", "pcrs": [[14, bytes(32)]], "signature": b"s"},
-    "log": b"",
-}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        5, {}, {"v": 2, "segments": []}, {"v": 1}, {"v": 1, "segments": {}}, {"v": 1, "segments": [5]}, {"v": 1, "segments": [], "x": 1},
-        *({"v": 1, "segments": [GOOD_SEGMENT | change]} for change in (
-            {"header": "h"}, {"log": None}, {"quote": 5}, {"quote": {}}, {"quote": {"attest": b"a"}}, {"quote": {"attest": "a", "pcrs": [], "signature": b"s"}},
-            {"quote": {"attest": b"a" * 5000, "pcrs": [], "signature": b"s"}}, {"quote": {"attest": b"a", "signature": b"s"}}, *({"quote": {"attest": b"a", "pcrs": pcrs, "signature": b"s"}} for pcrs in BAD_PCRS), {"header": b"h" * 70_000}, {"log": b"x" * 300_000}, {"extra": 1},
-        )),
-    ],
-)  # fmt: skip
-def test_what_is_no_evidence_is_refused(value: object) -> None:
-    with pytest.raises(FormatError):
-        parse_evidence(pack(value))
-    assert unpack(pack({"v": 1, "segments": [GOOD_SEGMENT]}), max_bytes=999, what="x")
-
-
 @pytest.mark.parametrize("subject", [None, MODEL])
-def test_a_kit_and_a_tombstone_may_have_their_model_as_subject(subject: Descriptor | None) -> None:
+def test_a_kit_may_have_its_model_as_subject(subject: Descriptor | None) -> None:
     def change(manifest: dict[str, Any], _: object = None) -> None:
         if subject is not None:
             manifest["subject"] = encode_descriptor(subject)
 
     manifest, config = rebuilt(change)
     assert parse_datakit(manifest, config).manifest.subject == subject
-    manifest, layer = tombstone(subject=subject)
-    assert parse_tombstone(manifest, layer).manifest.subject == subject
-
-
-def tombstone(**changes: Any) -> tuple[Manifest, bytes]:
-    values: dict[str, Any] = {
-        "model": MODEL.digest, "device": "urn:edgeprov:device:dev042", "slot": "default", "seq": 5, "prev": None, "reason": "crash", "at": "2026-01-01T00:00:00Z",
-    }  # fmt: skip
-    return build_tombstone(**(values | changes))
-
-
-def test_a_tombstone_comes_back() -> None:
-    manifest, layer = tombstone(reason="discarded", discarded=[(1, 5), (9, 9)], prev=digest_of(b"p"))
-    stone = parse_tombstone(manifest, layer)
-    assert (stone.seq, stone.reason, stone.discarded, stone.prev) == (5, "discarded", ((1, 5), (9, 9)), digest_of(b"p"))
-    assert stone.manifest is manifest
-    assert parse_tombstone(*tombstone()).prev is None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"reason": "other"}, {"device": "x"}, {"slot": ""}, {"seq": -1}, {"discarded": [(5, 1)]}, {"discarded": [(1, 5), (5, 6)]}, {"discarded": [(1,)]}, {"discarded": [(-1, 0)]}, {"discarded": [("1", 2)]}],
-)  # fmt: skip
-def test_what_is_no_tombstone_is_not_built(changes: dict[str, Any]) -> None:
-    with pytest.raises(FormatError):
-        tombstone(**changes)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m.pop("artifactType"), lambda m: m.update(subject=encode_descriptor(replace(MODEL, digest=digest_of(b"x")))), lambda m: m["layers"].clear(),
-        lambda m: m["layers"][0].update(mediaType="application/json"), *(annotate(key, None) for key in ("device", "slot", "model", "seq", "prev", "reason")), annotate("seq", "6"),
-    ],
-)  # fmt: skip
-def test_a_tombstone_that_contradicts_itself_is_refused(change: Callable[..., object]) -> None:
-    manifest, layer = tombstone()
-    obj = json.loads(manifest.raw)
-    change(obj) if change.__code__.co_argcount == 1 else change(obj, {})
-    with pytest.raises(FormatError):
-        parse_tombstone(parse_manifest(encode_json(obj)), layer)
-
-
-def test_another_layer_is_refused() -> None:
-    manifest, layer = tombstone()
-    with pytest.raises(DigestMismatch):
-        parse_tombstone(manifest, layer + b" ")
-    extra = encode_json(json.loads(layer) | {"extra": 1})
-    obj = json.loads(manifest.raw)
-    obj["layers"] = [
-        {"mediaType": obj["layers"][0]["mediaType"], "digest": str(describe(extra, "").digest), "size": len(extra)}
-    ]
-    with pytest.raises(FormatError):
-        parse_tombstone(parse_manifest(encode_json(obj)), extra)
 
 
 def test_tags() -> None:

@@ -47,7 +47,7 @@ def changed(path: str, value: Any) -> bytes:
     [
         ("v", 2), ("v", KeyError), ("extra", 1), ("model", "sha1:00"), ("model", 5), ("slot", "Upper"), ("slot", ""), ("slot", "x" * 33),
         ("device", "dev042"), ("device", "urn:edgeprov:device:a.b"), ("device", "urn:edgeprov:device:"), ("boot_id", 7), ("boot_id", "x" * 65),
-        ("first", -1), ("first", 2**63), ("prev", b"short"), ("prev", "x"), ("skipped", None), ("reset_count", True), ("input_key", b""),
+        ("number", -1), ("number", 2**63), ("number", None), ("shared", 0), ("enrollment", None), ("enrollment", b"short"), ("prev", b"short"), ("prev", "x"), ("first", 0), ("reset_count", True), ("input_key", b""),
         ("inputs", None), ("inputs", [1]), ("outputs", [{}] * 300), ("runtime", []), ("runtime.extra", 1), ("runtime.threads", -1), ("runtime.name", 5),
         ("params", []), ("params", {"k": "x" * 5000}),
         ("outputs.0.dtype", "int7"), ("outputs.0.shape", [-2]), ("outputs.0.shape", [2**31]), ("outputs.0.shape", [1] * 17), ("outputs.0.shape", [1.0]),

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.errors import (
     DigestMismatch,
     EvidenceInvalid,
@@ -36,7 +37,7 @@ from edgeprov.formats.statement import parse_seal_evidence
 from edgeprov.formats.tpmt import Attestation, parse_public
 from edgeprov.verify.evidence import verify_kit
 from edgeprov.verify.head_check import verify_head
-from edgeprov.verify.series import SeriesItem, check_series
+from edgeprov.verify.series import check_series, series_end, series_item
 from edgeprov.verify.signature import SignatureArtifact, verify_model_signature
 from tests.support import pki
 from tests.support.softtpm import SoftTpm, public_area
@@ -57,14 +58,7 @@ def refused(world, unit, evidence, error, step=None):
 def items_of(world, unit, *kits):
     device = unit.verified()
     for kit in kits:
-        verdict = verify_kit(kit.evidence(), device, world.policy, pki.NOW)
-        yield SeriesItem(
-            seq=verdict.seq,
-            digest=verdict.digest,
-            prev=verdict.prev,
-            reset_count=verdict.reset_count,
-            clock_ms=verdict.clock_ms,
-        )
+        yield series_item(verify_kit(kit.evidence(), device, world.policy, pki.NOW))
 
 
 # -- models -----------------------------------------------------------------------------------------
@@ -123,9 +117,10 @@ def test_fork_of_the_series(world, unit):
     first = unit.seal()
     before = unit.prev
     unit.prev = None
-    twin = unit.seal(seq=unit.tpm.counter, records=3)
+    twin = unit.seal(seq=unit.tpm.counter, records=3, segments=[replace_part(first.segments[0], ranges=())])
     unit.prev = before
-    assert check_series(items_of(world, unit, first, twin), 100).forks == (101,)
+    forks = check_series(items_of(world, unit, first, twin), 100).forks
+    assert forks == (101, 102), "the number of the kits, and the segment that both seal"
 
 
 def test_withheld_tail(world, unit):
@@ -134,12 +129,12 @@ def test_withheld_tail(world, unit):
     shown = list(items_of(world, unit, *kits[:2]))
     assert check_series(shown, 100).whole
     head = verify_head(unit.head(NONCE), NONCE, unit.verified(), world.policy)
-    assert check_series(shown, 100, head=head.seq, newest=head.newest).gaps == ((103, 104),)
+    assert check_series(shown, 100, head=series_end(head)).gaps == ((105, 108),)
 
 
 def test_withheld_kit_in_the_middle(world, unit):
     kits = [unit.seal() for _ in range(4)]
-    assert check_series(items_of(world, unit, kits[0], *kits[2:]), 100).gaps == ((102, 102),)
+    assert check_series(items_of(world, unit, kits[0], *kits[2:]), 100).gaps == ((103, 104),)
 
 
 def test_swapped_kits(world, unit):
@@ -176,7 +171,7 @@ def test_cloned_tpm_state(world, unit):
     clone = world.enroll("unit-0001")
     clone.prev, clone.tpm.counter, clone.next_n = unit.prev, unit.tpm.counter, 50
     ours, theirs = unit.seal(), clone.seal(records=4)
-    assert check_series(items_of(world, unit, kit, ours, theirs), 100).forks == (102,)
+    assert check_series(items_of(world, unit, kit, ours, theirs), 100).forks == (103, 104)
 
 
 def test_forged_counter_index(world, unit):
@@ -196,7 +191,7 @@ def test_counter_deleted_and_defined_anew(world, unit):
     first = unit.seal()
     unit.tpm.counter = 500
     second = unit.seal()
-    assert check_series(items_of(world, unit, first, second), 100).gaps == ((102, 500),)
+    assert check_series(items_of(world, unit, first, second), 100).gaps == ((103, 500),)
 
 
 def test_unrestricted_key_posing_as_ak(world, unit):

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.errors import DigestMismatch, EdgeprovError, SubjectMismatch, VerificationError
-from edgeprov.formats.datakit import parse_datakit, parse_part
+from edgeprov.formats.block import encode_block
+from edgeprov.formats.datakit import encode_part_header, parse_datakit, parse_part
 from edgeprov.formats.label import Label
 from edgeprov.formats.manifest import parse_manifest
 from edgeprov.formats.record import encode_record, parse_record
@@ -19,6 +21,7 @@ from edgeprov.formats.tarball import iter_tar
 from edgeprov.store.compress import decompress
 from edgeprov.verify.content import ContentCheck
 from edgeprov.verify.evidence import verify_kit
+from edgeprov.verify.place import RecordPlaces, nth_record
 from tests.support import pki
 from tests.support.kits import encode_label_parts, encode_record_parts
 
@@ -147,18 +150,55 @@ def test_label_left_out(unit):
 
 def test_segment_without_evidence(unit):
     sealed = unit.seal(records=3)
-    foreign = unit.segment_header(first=0, skipped=1)
+    foreign = unit.segment_header(reset_count=9)
     with pytest.raises(SubjectMismatch, match="no evidence"):
         check(sealed, encode_record_parts(sealed.rows, foreign))
 
 
 def test_record_moved_to_the_segment_of_another_model(unit):
     """Two segments in one kit: a record of the second may not pass for one of the first."""
-    first = unit.open_segment()
-    second = unit.open_segment(first=4)
-    sealed = unit.seal(records=7, segments=[first, second])
-    with pytest.raises(SubjectMismatch, match="outside of their segment"):
-        check(sealed, encode_record_parts(sealed.rows, parse_segment_header(first.header)))
+    sealed = unit.seal(records=[4, 3], segments=[unit.open_segment(), unit.open_segment()])
+    check(sealed)
+    headers = [parse_segment_header(segment.header) for segment in sealed.segments]
+
+    def moved(headers, *rows):
+        made = {kind: encode_part_header(kind, [header.raw for header in headers]) for kind in ("records", "outputs")}
+        for place, mine in enumerate(rows):
+            blocks = encode_block(mine, place, headers[place]) if mine else (b"", b"")
+            made = {kind: made[kind] + block for kind, block in zip(made, blocks, strict=True)}
+        return made
+
+    for count in (7, 5, 3, 0):
+        with pytest.raises(SubjectMismatch, match="not the next ones"):
+            check(sealed, moved(headers, sealed.rows[:count], sealed.rows[count:]))
+    with pytest.raises(SubjectMismatch, match="not the next ones"):
+        check(sealed, moved(headers[::-1], sealed.rows[4:], sealed.rows[:4]))
+
+
+def test_numbers_of_two_segments_may_interleave(unit):
+    """Two workers of one slot: each has a segment, and numbers in blocks."""
+    first, second = unit.open_segment(), unit.open_segment()
+    segments = [
+        replace_part(first, ranges=((0, 1), (4, 4))),
+        replace_part(second, ranges=((2, 3), (6, 7)), unused=((5, 5),)),
+    ]
+    headers = [parse_segment_header(segment.header) for segment in segments]
+    places = RecordPlaces(segments)
+    places.take(headers[0].raw, [0, 1, 4])
+    places.take(headers[1].raw, [2, 3, 6])
+    places.take(headers[1].raw, [7])
+    places.finish()
+    for numbers in ([0, 1, 2], [0, 2], [1], [0, 1, 4, 5]):
+        with pytest.raises(SubjectMismatch, match="not the next ones"):
+            RecordPlaces(segments).take(headers[0].raw, numbers)
+    short = RecordPlaces(segments)
+    short.take(headers[0].raw, [0, 1])
+    with pytest.raises(SubjectMismatch, match="all records"):
+        short.finish()
+    with pytest.raises(SubjectMismatch, match="not the next ones"):
+        short.take(headers[1].raw, [2])
+    named = [nth_record(segments, index) for index in range(8)]
+    assert [item and item[1] for item in named] == [0, 1, 4, 2, 3, 6, 7, None]
 
 
 def test_every_one_byte_change_of_the_signed_manifest_is_refused(world, unit):

@@ -19,7 +19,10 @@ TESTS = Path(__file__).parents[2]
 DOCUMENTS = Path(edgeprov.formats.__file__).parent
 PACKING, TARBALL, MODELKIT = (f"unit/formats/test_{name}.py::" for name in ("packing", "tarball", "modelkit"))
 DATAKIT, COLUMNS = "unit/formats/test_datakit.py::", "unit/formats/test_columns.py::"
-LABELS, CONTENT = "unit/formats/test_label.py::", "unit/trust/test_content.py::"
+LABELS = "unit/formats/test_label.py::"
+TOMBSTONE, HEAD, EVIDENCE = (f"unit/formats/test_{name}.py::" for name in ("tombstone", "head", "evidence_part"))
+CHAIN, STEPS, CONTENT = (f"unit/trust/test_{name}.py::" for name in ("chain", "evidence_steps", "content"))
+REFUSALS = "unit/trust/test_refusals.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
 ROSTER = "unit/trust/test_roster.py::"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
@@ -74,12 +77,171 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "malformed/format-subject-other_fail",
         "malformed/format-subject-signature_fail",
         DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
-        DATAKIT + "test_a_tombstone_that_contradicts_itself_is_refused",
+        TOMBSTONE + "test_a_tombstone_that_contradicts_itself_is_refused",
     ),
     "MUST NOT have more than 4 MiB": (DATAKIT + "test_a_part_has_a_bound", DATAKIT + "test_what_is_no_part_is_refused"),
     "MUST say the same.": (
-        DATAKIT + "test_a_tombstone_that_contradicts_itself_is_refused",
-        DATAKIT + "test_another_layer_is_refused",
+        TOMBSTONE + "test_a_tombstone_that_contradicts_itself_is_refused",
+        TOMBSTONE + "test_a_layer_of_another_form_is_refused",
+    ),
+    "R-kit-5": (
+        DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
+        DATAKIT + "test_a_kit_that_would_be_refused_is_not_built",
+        "step-01/kit-of-another-enrollment_fail",
+        "step-01/kit-of-an-ended-enrollment_fail",
+    ),
+    "R-kit-6": (
+        DATAKIT + "test_a_kit_has_one_evidence_part",
+        DATAKIT + "test_a_kit_that_would_be_refused_is_not_built",
+    ),
+    "R-kit-7": (
+        DATAKIT + "test_a_kit_that_contradicts_itself_is_refused",
+        DATAKIT + "test_a_kit_that_would_be_refused_is_not_built",
+    ),
+    "R-evi-1": (
+        "malformed/evidence-version_fail",
+        "malformed/evidence-key_fail",
+        EVIDENCE + "test_what_is_no_evidence_is_refused",
+    ),
+    "R-evi-2": (
+        "malformed/ranges-touch_fail",
+        "malformed/ranges-fall_fail",
+        "malformed/range-backwards_fail",
+    ),
+    "R-evi-3": (
+        "malformed/record-in-two-segments_fail",
+        "malformed/record-in-three-ranges_fail",
+        "malformed/unused-and-used_fail",
+        "malformed/unused-in-a-range_fail",
+    ),
+    "R-evi-4": ("malformed/pcrs-fall_fail", "malformed/pcr-short_fail"),
+    "R-evi-5": (
+        "malformed/event-kind_fail",
+        "malformed/event-flags_fail",
+        "malformed/event-slot_fail",
+    ),
+    "R-sta-1": ("malformed/open-final_fail", "malformed/open-final-full_fail"),
+    "R-sta-2": ("malformed/open-without-newest_fail", "malformed/open-without-newest-full_fail"),
+    "R-sta-3": ("malformed/open-fall_fail", "malformed/open-twice_fail"),
+    "R-sta-4": (
+        "malformed/open-without-leaf_fail",
+        "malformed/open-without-times_fail",
+        "malformed/open-leaf-of-nothing_fail",
+        "malformed/open-doubt-of-nothing_fail",
+        "malformed/open-records-fall_fail",
+        "malformed/open-flags_fail",
+    ),
+    "R-sta-5": ("malformed/stop-resumed_fail", "malformed/stop-resumed-before_fail"),
+    "R-sta-6": (
+        "step-09/open-segment-number-100_fail",
+        "step-09/open-segment-number-102_fail",
+        "step-09/open-segment-number-103_fail",
+        CHAIN + "test_head_that_lists_a_number_outside_of_base_and_counter",
+    ),
+    "R-sta-7": (
+        "step-09/open-segment-of-the-kit_fail",
+        "step-09/open-segment-of-the-kit-with-records_fail",
+        STEPS + "test_step_9_refuses_an_item_that_lists_a_segment_as_open_which_it_ends",
+    ),
+    "R-tom-1": (
+        STEPS + "test_step_9_refuses_a_tombstone_for_a_number_from_before_the_enrollment",
+        TOMBSTONE + "test_what_is_no_tombstone_is_not_built",
+    ),
+    "R-tom-2": (
+        TOMBSTONE + "test_what_is_no_tombstone_is_not_built",
+        TOMBSTONE + "test_a_number_stands_once",
+    ),
+    "R-tom-3": (
+        TOMBSTONE + "test_what_is_no_tombstone_is_not_built",
+        TOMBSTONE + "test_a_header_belongs_to_a_lost_segment",
+    ),
+    "R-tom-4": (
+        TOMBSTONE + "test_what_is_no_tombstone_is_not_built",
+        TOMBSTONE + "test_lost_ranges_fit_their_counts_and_times",
+    ),
+    "R-seg-1": ("step-07/segment-of-another-device_fail", "step-07/segment-of-another-enrollment_fail"),
+    "R-seg-2": (
+        "step-07/empty-segment-never-measured_fail",
+        "step-07/never-measured_fail",
+        "step-07/replaced-before_fail",
+        "step-07/refused-in-the-end_fail",
+        "step-07/measured-in-another-slot_fail",
+    ),
+    "R-seg-3": ("step-07/segment-of-another-model_fail", "step-07/records-of-another-slot_fail"),
+    "R-seg-4": (
+        "step-09/segment-number-99_fail",
+        "step-09/segment-number-100_fail",
+        "step-09/segment-number-102_fail",
+        "step-09/segment-number-103_fail",
+    ),
+    "R-seg-5": (
+        "step-09/segments-swapped_fail",
+        "step-09/segment-number-twice_fail",
+        "step-09/segment-shares-before-it-is-taken_fail",
+    ),
+    "R-seg-6": (
+        "step-09/segment-twice_fail",
+        "step-09/segments-with-one-before-them_fail",
+        "step-09/later-segment-without-predecessor_fail",
+        "step-09/segment-before-its-predecessor_fail",
+    ),
+    "R-seg-7": (
+        "step-09/records-fewer_fail",
+        "step-09/records-more_fail",
+        "step-09/records-shifted_fail",
+        "step-09/records-none_fail",
+    ),
+    "R-con-1": (
+        CONTENT + "test_segment_without_evidence",
+        CONTENT + "test_record_moved_to_the_segment_of_another_model",
+        CONTENT + "test_numbers_of_two_segments_may_interleave",
+    ),
+    "R-ser-1": (
+        CHAIN + "test_counter_gap",
+        CHAIN + "test_deleted_segment_file_is_a_missing_number",
+        CHAIN + "test_open_segment_is_explained_by_the_newest_item_only",
+        CHAIN + "test_withheld_tail_shows_by_the_head",
+    ),
+    "R-ser-2": (
+        CHAIN + "test_fork",
+        CHAIN + "test_segment_that_two_kits_seal",
+        CHAIN + "test_number_that_is_explained_and_that_a_tombstone_names",
+        CHAIN + "test_number_that_two_tombstones_name",
+        CHAIN + "test_two_segments_that_took_one_number",
+    ),
+    "R-ser-3": (
+        CHAIN + "test_broken_link",
+        CHAIN + "test_kit_without_one_before_it_hides_nothing",
+        CHAIN + "test_newest_kit_exchanged_shows_by_the_head",
+    ),
+    "R-ser-4": (
+        CHAIN + "test_deleted_file_of_a_shared_number_breaks_the_chain_of_headers",
+        CHAIN + "test_newest_header_that_nothing_explains_breaks_the_end",
+        CHAIN + "test_older_copy_of_the_disk_shows_in_the_chain_of_headers",
+    ),
+    "R-ser-5": (
+        CHAIN + "test_reset_count_or_clock_that_falls",
+        CHAIN + "test_newest_kit_exchanged_shows_by_the_head",
+    ),
+    "R-ser-6": (
+        "fleet/test_audit_opened.py::test_a_number_that_the_device_cannot_explain_is_a_doubt",
+        "fleet/test_audit_opened.py::test_two_tombstones_of_unknown_numbers_are_two_doubts",
+    ),
+    "R-head-1": (CHAIN + "test_old_head_is_refused", CHAIN + "test_head_without_a_nonce"),
+    "R-head-2": (
+        CHAIN + "test_head_of_another_enrollment_or_from_before_it",
+        CHAIN + "test_head_that_hides_the_newest_kit_or_comes_from_another_device",
+    ),
+    "R-head-3": (HEAD + "test_what_is_no_head_is_refused", REFUSALS + "test_head_document_refuses"),
+    "R-head-4": (HEAD + "test_a_head_as_an_artifact", HEAD + "test_what_is_no_head_artifact_is_refused"),
+    "R-head-5": (
+        CHAIN + "test_head_of_a_counter_below_the_base",
+        "fleet/test_audit.py::test_a_head_from_before_the_enrollment_is_refused",
+    ),
+    "R-prf-1": (
+        "step-11/record-in-another-segment_fail",
+        "step-11/record-of-another-number_fail",
+        "step-11/record-at-another-place_fail",
     ),
     "The two blocks MUST give back the canonical bytes": (
         COLUMNS + "test_what_is_no_block_is_refused",
@@ -246,6 +408,14 @@ QUOTED: Mapping[str, tuple[str, ...]] = {
     "swapped kits": (ATTACKS + "test_swapped_kits",),
     "signature moved": (MODEL + "test_signature_moved_from_another_artifact", "step-02/statement-of-another-kit_fail"),
     "flood of rubbish signatures": (ATTACKS + "test_flood_of_rubbish_signatures_does_not_block",),
+    "deleted spool file": (
+        CHAIN + "test_deleted_segment_file_is_a_missing_number",
+        CHAIN + "test_deleted_file_of_a_shared_number_breaks_the_chain_of_headers",
+    ),
+    "older copy of the disk": (
+        CHAIN + "test_older_copy_of_the_disk_shows_in_the_chain_of_headers",
+        "fleet/test_audit_opened.py::test_a_number_that_the_device_cannot_explain_is_a_doubt",
+    ),
     "withheld kit": (ATTACKS + "test_withheld_kit_in_the_middle",),
     "withheld tail": (ATTACKS + "test_withheld_tail",),
     "Signed by another device": ("step-02/signed-by-another-device_fail",),

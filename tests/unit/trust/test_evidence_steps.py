@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgeprov._dataclass import replace as replace_part
 from edgeprov.errors import (
     EvidenceInvalid,
     PolicyDenied,
@@ -21,7 +22,11 @@ from edgeprov.formats import tpmt
 from edgeprov.formats.datakit import SegmentEvidence
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.eventlog import Event, encode_event
+from edgeprov.formats.evidence_part import DeviceEvent
 from edgeprov.formats.mediatypes import TOMBSTONE_PREDICATE
+from edgeprov.formats.segment import parse_segment_header
+from edgeprov.formats.standing import OpenSegment, Standing
+from edgeprov.formats.tombstone import NumberEntry
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.verify.deny import parse_deny
 from edgeprov.verify.evidence import check_kit, verify_kit
@@ -29,6 +34,7 @@ from tests.support import pki
 from tests.support.softtpm import SoftTpm, soft_key
 from tests.support.world import Sealed, Unit, World, sign_bundle, sign_notation
 
+EVENT = DeviceEvent(kind="activate", at_ns=1, mono_ns=1)
 OTHER = Digest(hashlib.sha256(b"another model").hexdigest())
 
 
@@ -55,7 +61,7 @@ def refused(world, unit, sealed, step, match, error=EvidenceInvalid, *, policy=N
 def test_honest_kit_is_accepted_by_all_ten_steps(world: World, unit: Unit):
     sealed = unit.seal(notation=True)
     verdict = judge(world, unit, sealed)
-    assert (verdict.seq, verdict.device, verdict.model) == (101, unit.urn, world.model.digest)
+    assert (verdict.seq, verdict.device, verdict.model) == (102, unit.urn, world.model.digest)
     assert (verdict.reset_count, verdict.assurance, verdict.kind) == (1, "dev", "kit")
     report = check_kit(sealed.evidence(), unit.verified(), world.policy, pki.NOW)
     assert report.verified
@@ -90,7 +96,7 @@ def test_kit_of_labels_only_needs_no_segment(world: World, unit: Unit):
 def test_tombstone_is_judged_by_the_same_steps(world: World, unit: Unit):
     unit.seal()
     verdict = judge(world, unit, unit.bury())
-    assert (verdict.kind, verdict.seq) == ("tombstone", 102)
+    assert (verdict.kind, verdict.seq) == ("tombstone", 104)
 
 
 # -- step 1: device record --------------------------------------------------------------------------
@@ -104,6 +110,14 @@ def test_step_1_refuses_kit_of_another_device(world: World, unit: Unit):
 def test_step_1_refuses_assurance_that_the_policy_does_not_accept(world: World, unit: Unit):
     strict = replace(world.policy, assurance=frozenset({"hardware"}))
     refused(world, unit, unit.seal(), 1, "accepts: hardware", PolicyDenied, policy=strict)
+
+
+def test_step_1_refuses_kit_of_another_enrollment(world: World, unit: Unit):
+    """The same device and keys, enrolled again: the old record does not judge the new kits."""
+    again = world.enroll("unit-0001", nonce=b"another nonce of the enroller")
+    refused(world, unit, again.seal(), 1, "belongs to enrollment")
+    with pytest.raises(EvidenceInvalid, match="belongs to enrollment"):
+        judge(world, unit, again.bury())
 
 
 # -- step 2: signature ------------------------------------------------------------------------------
@@ -209,7 +223,7 @@ def test_step_3_refuses_replayed_counter(world: World, unit: Unit):
 
 
 def test_step_3_refuses_quote_of_another_segment(world: World, unit: Unit):
-    first, second = unit.open_segment(), unit.open_segment(first=1)
+    first, second = unit.open_segment(), unit.open_segment()
     mixed = SegmentEvidence(header=second.header, quote=first.quote, log=second.log)
     refused(world, unit, unit.seal(segments=[mixed]), 3, "the quote of segment 1 was made for")
 
@@ -394,12 +408,26 @@ def test_step_7_refuses_model_of_another_slot(world: World, unit: Unit):
 
 def test_step_7_refuses_segment_of_another_model_than_the_kit(world: World, unit: Unit):
     unit.measure(OTHER)
-    refused(world, unit, unit.seal(segments=[unit.open_segment(model=OTHER)]), 7, "another model, slot or device")
+    refused(world, unit, unit.seal(segments=[unit.open_segment(model=OTHER)]), 7, "of another model or slot")
+
+
+def test_step_7_accepts_an_empty_segment_of_another_model_that_was_measured(world: World, unit: Unit):
+    empty = unit.open_segment()
+    unit.measure(OTHER, slot="left")
+    other = unit.open_segment(model=OTHER, slot="left")
+    assert judge(world, unit, unit.seal(segments=[empty, other, unit.open_segment()])).seq == 104
+    never = unit.open_segment(model=OTHER)
+    refused(world, unit, unit.seal(segments=[never, unit.open_segment()]), 7, "measured, not")
+
+
+@pytest.mark.parametrize("change", [{"device": "urn:edgeprov:device:unit-0002"}, {"enrollment": bytes(32)}])
+def test_step_7_refuses_segment_of_another_device_or_enrollment(world: World, unit: Unit, change):
+    refused(world, unit, unit.seal(segments=[unit.open_segment(**change)]), 7, "another device or enrollment")
 
 
 def test_step_7_refuses_records_without_segment(world: World, unit: Unit):
     sealed = unit.seal()
-    refused(world, unit, sealed, 7, "no segment vouches", segments=[])
+    refused(world, unit, sealed, 7, "no segment vouches", segments=())
 
 
 # -- step 8: counter --------------------------------------------------------------------------------
@@ -444,21 +472,70 @@ def test_step_9_refuses_number_from_before_the_enrollment(world: World):
 
 
 def test_step_9_refuses_first_kit_with_predecessor(world: World, unit: Unit):
-    refused(world, unit, unit.seal(prev=OTHER), 9, "names one before it")
+    refused(world, unit, unit.seal(records=0, events=[EVENT], prev=OTHER), 9, "names an item before it")
 
 
-def test_step_9_refuses_later_kit_without_predecessor(world: World, unit: Unit):
+@pytest.mark.parametrize("number", [99, 100, 102, 103])
+def test_step_9_refuses_a_segment_number_outside_of_base_and_kit(world: World, unit: Unit, number: int):
+    segment = unit.open_segment(number=number)
+    unit.tpm.counter = 101
+    refused(world, unit, unit.seal(segments=[segment]), 9, "is not above 100 and below 102")
+
+
+def test_step_9_refuses_segments_out_of_order(world: World, unit: Unit):
+    first, second = unit.open_segment(), unit.open_segment()
+    refused(world, unit, unit.seal(segments=[second, first]), 9, "out of order or taken twice")
+
+
+def test_step_9_refuses_a_number_taken_twice_unless_it_is_shared(world: World, unit: Unit):
+    first, shared = unit.open_segment(), unit.open_segment(shared=True)
+    assert judge(world, unit, unit.seal(records=[2, 3], segments=[first, shared])).seq == 102
+    first = unit.open_segment()
+    again = unit.open_segment(number=103)
+    refused(world, unit, unit.seal(records=[2, 3], segments=[first, again]), 9, "out of order or taken twice")
+
+
+def test_step_9_refuses_headers_that_name_the_same_one_before(world: World, unit: Unit):
+    first = unit.open_segment()
+    second, third = unit.open_segment(), unit.open_segment(prev=parse_segment_header(first.header).sha256)
+    refused(world, unit, unit.seal(segments=[first, second, third]), 9, "not opened in this order")
+
+
+def test_step_9_refuses_a_later_segment_that_names_none_before_it(world: World, unit: Unit):
+    first, second = unit.open_segment(), unit.open_segment(prev=None)
+    refused(world, unit, unit.seal(segments=[first, second]), 9, "not opened in this order")
+
+
+@pytest.mark.parametrize("ranges", [((0, 3),), ((0, 5),), ((1, 5),), ((0, 3), (5, 5)), ()])
+def test_step_9_refuses_other_records_than_the_manifest_counts(world: World, unit: Unit, ranges):
+    sealed = unit.seal()
+    changed = replace_part(sealed.segments[0], ranges=ranges)
+    refused(world, unit, sealed, 9, "the segments name", segments=(changed,))
+
+
+@pytest.mark.parametrize("number", [100, 102, 103])
+def test_step_9_refuses_an_open_segment_with_a_number_outside_of_base_and_kit(world: World, unit: Unit, number: int):
+    listed = OpenSegment(number=number, header=bytes(32), slot="left")
+    standing = Standing(at_ns=1, newest=bytes(32), open=(listed,))
+    refused(world, unit, unit.seal(standing=standing), 9, "is not above 100 and below 102")
+    assert judge(world, unit, unit.seal(standing=replace_part(standing, open=(replace_part(listed, number=101),))))
+
+
+def test_step_9_refuses_an_item_that_lists_a_segment_as_open_which_it_ends(world: World, unit: Unit):
+    segment = unit.open_segment()
+    listed = OpenSegment(number=101, header=parse_segment_header(segment.header).sha256, slot=unit.slot)
+    standing = Standing(at_ns=1, newest=listed.header, open=(listed,))
+    refused(world, unit, unit.seal(segments=[segment], standing=standing), 9, "by the item that ends it")
+    lost = NumberEntry(number=101, reason="damaged", header=listed.header)
+    with pytest.raises(EvidenceInvalid, match="by the item that ends it"):
+        judge(world, unit, unit.bury(numbers=[lost], standing=standing))
+
+
+@pytest.mark.parametrize("number", [7, 100])
+def test_step_9_refuses_a_tombstone_for_a_number_from_before_the_enrollment(world: World, unit: Unit, number: int):
     unit.seal()
-    refused(world, unit, unit.seal(prev=None), 9, "names none before it")
-
-
-def test_step_9_refuses_segments_that_are_not_one_chain(world: World, unit: Unit):
-    first, second = unit.open_segment(), unit.open_segment(prev=bytes(32))
-    refused(world, unit, unit.seal(segments=[first, second]), 9, "not one chain")
-
-
-def test_step_9_refuses_records_before_the_first_segment(world: World, unit: Unit):
-    refused(world, unit, unit.seal(segments=[unit.open_segment(first=3)]), 9, "before its first segment")
+    with pytest.raises(EvidenceInvalid, match="from before the enrollment"):
+        judge(world, unit, unit.bury(numbers=[NumberEntry(number=number, reason="unknown")]))
 
 
 # -- step 10: firmware ------------------------------------------------------------------------------

@@ -236,7 +236,8 @@ def test_referrer_that_is_no_signature(world):
 
 
 @pytest.mark.parametrize(
-    "change", [{"v": 2}, {"newest": 5}, {"newest": "sha256:x"}, {"quote": {}}, {"log": "!"}, {"nonce": None}]
+    "change",
+    [{"v": 2}, {"newest": 5}, {"newest": "sha256:x"}, {"quote": {}}, {"log": "!"}, {"nonce": 5}, {"standing": None}],
 )
 def test_head_document_refuses(unit, change):
     value = json.loads(encode_head(unit.head(NONCE))) | change

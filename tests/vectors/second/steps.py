@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tests.vectors.second.base import HEX64, Bad, Policy, load_json, need, sha, un64, unpack
+from tests.vectors.second.numbers import evidence_of, nth_number, numbers_fit
 from tests.vectors.second.signatures import (
     Artifact,
     device_statement,
@@ -56,9 +57,9 @@ class Checker:
         self.note = lambda name: notes["dev.edgeprov." + name]
         model, subject = self.note("model"), self.manifest.get("subject")
         need(subject is None or subject["digest"] == model, "subject")
-        evidence = unpack(self.evidence)
-        need(isinstance(evidence, dict) and set(evidence) == {"v", "segments"} and evidence["v"] == 1, "evidence")
-        self.segments = evidence["segments"]
+        need(HEX64.fullmatch(self.note("enrollment")), "enrollment")
+        self.contents = evidence_of(self.evidence)
+        self.segments = self.contents["segments"]
 
     def step_1(self) -> None:
         need(self.device.layer is not None, "no record")
@@ -104,6 +105,7 @@ class Checker:
         self.policy.not_denied("device", record["device"])
         self.policy.not_denied("device", record["enrollment"])
         need(record["device"] == self.note("device"), "kit of another device")
+        need(record["enrollment"] == self.note("enrollment"), "kit of another enrollment")
         self.device_record, self.above = record, chain[1:]
 
     def step_2(self) -> None:
@@ -196,9 +198,11 @@ class Checker:
 
     def step_7(self) -> None:
         need(self.opened or self.note("records") == "0", "no segment")
-        for (header, _, _), active in zip(self.opened, self.active[1:], strict=True):
-            named = (header["model"], header["slot"], header["device"])
-            need(named == (self.note("model"), self.note("slot"), self.note("device")), "segment of something else")
+        for (header, _, segment), active in zip(self.opened, self.active[1:], strict=True):
+            named = (header["device"], header["enrollment"].hex())
+            need(named == (self.note("device"), self.note("enrollment")), "segment of another device or enrollment")
+            if segment["ranges"]:
+                need((header["model"], header["slot"]) == (self.note("model"), self.note("slot")), "another model")
             need(active.get(header["slot"]) == header["model"], "model not measured")
 
     def step_8(self) -> None:
@@ -206,16 +210,10 @@ class Checker:
 
     def step_9(self) -> None:
         seq, base = int(self.note("seq")), self.device_record["counter_base"]
-        need(seq > base and (self.note("prev") == "none") == (seq == base + 1), "place")
-        headers = [header for header, _, _ in self.opened]
-        for number in range(1, len(headers)):
-            need(headers[number]["prev"] == sha(self.segments[number - 1]["header"]), "segments not chained")
-            need(headers[number]["first"] >= headers[number - 1]["first"], "segments fall")
-        if headers and self.note("records") != "0":
-            need(
-                headers[0]["first"] <= int(self.note("first")) and headers[-1]["first"] <= int(self.note("last")),
-                "numbers",
-            )
+        need(seq > base and (self.note("prev") == "none" or seq > base + 1), "place")
+        records = int(self.note("records"))
+        ends = (int(self.note("first")), int(self.note("last"))) if records else (None, None)
+        numbers_fit(self.contents, [header for header, _, _ in self.opened], base, seq, records, ends)
 
     def step_10(self) -> None:
         need(not self.policy.firmware or self.quote.firmware in self.policy.firmware, "firmware")
@@ -233,11 +231,17 @@ class Checker:
         self.inclusion(int(self.note("records")), bytes.fromhex(self.note("merkle").removeprefix("sha256:")))
         record = unpack(self.record)
         need(isinstance(record, list) and len(record) == 9, "record")
-        n = record[0]
-        need(isinstance(n, int) and int(self.note("first")) <= n <= int(self.note("last")), "record number")
-        headers = [header for header, _, _ in self.opened if header["first"] <= n]
-        need(headers, "segment of the record")
-        self.record_fits(record, headers[-1]["outputs"])
+        need(record[0] == nth_number(self.contents, self.index), "record number")
+        self.record_fits(record, self.segment_of(self.index)["outputs"])
+
+    def segment_of(self, index: int) -> dict:
+        """Header of the segment that holds the record at this place."""
+        for segment in self.segments:
+            count = sum(end - start + 1 for start, end in segment["ranges"])
+            if index < count:
+                return unpack(segment["header"])  # type: ignore[return-value]
+            index -= count
+        raise Bad("no record at this place")
 
     @staticmethod
     def record_fits(record: list, tensors: list) -> None:

@@ -65,6 +65,7 @@ class Commands:
             ("label_kits", "of them with labels only"),
             ("devices", "devices"),
             ("missing", "missing numbers"),
+            ("unknown_numbers", "numbers that devices cannot explain"),
             ("forks", "forked numbers"),
             ("voided", "numbers voided by a signed tombstone"),
             ("voided_damaged", "of them for damaged storage"),

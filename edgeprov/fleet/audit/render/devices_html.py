@@ -92,6 +92,7 @@ def _series(device: Mapping[str, Any]) -> Iterator[str]:
     ]
     for name, text in (
         ("missing", "missing"),
+        ("unknown", "unexplained by the device"),
         ("refused_numbers", "refused in place"),
         ("voided", "voided by tombstone"),
         ("forks", "forked"),

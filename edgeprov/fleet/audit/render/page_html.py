@@ -27,7 +27,7 @@ _CSP: Final = (
 
 _TILES: Final = (
     ("results", "results", ""), ("kits", "kits counted", ""), ("devices", "devices", ""), ("refused", "kits refused", "b"),
-    ("missing", "numbers missing", "b"), ("forks", "numbers forked", "b"), ("unknown_devices", "unknown devices", "b"),
+    ("missing", "numbers missing", "b"), ("unknown_numbers", "numbers unexplained", "b"), ("forks", "numbers forked", "b"), ("unknown_devices", "unknown devices", "b"),
     ("clock_doubts", "clocks in doubt", "w"), ("silent_devices", "silent devices", "w"), ("unchecked", "kits unchecked", "w"),
     ("voided", "voided (signed)", ""), ("lost_records", "records lost (signed)", "w"),
 )  # fmt: skip

@@ -112,6 +112,8 @@ def device_doubts(device: Mapping[str, Any]) -> list[str]:
         result.append(f"record: {device['record_fault']}")
     if series.get("missing"):
         result.append("missing " + ranges(series["missing"]))
+    if series.get("unknown"):
+        result.append("unexplained " + ", ".join(map(str, series["unknown"][:5])))
     if device["refused_count"]:
         result.append(f"{device['refused_count']} refused")
     if device["unchecked"]:
@@ -131,14 +133,14 @@ def device_notes(device: Mapping[str, Any]) -> list[str]:
     return result
 
 
-def voided(series: Mapping[str, Any], limit: int = 5) -> str:
-    """The numbers of tombstones with their reasons: ``3 (crash), 7 (damaged: records 5-9 lost)``."""
-    why = {item["seq"]: item for item in series.get("tombstones", ())}
-    shown = []
-    for seq in series["voided"][:limit]:
-        item = why.get(seq)
-        lost = f": records {ranges(item['lost'])} lost" if item and item["lost"] else ""
-        shown.append(f"{seq} ({item['reason']}{lost})" if item else str(seq))
+def voided(series: Mapping[str, Any], limit: int = 6) -> str:
+    """Tombstones and the numbers that they name, with reasons: ``3 (crash), 7 (damaged: records 5-9 lost)``."""
+    why: dict[int, str] = {}
+    for item in series.get("tombstones", ()):
+        why |= dict(item["numbers"])
+        lost = f": records {ranges(item['lost'])} lost" if item["lost"] else ""
+        why[item["seq"]] = (" and ".join(item["reasons"]) if lost else "tombstone") + lost
+    shown = [f"{seq} ({why[seq]})" if seq in why else str(seq) for seq in series["voided"][:limit]]
     return ", ".join(shown) + (", ..." if len(series["voided"]) > limit else "")
 
 
