@@ -39,7 +39,6 @@ def verify_segment_numbers(headers: Sequence[SegmentHeader], base: int, seq: int
     Raises:
         EvidenceInvalid: A number outside of base and kit, out of order or taken twice; or headers that are no chain.
     """
-    seen: set[bytes] = set()
     named: set[bytes | None] = set()
     last = base
     for place, header in enumerate(headers, 1):
@@ -49,10 +48,9 @@ def verify_segment_numbers(headers: Sequence[SegmentHeader], base: int, seq: int
             )
         if header.number < last or (header.number == last and not header.shared):
             raise EvidenceInvalid(f"segment {place}: number {header.number} is out of order or taken twice", step=STEP)
-        if header.prev in named or header.sha256 in seen | named or (header.prev is None and place > 1):
+        if header.prev in named or header.sha256 in named or (header.prev is None and place > 1):
             raise EvidenceInvalid(f"segment {place}: the kit's segments were not opened in this order", step=STEP)
         last = header.number
-        seen.add(header.sha256)
         named.add(header.prev)
 
 

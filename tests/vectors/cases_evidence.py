@@ -384,6 +384,7 @@ def step_9() -> Iterator[Case]:
         s.doc(s.seal(segments=[first, second, third])),
     )
     s = Stage()
+    s.seal()
     first, second = s.unit.open_segment(), s.unit.open_segment(prev=None)
     yield case(
         "later-segment-without-predecessor",
@@ -403,6 +404,7 @@ def step_9() -> Iterator[Case]:
     for name, comment, ranges in (
         ("records-fewer", "the segments name fewer records than the manifest", ((0, 3),)),
         ("records-more", "the segments name more records than the manifest", ((0, 5),)),
+        ("records-with-a-hole", "the same ends, and one record fewer", ((0, 1), (3, 4))),
         ("records-shifted", "as many records, and others", ((1, 5),)),
         ("records-none", "no record named", ()),
     ):

@@ -471,6 +471,10 @@ def test_step_9_refuses_number_from_before_the_enrollment(world: World):
     refused(world, late, late.seal(), 9, "before the enrollment")
 
 
+def test_step_9_refuses_the_number_of_the_base(world: World, unit: Unit):
+    refused(world, unit, unit.seal(records=0, events=[EVENT], seq=100), 9, "before the enrollment")
+
+
 def test_step_9_refuses_first_kit_with_predecessor(world: World, unit: Unit):
     refused(world, unit, unit.seal(records=0, events=[EVENT], prev=OTHER), 9, "names an item before it")
 
@@ -502,11 +506,12 @@ def test_step_9_refuses_headers_that_name_the_same_one_before(world: World, unit
 
 
 def test_step_9_refuses_a_later_segment_that_names_none_before_it(world: World, unit: Unit):
+    unit.seal()
     first, second = unit.open_segment(), unit.open_segment(prev=None)
     refused(world, unit, unit.seal(segments=[first, second]), 9, "not opened in this order")
 
 
-@pytest.mark.parametrize("ranges", [((0, 3),), ((0, 5),), ((1, 5),), ((0, 3), (5, 5)), ()])
+@pytest.mark.parametrize("ranges", [((0, 3),), ((0, 5),), ((1, 5),), ((0, 3), (5, 5)), ((0, 1), (3, 4)), ()])
 def test_step_9_refuses_other_records_than_the_manifest_counts(world: World, unit: Unit, ranges):
     sealed = unit.seal()
     changed = replace_part(sealed.segments[0], ranges=ranges)
