@@ -46,6 +46,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "upload-parked": "4ae5d1b8c3374e6fa1f0c6de0a7f0114",
     "model-removed": "4ae5d1b8c3374e6fa1f0c6de0a7f0115",
     "signature-damaged": "4ae5d1b8c3374e6fa1f0c6de0a7f0116",
+    "numbers-unknown": "4ae5d1b8c3374e6fa1f0c6de0a7f0117",
+    "segment-missing": "4ae5d1b8c3374e6fa1f0c6de0a7f0118",
     "failed": "4ae5d1b8c3374e6fa1f0c6de0a7f01ff",
 }
 """Event name to MESSAGE_ID. An id is never changed or reused."""

@@ -150,6 +150,7 @@ def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
                 model_digest=digest,
                 slot=slot,
             )
+            _note(context, "model-refused", slot, digest, error.message)
             # The refusal is in the log after the running model's activation: measure that one again.
             if current is not None:
                 measure(context, tpm, "activate", slot, current.model)
@@ -165,6 +166,8 @@ def activate(context: Context, digest: Digest, slot: str) -> BootVerdict:
         )
         measure(context, tpm, "activate", slot, digest)
         save_verdict(context, slot, _stamp(model, "verified"))
+        _prove_time(context, state)
+    _note(context, "model-activated", slot, digest)
     journal.event("model-activated", f"slot {slot}: model {digest} active", model_digest=digest, slot=slot)
     return BootVerdict(slot=slot, model=digest, kit=model)
 
@@ -216,6 +219,7 @@ def _check_slot(context: Context, state: State | None, tpm: BootTpm, active: Act
             model_digest=active.model,
             slot=active.slot,
         )
+        _note(context, "model-refused", active.slot, active.model, error.message)
         returned = _return_to_previous(context, state, tpm, floor, active)
         return returned or BootVerdict(slot=active.slot, model=active.model, error=error)
     measure(context, tpm, "activate", active.slot, active.model)
@@ -244,6 +248,7 @@ def _return_to_previous(
         context.state().set_active(
             Active(slot=active.slot, model=active.previous, previous=None, info={RETURNED_FROM: str(active.model)})
         )
+    _note(context, "model-returned", active.slot, active.previous)
     journal.event(
         "model-returned",
         f"slot {active.slot}: returned to model {active.previous}",
@@ -259,6 +264,19 @@ def returned_from(active: Active) -> Digest | None:
     """The newer model after whose refusal a slot returned to its present one; None once somebody activated one."""
     refused = active.info.get(RETURNED_FROM)
     return parse_digest(refused) if isinstance(refused, str) else None
+
+
+def _note(context: Context, kind: str, slot: str, model: Digest, reason: str = "") -> None:
+    from edgeprov.device.events import note_event
+
+    note_event(context, kind, slot, {"model": str(model), "reason": reason} if reason else {"model": str(model)})
+
+
+def _prove_time(context: Context, state: State) -> None:
+    """An activation is no earlier than all that was proved, so nothing that follows is either."""
+    from edgeprov.device.proved_time import raise_floor, stamp
+
+    raise_floor(state, stamp(context, state).at_ns)
 
 
 def _stamp(model: StoredModel, verdict: str) -> Mapping[str, Any]:

@@ -112,7 +112,7 @@ class Context:
             StateNewer: Written by a newer version.
             StoreError: Missing, or not writable.
         """
-        return State.open(self.state_dir, write=write)
+        return State.open(self.state_dir, write=write, run_dir=self.run_dir)
 
     def policy(self) -> TrustPolicy:
         """Read trust.d; an empty or missing folder gives a policy that denies everything.

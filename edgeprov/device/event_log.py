@@ -126,13 +126,34 @@ def verify_measured(context: Context, tpm: Tpm, slot: str, model: Digest) -> byt
         ModelNotReady: It did not: the boot check has not run, or another model was activated.
         TpmError: The TPM does not answer, or the PCR holds what no log explains.
     """
-    events = _reconcile(context, tpm)
-    if active_model(events, slot) != model:
+    log = b"".join(encode_event(event) for event in _reconcile(context, tpm))
+    verify_active(log, slot, model)
+    return log
+
+
+def is_logged(context: Context, slot: str, model: Digest) -> bool:
+    """Whether the log on the disk says that ``model`` is the slot's active one; a quote shows whether that is true.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        return active_model(parse_event_log(load_event_log(context)), slot) == model
+    except FormatError:
+        return False
+
+
+def verify_active(log: bytes, slot: str, model: Digest) -> None:
+    """Require that in a log that replays to the PCR's value ``model`` is the slot's active one.
+
+    Raises:
+        ModelNotReady: It is not: the boot check has not run, or another model was activated.
+    """
+    if active_model(parse_event_log(log), slot) != model:
         raise ModelNotReady(
             f"slot {slot}: the TPM has not measured {model} as its active model in this boot",
             advice="Run `edgeprov boot-check`, then load the model again.",
         )
-    return b"".join(encode_event(event) for event in events)
 
 
 def _reconcile(context: Context, tpm: BootTpm | Tpm) -> tuple[Event, ...]:

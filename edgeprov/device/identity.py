@@ -113,6 +113,7 @@ def install_certificates(context: Context, raw: bytes) -> str:
         IdentityError: Another key, device or enrollment, or no request was made.
         FormatError: No certificates.
     """
+    from edgeprov.device.proved_time import ns_of, raise_floor
     from edgeprov.verify.certificates import parse_pem_certificates
     from edgeprov.verify.x509path import verify_chain
 
@@ -152,6 +153,7 @@ def install_certificates(context: Context, raw: bytes) -> str:
         ),
         mode=0o644,
     )
+    raise_floor(state, ns_of(leaf.not_before))  # it was issued in the past
     journal.event("identity-installed", f"certificate of {context.urn} installed", device=context.urn)
     return context.urn
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
 from edgeprov.device.context import Context, free_bytes
+from edgeprov.device.events import note_event
 from edgeprov.device.model_store import StoredModel, enable_verity, list_models, load_model, verify_archives
 from edgeprov.device.model_trust import verify_floor, verify_publisher
 from edgeprov.device.registry_access import open_registry
@@ -136,6 +137,7 @@ def install_model(
             )
             raise
         remember_model(state, manifest)
+    note_event(context, "model-installed", None, {"model": str(digest), "signer": str(identity.san)})
     journal.event("model-installed", f"model {digest} installed", model_digest=digest, signer=identity.san)
     return Installed(model=model, signer=identity.san, trial=trial, fetched=fetched)
 

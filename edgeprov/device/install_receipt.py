@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
 from edgeprov.device.context import UPLOAD_LOCK
+from edgeprov.device.proved_time import raise_floor
 from edgeprov.device.upload import collect_garbage, free_artifact
 from edgeprov.errors import SubjectMismatch
+from edgeprov.formats.rfc3339 import ns_of_rfc3339
 from edgeprov.verify.receipt_check import verify_receipt
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def install_receipt(context: Context, raw: bytes) -> Freed:
         for entry in entries:
             free_artifact(context, state, entry)
         freed = collect_garbage(state) if entries else 0
+        raise_floor(state, ns_of_rfc3339(receipt.at))
     journal.event(
         "receipt-installed",
         f"receipt of {receipt.at} frees {len(entries)} artifacts",

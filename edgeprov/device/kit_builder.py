@@ -12,27 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from edgeprov._dataclass import dataclass
 from edgeprov.device.part_writer import PartWriter, save_part
-from edgeprov.formats.datakit import (
-    EVIDENCE_NAME,
-    EVIDENCE_PATH,
-    Part,
-    SegmentEvidence,
-    encode_evidence,
-    parse_evidence,
-)
+from edgeprov.device.segments import parse_opening
+from edgeprov.formats.datakit import Part
+from edgeprov.formats.evidence_part import EVIDENCE_NAME, EVIDENCE_PATH, SegmentEvidence
 from edgeprov.formats.label import split_labels
 from edgeprov.formats.merkle import MerkleBuilder
-from edgeprov.formats.record import parse_record
+from edgeprov.formats.record import recorded_at_of
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.store.compress import compress
 from edgeprov.store.layout import Layout
-from edgeprov.store.spool import INPUT, RECORD, Segment, read_segment
+from edgeprov.store.spool import INPUT, RECORD, Range, Segment, SegmentInfo, read_segment
 
 _BLOCK_BYTES: Final = 1 * MIB
 _LABELS_AT_ONCE: Final = 1024
@@ -40,9 +34,13 @@ _LABELS_AT_ONCE: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What build_parts made of the segments of one kit; times are nanoseconds since 1970."""
+    """What build_parts made of the segments of one kit; times are nanoseconds since 1970, the least and greatest.
+
+    ``parts`` lacks the evidence, which is made with the kit's number: save_evidence.
+    """
 
     parts: tuple[Part, ...]
+    segments: tuple[SegmentEvidence, ...]
     records: int
     labels: int
     first: int | None
@@ -55,20 +53,21 @@ class Contents:
 
 def build_parts(
     layout: Layout,
-    segments: Sequence[Path],
+    segments: Sequence[tuple[SegmentInfo, Sequence[Range]]],
     labels: Iterable[bytes],
     part_bytes: int,
     *,
-    damaged: Collection[Path] = (),
+    damaged: Collection[str] = (),
 ) -> Contents:
     """Write all parts of one kit as blobs.
 
     Args:
         layout: Where the blobs go.
-        segments: Closed record segments of one model and slot, oldest first.
+        segments: Segments of one model and slot in the order of the kit's records, with the numbers of the records
+            that the kit holds; then those without records.
         labels: Canonical label rows.
         part_bytes: Compressed size at which a part ends.
-        damaged: Of these segments what still verifies is taken, and no more is asked.
+        damaged: Names of segments of which is taken what still verifies, and no more is asked.
 
     Raises:
         StoreCorrupt: A segment that is not in ``damaged`` is.
@@ -85,34 +84,41 @@ class _Builder:
         self._layout = layout
         self._merkle = MerkleBuilder()
         self._labels_merkle = MerkleBuilder()
-        self._first_row: bytes | None = None
-        self._last_row: bytes | None = None
+        self._least_ns: int | None = None
+        self._greatest_ns: int | None = None
 
-    def build(self, segments: Sequence[Path], labels: Iterable[bytes], damaged: Collection[Path]) -> Contents:
+    def build(
+        self, segments: Sequence[tuple[SegmentInfo, Sequence[Range]]], labels: Iterable[bytes], damaged: Collection[str]
+    ) -> Contents:
         evidence: list[SegmentEvidence] = []
-        for path in segments:
-            segment = read_segment(path)
+        numbers: list[int] = []
+        for info, ranges in segments:
+            segment = read_segment(info.path)
             header = parse_segment_header(segment.header)
-            evidence.extend(item for blob in segment.evidence for item in parse_evidence(blob))
-            self._segment(header, _salvaged(segment) if path in damaged else segment.rows())
+            opening = parse_opening(segment.evidence)
+            evidence.append(
+                SegmentEvidence(
+                    header=segment.header, log=opening.log, quote=opening.quote, ranges=merged(ranges), unused=()
+                )
+            )
+            numbers.extend(n for bounds in ranges for n in bounds)
+            if ranges:
+                self._segment(header, salvaged_rows(segment) if info.path.name in damaged else segment.rows())
         rows = iter(labels)
         while some := list(islice(rows, _LABELS_AT_ONCE)):
             self._labels_merkle.add_all(some)
             for parts_of_row in split_labels(some):
                 self._labels.write_row(*parts_of_row)
         parts = [*self._records.finish(), *self._labels.finish(), *self._inputs.finish()]
-        if evidence:
-            parts.append(self._evidence(evidence))
-        first_record = parse_record(self._first_row) if self._first_row else None
-        last_record = parse_record(self._last_row) if self._last_row else None
         return Contents(
             parts=tuple(parts),
+            segments=tuple(evidence),
             records=self._merkle.size,
             labels=self._labels_merkle.size,
-            first=first_record.n if first_record else None,
-            last=last_record.n if last_record else None,
-            recorded_first_ns=first_record.recorded_at_ns if first_record else None,
-            recorded_last_ns=last_record.recorded_at_ns if last_record else None,
+            first=min(numbers, default=None),
+            last=max(numbers, default=None),
+            recorded_first_ns=self._least_ns,
+            recorded_last_ns=self._greatest_ns,
             merkle=self._merkle.root(),
             labels_merkle=self._labels_merkle.root() if self._labels_merkle.size else None,
         )
@@ -133,16 +139,36 @@ class _Builder:
             self._block(rows, header)
 
     def _block(self, rows: list[bytes], header: SegmentHeader) -> None:
-        self._first_row = self._first_row or rows[0]
-        self._last_row = rows[-1]
+        times = list(map(recorded_at_of, rows))
+        least, greatest = min(times), max(times)
+        self._least_ns = least if self._least_ns is None else min(least, self._least_ns)
+        self._greatest_ns = greatest if self._greatest_ns is None else max(greatest, self._greatest_ns)
         self._merkle.add_all(rows)
         self._records.write_block(rows, header)
 
-    def _evidence(self, evidence: list[SegmentEvidence]) -> Part:
-        return save_part(self._layout, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, compress(encode_evidence(evidence)))
+
+def save_evidence(layout: Layout, plain: bytes) -> Part:
+    """Store the evidence part.
+
+    Raises:
+        StoreError: The layout cannot be written.
+    """
+    return save_part(layout, "evidence", EVIDENCE_NAME, EVIDENCE_PATH, compress(plain))
 
 
-def _salvaged(segment: Segment) -> Iterator[tuple[int, bytes]]:
-    from edgeprov.store.salvage import salvaged_rows
+def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """Ranges in ascending order, those that touch made one."""
+    result: list[Range] = []
+    for first, last in sorted(ranges):
+        if result and first <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return tuple(result)
 
-    return salvaged_rows(segment, end=segment.first + (segment.records or 0))
+
+def salvaged_rows(segment: Segment) -> Iterator[tuple[int, bytes]]:
+    """The rows of a damaged segment that still verify."""
+    from edgeprov.store.salvage import salvaged_rows as salvage
+
+    return salvage(segment)

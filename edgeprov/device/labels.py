@@ -23,7 +23,8 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.label import Label, encode_label, parse_label
 from edgeprov.formats.names import is_number, is_slot
 from edgeprov.formats.segment import parse_segment_header
-from edgeprov.store.spool import END, LABEL, RECORD, SegmentInfo, read_segment
+from edgeprov.store.frames import numbering
+from edgeprov.store.spool import END, LABEL, SegmentInfo, read_segment
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
@@ -60,17 +61,17 @@ class NumberMap:
             StoreError: The state cannot be read.
         """
         ranges = list(load_numbers(state, slot))
+        writing = state.spool(slot).head().writing if next_n is not None else None
         for info in state.spool(slot).segments():
             segment = read_segment(info.path)
             if not segment.header:
                 continue
-            if info.records is not None:
-                end = info.first + info.records
-            elif next_n is not None:
-                end = next_n
-            else:
-                end = info.first + sum(kind == RECORD for kind, _ in segment.frames())
-            ranges.append((info.first, end - 1, parse_segment_header(segment.header).model))
+            model = parse_segment_header(segment.header).model
+            held, following = (info.ranges, None) if info.closed else numbering(segment.frames())
+            ranges.extend((first, last, model) for first, last in held)
+            written = writing is not None and writing.name == info.path.name
+            if written and next_n is not None and following is not None and following < next_n:
+                ranges.append((following, next_n - 1, model))
         self._ranges = sorted(ranges, key=lambda item: item[:2])
         self._firsts = [first for first, _, _ in self._ranges]
 

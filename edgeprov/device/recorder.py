@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data-in, step 1: one row per inference into the append-only spool.
+"""Data-in, step 1: a session that appends one row per inference to the spool.
 
-A segment starts with a header that says what its rows have in common, and with a TPM quote over that
-header and the event log of this boot: evidence belongs to the boot that made the records. The quote
-is taken before the first row is accepted. When a segment is old, long or large enough, or when
-`edgeprov seal` asks through the slot's socket, a thread of this recorder starts the next one, so the
-TPM stays off the inference path. Imports neither numpy nor oras (tests/lean).
+The segment that takes the rows belongs to a segment keeper: it has a header, and a TPM quote over that header and
+the event log of this boot, before the first row is accepted. A session of the same kind goes on in the segment of
+the one before, without the TPM. When a segment is long or large enough, or when `edgeprov seal` asks through the
+slot's socket, a thread of this recorder opens the next one while rows go on into this one. Imports neither numpy
+nor oras (tests/lean).
 
 Spec: FORMAT.md sections "Record" and "Segment header".
 """
@@ -16,20 +16,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from edgeprov import journal
 from edgeprov.device.discard import discard_oldest
-from edgeprov.device.event_log import verify_measured
+from edgeprov.device.events import add_event
 from edgeprov.device.identity import verify_own_name
+from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
+from edgeprov.device.segments import SegmentKeeper, SegmentKind
 from edgeprov.device.trial import confirm
-from edgeprov.errors import EdgeprovError, FormatError, StoreFull, TensorMismatch
-from edgeprov.formats.datakit import SegmentEvidence, encode_evidence
+from edgeprov.errors import EdgeprovError, FormatError, StoreError, StoreFull, TensorMismatch
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.record import encode_input, encode_record, keyed_input_digest, pack_record
-from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor, build_segment_header
+from edgeprov.formats.record import CLOCK_DOUBTFUL, encode_input, encode_record, keyed_input_digest, pack_record
+from edgeprov.formats.segment import RuntimeInfo, SegmentHeader, Tensor
 from edgeprov.formats.shapes import verify_shapes
 from edgeprov.store.spool import Quota, SpoolWriter
 from edgeprov.store.state import State
@@ -37,9 +39,9 @@ from edgeprov.store.state import State
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
 
-_KEY_BYTES: Final = 32
 # How far the wall clock may move against the monotonic one before it is noted.
 _JUMP_NS: Final = 2_000_000_000
+_LOOK_S: Final = 60.0
 
 
 class Recorder:
@@ -57,7 +59,7 @@ class Recorder:
         runtime: RuntimeInfo,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the slot's writer lock, recover what a crash left, and open a segment.
+        """Take the slot's writer lock, recover what a crash left, and go on with a segment or open one.
 
         Args:
             context: The device.
@@ -71,7 +73,7 @@ class Recorder:
 
         Raises:
             StoreBusy: Another process records in this slot.
-            IdentityError: Serial, certificate and TPM do not belong together.
+            IdentityError: No enrollment, or serial, certificate and TPM do not belong together.
             ModelNotReady: The TPM has not measured this model in this boot.
             TpmError: The TPM failed; nothing is recorded without evidence.
         """
@@ -80,26 +82,29 @@ class Recorder:
         self._slot = slot
         self._model = model
         self._outputs = tuple(outputs)
-        self._common = {
-            "model": model,
-            "slot": slot,
-            "device": context.urn,
-            "inputs": tuple(inputs),
-            "outputs": self._outputs,
-            "runtime": runtime,
-            "params": dict(params or {}),
-        }
         self._capture = context.config.record.capture
         self.captures = self._capture != "none"
         """Whether append wants the inputs."""
         self._sampled_below = int(context.config.record.capture_rate * 2**64)
         self._closed = False
         self._unconfirmed = True
-        self._opened_mono_s = 0.0
         self._slowest_ns = self._fastest_ns = 0  # bounds of wall clock less monotonic clock
-        self._header: SegmentHeader | None = None
+        self._floor_ns = 0
         self._key: bytes | None = None
+        self._ready = False  # a segment takes records
+        self._making_room = False
+        verify_own_name(context, state)
         settings = context.config.record
+        kind = SegmentKind(
+            slot=slot,
+            model=model,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            runtime=runtime,
+            params=dict(params or {}),
+            captures=self.captures,
+            user=os.getuid(),
+        )
         self._writer: SpoolWriter = state.spool(slot).open_writer(
             sync=settings.sync,
             interval_ms=settings.interval_ms,
@@ -108,8 +113,16 @@ class Recorder:
         self.lock = self._writer.lock
         """Held while a record is appended; an application may hold it around inference and append."""
         try:
-            self._open_segment()
-            self._server = RotationServer(context, slot, self._rotate, self._due_in_s)
+            self._keeper = SegmentKeeper(context, state, self._writer, kind, self._begin)
+            self._note_stops()
+            if not self._keeper.go_on():
+                self._keeper.open(make_room=self._make_room if settings.full == "discard-oldest" else None)
+            self._server = RotationServer(context, slot, self._rotate, self._due_in_s, self._write_out)
+            try:
+                self._floor_ns = load_floor_ns(context, state)  # after the socket: later bounds are told there
+            except BaseException:
+                self._server.close()
+                raise
         except BaseException:
             self._writer.close()
             raise
@@ -159,8 +172,8 @@ class Recorder:
         if shapes is not None:
             self._verify_shapes(outputs, shapes)
         with self.lock:
-            if self._header is None:
-                self._open_segment()
+            if not self._ready:
+                self._keeper.open()
             writer = self._writer
             n = writer.next_n
             digest = captured = None
@@ -171,9 +184,9 @@ class Recorder:
             now_ns, mono_ns = time.time_ns(), time.monotonic_ns()
             if not self._slowest_ns < now_ns - mono_ns < self._fastest_ns:
                 self._note_jump(now_ns - mono_ns)
-            at_ns = max(now_ns, 0)
-            if params or shapes:
-                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params, shapes=shapes)
+            at_ns, flags = (now_ns, 0) if now_ns >= self._floor_ns else (self._floor_ns, CLOCK_DOUBTFUL)
+            if params or shapes or flags:
+                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params, shapes=shapes, flags=flags)
             else:
                 row = pack_record((n, at_ns, mono_ns, duration_ns, 0, outputs, None, digest, None))
             try:
@@ -181,8 +194,15 @@ class Recorder:
             except StoreFull:
                 if self._context.config.record.full != "discard-oldest":
                     raise
-                self._make_room(len(row) + len(captured or b""))
-                writer.append_record(row, captured)
+                if self._making_room:
+                    raise
+                self._making_room = True
+                try:
+                    self._make_room(len(row) + len(captured or b""))
+                    # Anew: the segment may be another one, with another key.
+                    return self.append(outputs, duration_ns=duration_ns, inputs=inputs, params=params, shapes=shapes)
+                finally:
+                    self._making_room = False
             if self._unconfirmed:
                 self._unconfirmed = False
                 confirm(self._context, self._state, self._slot, self._model)
@@ -198,8 +218,8 @@ class Recorder:
             self._writer.sync()
 
     def close(self) -> None:
-        """Sync, close the segment and give the writer lock up. A second call does nothing."""
-        # The writer first: whoever asks for a rotation meanwhile is answered when the segment is closed.
+        """Sync, leave the segment for the next session and give the writer lock up. A second call does nothing."""
+        # The writer first: whoever asks for a rotation meanwhile is answered when the segment is synced.
         try:
             with self.lock:
                 self._closed = True
@@ -217,72 +237,79 @@ class Recorder:
 
     # -- segments -------------------------------------------------------------------------------
 
-    def _open_segment(self) -> None:
-        key = os.urandom(_KEY_BYTES) if self.captures else None
-        position = self._writer.position
-        with self._context.tpm() as tpm, tpm.group():
-            verify_own_name(self._context, self._state, tpm)
-            log = verify_measured(self._context, tpm, self._slot, self._model)
-            clock = tpm.clock()
-            now_ns, mono_ns = max(time.time_ns(), 0), time.monotonic_ns()
-            header = build_segment_header(
-                **self._common,  # type: ignore[arg-type]
-                boot_id=self._context.boot_id(),
-                first=position.next,
-                prev=position.prev,
-                skipped=position.skipped,
-                opened_at_ns=now_ns,
-                opened_mono_ns=mono_ns,
-                reset_count=clock.reset_count,
-                restart_count=clock.restart_count,
-                tpm_clock_ms=clock.clock_ms,
-                input_key=key,
-            )
-            quote = tpm.quote(header.sha256)
-        evidence = encode_evidence([SegmentEvidence(header=header.raw, quote=quote, log=log)])
-        try:
-            self._writer.open_segment(header.raw, evidence)
-        except StoreFull:
-            if self._context.config.record.full != "discard-oldest":
-                raise
-            self._make_room(len(header.raw) + len(evidence))
-            self._writer.open_segment(header.raw, evidence)
-        self._header = header
-        self._key = key
-        self._opened_mono_s = time.monotonic()
-        self._set_clock_offset(now_ns - mono_ns)
-        journal.event(
-            "segment-opened",
-            f"slot {self._slot}: recording from {position.next}",
-            priority=7,
-            slot=self._slot,
-            model_digest=self._model,
-            first=position.next,
-        )
+    def _begin(self, header: SegmentHeader) -> None:
+        self._key = header.input_key
+        self._set_clock_offset(time.time_ns() - time.monotonic_ns())
+        self._ready = True
 
-    def _rotate(self, *, forced: bool) -> None:
-        """Start the next segment when this one has rows and its time has come, or when asked."""
+    def _rotate(self, *, forced: bool) -> bool:
+        """Open the next segment when this one is large enough; for a kit (``forced``) when anything was recorded.
+
+        Returns:
+            False when this recorder is closing: its segments are the asker's to end.
+        """
         with self.lock:
-            if self._closed or not self._writer.segment_records or not (forced or self._due_in_s() <= 0):
-                return
-            self._header = None
-            self._writer.close_segment()
-            try:
-                self._open_segment()
-            except EdgeprovError as error:
-                # The next append tries again and says it to the application; what was recorded is safe.
-                journal.event("failed", f"slot {self._slot}: no new segment: {error.message}", priority=journal.ERROR)
+            if self._closed:
+                return False
+            if forced:
+                self._writer.end_left_open()
+        if not self._has_to_rotate(forced=forced):
+            return True
+        try:
+            self._keeper.open(after_kit=forced)
+        except EdgeprovError as error:
+            if not self._end_for_lack():
+                return False
+            # The next append tries again and says it to the application; what was recorded is safe.
+            journal.event("failed", f"slot {self._slot}: no new segment: {error.message}", priority=journal.ERROR)
+        return True
+
+    def _end_for_lack(self) -> bool:
+        """End the segment although no other takes its place; False when this recorder is closed."""
+        with self.lock:
+            if not self._closed:
+                self._ready = False
+                self._keeper.end()
+            return not self._closed
+
+    def _has_to_rotate(self, *, forced: bool) -> bool:
+        with self.lock:
+            return not self._closed and bool(self._writer.segment_records) and (forced or self._due_in_s() <= 0)
+
+    def _write_out(self) -> bool:
+        """Write out and sync what is in memory; from now on no record gets a time below the proved bound."""
+        floor_ns = load_floor_ns(self._context, self._state)
+        with self.lock:
+            self._floor_ns = floor_ns
+            if not self._closed:
+                self._writer.sync()
+            return not self._closed
+
+    def _note_stops(self) -> None:
+        for stop in self._state.spool(self._slot).stops():
+            if stop.resumed == self._writer.next_n:
+                details = {"after": stop.after, "resumed": stop.resumed, "bound_ms": stop.bound_ms}
+                add_event(self._context, self._state, "unclean-stop", self._slot, details)
 
     def _due_in_s(self) -> float:
-        seal = self._context.config.seal
-        if self._writer.segment_records >= seal.max_records or self._writer.segment_bytes >= seal.max_bytes:
-            return 0.0
-        return self._opened_mono_s + seal.max_age_s - time.monotonic()
+        seal, settings = self._context.config.seal, self._context.config.record
+        # Where old records may go, they go by segments: so none may be most of the spool.
+        most = min(seal.max_bytes, settings.quota_bytes // 4) if settings.full == "discard-oldest" else seal.max_bytes
+        with self.lock:
+            writer = self._writer
+            full = not self._closed and (writer.segment_records >= seal.max_records or writer.segment_bytes >= most)
+        return 0.0 if full else _LOOK_S
 
     def _make_room(self, needed: int) -> None:
         # A tenth at once: at the brim, each record would ask for its own room.
         wanted = max(needed, self._context.config.record.quota_bytes // 10)
+        self._writer.end_left_open()
         freed = discard_oldest(self._state, self._slot, wanted)
+        if not freed and self._ready and self._writer.segment_records:
+            # This segment alone fills the spool: it goes as a whole, and the next record opens another one.
+            self._ready = False
+            self._keeper.end()
+            freed = discard_oldest(self._state, self._slot, wanted)
         if not freed:
             raise StoreFull("the spool is full and holds nothing older to discard")
 
@@ -306,6 +333,8 @@ class Recorder:
     def _note_jump(self, offset_ns: int) -> None:
         moved_s = (offset_ns - _JUMP_NS - self._slowest_ns) / 1e9
         self._set_clock_offset(offset_ns)
+        with suppress(StoreError):  # the record counts more
+            add_event(self._context, self._state, "clock-step", self._slot, {"moved_ms": round(moved_s * 1000)})
         journal.event(
             "clock-jumped",
             f"the wall clock moved by {moved_s:+.1f} s",

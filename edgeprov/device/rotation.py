@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""How `edgeprov seal` asks a running recorder to close its segment: one connection to a Unix socket.
+"""Requests to a running recorder: end its segment for a kit, or write out what it has in memory. A Unix socket.
 
-The recorder's thread sleeps until a connection comes or the segment's time is up. The answer is the
-end of the connection: by then the old segment is closed and the next one open.
+The recorder's thread sleeps until a connection comes or the segment is large enough. The asker sends one byte and
+gets it back when it is done; a connection that ends without it was to a recorder that was closing.
 """
 
 from __future__ import annotations
@@ -12,27 +12,41 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edgeprov.errors import StoreError
+from edgeprov.errors import EdgeprovError, StoreBusy, StoreError
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
 
 _WAIT_S: Final = 30.0
 _LONGEST_SLEEP_S: Final = 60.0
+_TURN_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.01
+
+
+_END: Final = b"e"
+_SYNC: Final = b"s"
 
 
 class _Rotate(Protocol):
-    def __call__(self, *, forced: bool) -> None: ...
+    def __call__(self, *, forced: bool) -> bool: ...
 
 
 class RotationServer:
-    """The thread that starts new segments; one per recorder."""
+    """The thread that starts new segments and answers requests; one per recorder."""
 
-    def __init__(self, context: Context, slot: str, rotate: _Rotate, due_in_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        slot: str,
+        rotate: _Rotate,
+        due_in_s: Callable[[], float],
+        sync: Callable[[], bool],
+    ) -> None:
         """Listen at the slot's socket.
 
         Raises:
@@ -40,6 +54,7 @@ class RotationServer:
         """
         self._rotate = rotate
         self._due_in_s = due_in_s
+        self._sync = sync
         self._path = socket_path(context, slot)
         self._wake, self._woken = socket.socketpair()
         self._socket = _listen(self._path, context.make_run_dir())
@@ -71,36 +86,81 @@ class RotationServer:
                     with contextlib.suppress(OSError):
                         client, _ = self._socket.accept()
                         with client:
-                            self._rotate(forced=True)
+                            client.settimeout(_WAIT_S)
+                            self._answer(client)
                 else:
                     self._rotate(forced=False)
 
+    def _answer(self, client: socket.socket) -> None:
+        request = client.recv(1)
+        done = False
+        with contextlib.suppress(EdgeprovError):  # the recorder's next append says it to the application
+            if request == _END:
+                done = self._rotate(forced=True)
+            elif request == _SYNC:
+                done = self._sync()
+        if done:
+            client.sendall(request)
+
+
+def reach(request: Callable[[], bool], alone: Callable[[], object]) -> None:
+    """Have a slot's recorder do something, or do it where no recorder runs.
+
+    A session that begins or ends just now is waited for, for a moment; one that stays silent is left alone: it has
+    recorded nothing yet.
+
+    Args:
+        request: Asks the recorder; False when none answered.
+        alone: Does it under the slot's writer lock; StoreBusy when a recorder runs.
+
+    Raises:
+        StoreError: The recorder does not answer, or the disk failed.
+    """
+    deadline = time.monotonic() + _TURN_S
+    while not request():
+        try:
+            alone()
+        except StoreBusy:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return
+
 
 def request_rotation(context: Context, slot: str) -> bool:
-    """Ask the slot's recorder to close its segment, and wait until it did.
+    """Ask the slot's recorder to end its segment for a kit, and wait until it did.
 
     Returns:
-        False when no recorder runs.
+        False when no recorder runs, or it was closing.
 
     Raises:
         StoreError: The recorder does not answer.
     """
+    return _request(context, slot, _END)
+
+
+def request_sync(context: Context, slot: str) -> bool:
+    """Ask the slot's recorder to write out what it has in memory and to read the proved time. As request_rotation."""
+    return _request(context, slot, _SYNC)
+
+
+def _request(context: Context, slot: str, verb: bytes) -> bool:
     path = socket_path(context, slot)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(_WAIT_S)
         try:
             at_path(path, client.connect)
-            while client.recv(64):
-                pass
+            client.sendall(verb)
+            return client.recv(1) == verb
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):
             return False  # it ended just now; its segment was closed
         except OSError as error:
             raise StoreError(
                 f"the recorder of slot {slot} does not answer", advice="Stop the application, then seal again."
             ) from error
-    return True
 
 
 def socket_path(context: Context, slot: str) -> Path:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
-from edgeprov.device.discard import forget_lost, note_lost
-from edgeprov.device.labels import is_damaged, model_labels
-from edgeprov.device.series_state import SeriesHead, add_numbers, save_head
+from edgeprov.device.events import forget_events
+from edgeprov.device.lost import LOST_LOCK, forget_losses, note_loss, parse_losses
+from edgeprov.device.series_state import INTENT, SeriesHead, add_numbers, load_head, save_head
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import parse_digest
 from edgeprov.store.state import OutboxEntry
@@ -20,22 +20,68 @@ if TYPE_CHECKING:
     from edgeprov.store.state import State
 
 
+def finish_committed(state: State) -> None:
+    """Finish a kit or tombstone that became the head of the series before its process died; under COUNTER_LOCK.
+
+    Raises:
+        StoreError: The state cannot be changed.
+    """
+    intent = state.load_document(INTENT)
+    head = load_head(state) if intent is not None else None
+    if intent is None or head is None or head.seq != int(intent["number"]):
+        return
+    settle(state, head, intent)
+
+
+def settle(state: State, head: SeriesHead, intent: Mapping[str, Any]) -> None:
+    """All that follows the commit of a kit or tombstone: its numbers, the outbox, and what it made superfluous.
+
+    Raises:
+        StoreError: The state cannot be changed; the next start does it again.
+    """
+    from edgeprov._dataclass import replace
+    from edgeprov.device.counter_state import load_counter_state, save_counter_state
+
+    counter = load_counter_state(state)
+    named = {(int(number), header) for number, header in intent["named"]}
+    owed = tuple(
+        item for item in counter.owed if (item.number, item.header.hex() if item.header else None) not in named
+    )
+    settled = replace(counter, known=max(counter.known, head.seq), owed=owed).without(
+        f"{slot}/{name}" for slot, name in intent["segments"]
+    )
+    if settled != counter:
+        save_counter_state(state, settled)
+    # Unless it was sent and freed already, it belongs into the outbox.
+    entry = entry_of(head)
+    if state.layout.has_manifest(entry.digest):
+        state.save_outbox(entry)
+    free_sealed(state, intent)
+    state.remove_document(INTENT)
+
+
 def free_sealed(state: State, intent: Mapping[str, Any]) -> None:
     """Free what an intent names, once its kit or tombstone is in the outbox.
 
     Raises:
         StoreError: The state cannot be changed.
     """
+    from edgeprov.device.labels import is_damaged, model_labels
+    from edgeprov.device.standing_maker import forget_stops
+
     slot, model = str(intent["slot"]), parse_digest(str(intent["model"]))
-    spool, labels = state.spool(slot), state.labels(slot)
-    names = set(intent["segments"])
+    labels = state.labels(slot)
+    names = {(str(item[0]), str(item[1])) for item in intent["segments"]}
     add_numbers(state, slot, ((first, last, model) for first, last in intent["numbers"]))
-    note_lost(state, slot, model, [(first, last) for first, last in intent.get("lost", ())], "damaged")
-    for info in spool.segments():
-        if info.path.name in intent.get("broken", ()):
-            quarantine_segment(state, slot, info, "damaged: its kit holds what could be read")
-        elif info.path.name in names:
-            spool.free(info)
+    with state.lock(LOST_LOCK, wait=True):
+        for loss in parse_losses(intent["losses"]):
+            note_loss(state, slot, loss)
+    for owner in {item[0] for item in names}:
+        for info in state.spool(owner).segments():
+            if (owner, info.path.name) in names and info.path.name in intent["broken"]:
+                quarantine_segment(state, owner, info, "damaged: its kit holds what could be read")
+            elif (owner, info.path.name) in names:
+                state.spool(owner).free(info)
     if intent["labels"]:
         model_labels(state, slot).done(model, intent["labels"])
     for info in labels.segments():
@@ -44,10 +90,9 @@ def free_sealed(state: State, intent: Mapping[str, Any]) -> None:
                 quarantine_segment(state, slot, info, "damaged: kits hold the labels that could be read")
             else:
                 labels.free(info)
-    for why in ("discarded", "damaged"):
-        # A range is dropped when its tombstone is signed; or when a recorder made room with a segment
-        # that was already on its way into this kit.
-        forget_lost(state, slot, model, [*intent.get(why, ()), *intent["numbers"]], why)
+    forget_losses(state, slot, parse_losses(intent["told"]))
+    forget_stops(state, intent["stops"])
+    forget_events(state, int(intent["events"]))
 
 
 def quarantine_segment(state: State, slot: str, info: SegmentInfo, reason: str) -> None:
@@ -85,7 +130,7 @@ def drop_uncommitted(state: State, known: int) -> None:
     Raises:
         StoreError: The state cannot be changed.
     """
-    # A kit that was signed but never became the head of the series: its number gets a tombstone,
+    # A kit that was signed but never became the head of the series: a tombstone names its number,
     # its records go into the next kit. Left here it would be a fork waiting to be found.
     waiting_digests = {entry.digest for entry in state.outbox()}
     for ref, entry in state.layout.refs().items():

@@ -2,43 +2,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device's series at work: a kit or tombstone gets its number, its evidence, its signature, and its place.
 
-Order is the invariant: intent, TPM counter, manifest, evidence, signatures, head of the series (the
-commit point), outbox entry; only then is the spool freed. A crash before the head leaves a number that a
-signed tombstone accounts for at the next start; a crash after it is finished from the intent.
+Order is the invariant: intent, TPM counter, manifest, evidence, signatures, head of the series (the commit point),
+outbox entry; only then is the spool freed. A crash before the head leaves a number that the next tombstone names; a
+crash after it is finished from the intent.
 
 Spec: FORMAT.md sections "Series" and "Tombstone".
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
 from edgeprov.device.context import Context
-from edgeprov.device.identity import counter_base
+from edgeprov.device.counter_state import COUNTER_LOCK, Reconciled, reconcile, take_number
+from edgeprov.device.discard import lost_ranges
+from edgeprov.device.events import waiting_events
+from edgeprov.device.kit_builder import save_evidence
+from edgeprov.device.lost import Loss, encode_losses
 from edgeprov.device.model_store import find_model
 from edgeprov.device.outbox import data_repo, rebuild_outbox
-from edgeprov.device.seal_recovery import drop_uncommitted, entry_of, free_sealed, rebuild_head
+from edgeprov.device.seal_recovery import drop_uncommitted, finish_committed, rebuild_head, settle
+from edgeprov.device.segments import drop_unquoted
 from edgeprov.device.series_state import INTENT, SeriesHead, first_active, load_head, model_descriptor, save_head
 from edgeprov.device.signing import DeviceSigner, Signature, save_signatures
+from edgeprov.device.standing_maker import StandingMaker
 from edgeprov.errors import NotStored
-from edgeprov.formats.datakit import build_datakit, build_tombstone, kit_tag
+from edgeprov.formats.datakit import build_datakit, kit_tag
 from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.digest import Digest
+from edgeprov.formats.evidence_part import encode_evidence
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
 from edgeprov.formats.rfc3339 import rfc3339_of_ns
+from edgeprov.formats.tombstone import NumberEntry, build_tombstone
+from edgeprov.limits import LIMITS
 from edgeprov.store.state import OutboxEntry, State
 
 if TYPE_CHECKING:
-    from edgeprov.device.discard import Range
     from edgeprov.device.kit_builder import Contents
     from edgeprov.device.kit_plan import KitPlan
-    from edgeprov.formats.tombstone import Reason
+    from edgeprov.device.proved_time import Stamp
+    from edgeprov.store.spool import Range
     from edgeprov.tpm.device import Tpm
+
+_NAMED_AT_ONCE: Final = LIMITS.tombstone_entries // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +65,21 @@ class Sealed:
     lost: tuple[Range, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A kit or tombstone with its number, before it is the head of the series."""
+
+    sealed: Sealed
+    intent: Mapping[str, Any]
+    tpm_clock_ms: int
+
+
 class Sequencer:
     """Gives kits and tombstones their place in the series. One at a time on a device: under series.SEAL_LOCK.
 
     Attributes:
         done: What was committed, in order of the numbers.
+        standings: Makes the standing of each item.
     """
 
     def __init__(self, context: Context, state: State, tpm: Tpm, progress: Callable[[Sealed], None]) -> None:
@@ -68,36 +88,39 @@ class Sequencer:
         self._tpm = tpm
         self._signer = DeviceSigner(context, state, tpm)
         self._progress = progress
+        self.standings = StandingMaker(context, state)
         self.done: list[Sealed] = []
 
     # -- after a crash --------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Finish what was committed, and account for numbers that were used up without a kit."""
-        intent = self._state.load_document(INTENT)
-        head = load_head(self._state) or rebuild_head(self._state)
-        known = head.seq if head else counter_base(self._state)
-        if intent and head and head.seq > int(intent["base"]):
-            self._finish(intent, head)
-            intent = None
-        rebuild_outbox(self._context, self._state, known)
-        counter = self._tpm.read_counter()
-        if counter > known:
-            drop_uncommitted(self._state, known)
-            if intent:
-                self.add_tombstone(str(intent["slot"]), parse_digest(str(intent["model"])), "crash", (), seq=counter)
-            elif active := first_active(self._state):
-                self.add_tombstone(active.slot, active.model, "crash", (), seq=counter)
-        if intent:
-            self._state.remove_document(INTENT)
+        """Finish what was committed, and sign for numbers that were used up without a kit.
 
-    def _finish(self, intent: Mapping[str, Any], head: SeriesHead) -> None:
-        # The kit is complete and its number is taken. Unless it was already sent and freed, it belongs into the outbox.
-        entry = entry_of(head)
-        if self._state.layout.has_manifest(entry.digest):
-            self._state.save_outbox(entry)
-        free_sealed(self._state, intent)
-        self._state.remove_document(INTENT)
+        Raises:
+            TpmError: The TPM failed.
+            StoreError: The state cannot be changed.
+        """
+        with self._state.lock(COUNTER_LOCK, wait=True):
+            finish_committed(self._state)
+            head = load_head(self._state) or rebuild_head(self._state)
+            found = reconcile(self._state, self._tpm)
+            known = head.seq if head else 0
+            rebuild_outbox(self._context, self._state, known)
+            drop_uncommitted(self._state, known)
+        named = sorted(found.state.owed, key=lambda item: (item.number, item.header or b""))
+        active = first_active(self._state)
+        while named and active is not None:
+            self.add_tombstone(active.slot, active.model, named[:_NAMED_AT_ONCE])
+            named = named[_NAMED_AT_ONCE:]
+
+    def has_half_taken_number(self) -> bool:
+        """Whether a number was taken from the counter that nothing stands under yet.
+
+        Raises:
+            TpmError: The TPM failed.
+        """
+        with self._state.lock(COUNTER_LOCK, wait=True):
+            return reconcile(self._state, self._tpm).half_taken
 
     # -- kits -----------------------------------------------------------------------------------
 
@@ -106,36 +129,52 @@ class Sequencer:
         head = load_head(self._state)
         return self._tpm.clock().clock_ms - head.tpm_clock_ms if head else None
 
-    def sign_kit(self, work: KitPlan, contents: Contents, labels: Sequence[str]) -> tuple[Sealed, dict[str, Any]]:
+    def sign_kit(self, work: KitPlan, contents: Contents, labels: Sequence[str], moment: Stamp) -> Signed:
         """Number, attest, sign and store one kit.
 
-        Call within a batch of the layout, in which no garbage collection can take the blobs that nothing
-        names yet, and commit_kit() after it.
+        Call under COUNTER_LOCK and within a batch of the layout, in which no garbage collection can take the blobs
+        that nothing names yet, and commit() after the batch, still under the lock.
 
-        Returns:
-            The kit, and its intent.
+        Args:
+            work: The plan.
+            contents: Its parts.
+            labels: Names of the label logs that it holds.
+            moment: From standings.begin().
 
         Raises:
             TpmError: The TPM failed; the stored intent tells what a next start has to account for.
             StoreError: The disk failed; likewise.
         """
-        intent: dict[str, Any] = {
-            "slot": work.slot,
-            "model": str(work.model),
-            "segments": [info.path.name for info in work.segments],
+        found = reconcile(self._state, self._tpm)
+        standing, stops = self.standings.make(moment, found.state.newest, sealed=work.paths())
+        events = waiting_events(self._state)
+        losses = [
+            Loss(model=work.model, number=None, ranges=lost_ranges(info, work.lost(info), "damaged"))
+            for info in work.segments
+            if work.lost(info)
+        ]
+        intent = self._intent(found, work.slot, work.model) | {
+            "segments": [
+                *([work.slot, info.path.name] for info in work.segments),
+                *([slot, info.path.name] for slot, info in work.empty),
+            ],
             "numbers": work.numbers(),
             "labels": list(labels),
-            "lost": work.lost(),
+            "losses": encode_losses(losses),
             "broken": list(work.damaged),
+            "stops": stops,
+            "events": events.last,
         }
         subject = self._subject(work.model)
+        evidence = save_evidence(self._state.layout, encode_evidence(contents.segments, standing, events.events))
+        created = rfc3339_of_ns(moment.at_ns)
         with self._tpm.group():
-            seq = self._next_number(intent)
-            now_ns = time.time_ns()
+            seq = self._take_number(found, intent)
             manifest, config = build_datakit(
                 model=work.model,
                 subject=subject,
                 device=self._context.urn,
+                enrollment=self._context.enrollment,
                 slot=work.slot,
                 seq=seq,
                 prev=self._head_digest(),
@@ -147,10 +186,10 @@ class Sequencer:
                 recorded_last_ns=contents.recorded_last_ns,
                 merkle=contents.merkle,
                 labels_merkle=contents.labels_merkle,
-                parts=contents.parts,
-                created=rfc3339_of_ns(now_ns),
+                parts=(*contents.parts, evidence),
+                created=created,
             )
-            signatures = self._signer.sign_kit(
+            signatures, clock_ms = self._signer.sign_kit(
                 manifest, model=work.model, slot=work.slot, seq=seq, started_ns=contents.recorded_first_ns
             )
         self._state.layout.save_blob(config, manifest.config.media_type)
@@ -161,90 +200,92 @@ class Sequencer:
             "last": contents.last,
             "bytes": sum(blob.size for blob in manifest.blobs),
         }
-        entry = self._save("kit", work.slot, work.model, seq, manifest, signatures, now_ns, details)
-        return Sealed(entry=entry, contents=contents, damaged=tuple(work.damaged), lost=tuple(work.lost())), intent
+        entry = self._save("kit", work.slot, work.model, seq, manifest, signatures, created, details)
+        lost = tuple(item for info in work.segments for item in work.lost(info))
+        sealed = Sealed(entry=entry, contents=contents, damaged=tuple(work.damaged), lost=lost)
+        return Signed(sealed=sealed, intent=intent, tpm_clock_ms=clock_ms)
 
-    def commit_kit(self, sealed: Sealed, intent: Mapping[str, Any]) -> None:
-        """Make a signed kit the head of the series, put it into the outbox and free its records.
+    def commit(self, signed: Signed) -> None:
+        """Make a signed kit or tombstone the head of the series, put it into the outbox and free what it holds.
 
         Raises:
-            StoreError: The disk failed; the next start accounts for the kit.
+            StoreError: The disk failed; the next start finishes it.
         """
-        self._commit(sealed, intent)
-        entry = sealed.entry
-        journal.event(
-            "kit-sealed",
-            f"slot {intent['slot']}: kit {entry.seq} with {entry.info['records']} records sealed",
-            slot=intent["slot"],
-            model_digest=intent["model"],
-            kit_digest=entry.digest,
-            seq=entry.seq,
-        )
+        entry = signed.sealed.entry
+        document = {"kind": entry.kind, "repo": entry.repo, "tag": entry.tag, "info": dict(entry.info)}
+        head = SeriesHead(seq=entry.seq, digest=entry.digest, tpm_clock_ms=signed.tpm_clock_ms, entry=document)
+        save_head(self._state, head)
+        settle(self._state, head, signed.intent)
+        self.done.append(signed.sealed)
+        self._progress(signed.sealed)
+        slot, model = signed.intent["slot"], signed.intent["model"]
+        if entry.kind == "kit":
+            message = f"slot {slot}: kit {entry.seq} with {entry.info['records']} records sealed"
+            journal.event("kit-sealed", message, slot=slot, model_digest=model, kit_digest=entry.digest, seq=entry.seq)
+        else:
+            message = f"slot {slot}: tombstone {entry.seq} signed: {entry.info['reason']}"
+            journal.event(
+                "tombstone-signed", message, priority=journal.WARNING, slot=slot, model_digest=model, seq=entry.seq
+            )
 
     # -- tombstones -----------------------------------------------------------------------------
 
     def add_tombstone(
-        self,
-        slot: str,
-        model: Digest,
-        reason: Reason,
-        lost: Sequence[Range],
-        *,
-        seq: int | None = None,
+        self, slot: str, model: Digest, numbers: Sequence[NumberEntry] = (), losses: Sequence[Loss] = ()
     ) -> None:
-        """Sign and commit a tombstone.
+        """Sign and commit a tombstone, with a number of its own.
 
         Args:
             slot: Slot of the lost records.
             model: The model that made them.
-            reason: Why they, or the number alone, are lost.
-            lost: Their ranges.
-            seq: A number that the counter has already reached; without it the next one is taken.
+            numbers: Earlier numbers that no kit explains.
+            losses: Lost segments and records of the slot, for which no tombstone stands yet.
 
         Raises:
             TpmError: The TPM failed.
             StoreError: The disk failed.
         """
-        intent: dict[str, Any] = {
-            "slot": slot,
-            "model": str(model),
-            "segments": [],
-            "numbers": [],
-            "labels": [],
-            "discarded": lost if reason == "discarded" else [],
-            "damaged": lost if reason == "damaged" else [],
+        moment = self.standings.begin()
+        entries = {
+            (item.number, item.header or b""): item
+            for item in (*numbers, *(loss.number for loss in losses if loss.number is not None))
         }
+        lost = sorted((item for loss in losses for item in loss.ranges), key=lambda item: item.first)
         subject = self._subject(model)
-        with self._state.layout.batch():
-            with self._tpm.group():
-                number = self._next_number(intent) if seq is None else seq
-                intent.setdefault("base", number - 1)
-                now_ns = time.time_ns()
-                manifest, layer = build_tombstone(
-                    model=model,
-                    subject=subject,
-                    device=self._context.urn,
-                    slot=slot,
-                    seq=number,
-                    prev=self._head_digest(),
-                    reason=reason,
-                    discarded=lost,
-                    at=rfc3339_of_ns(now_ns),
-                )
-                signatures = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
-            self._state.layout.save_blob(layer, manifest.layers[0].media_type)
-            self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
-            details = {"reason": reason, "records": 0, "labels": 0, "bytes": sum(b.size for b in manifest.blobs)}
-            entry = self._save("tombstone", slot, model, number, manifest, signatures, now_ns, details)
-        self._commit(Sealed(entry=entry), intent)
-        journal.event(
-            "tombstone-signed",
-            f"slot {slot}: number {number} is a tombstone: {reason}",
-            priority=journal.WARNING,
-            slot=slot,
-            model_digest=model,
-            seq=number,
-        )
+        with self._state.lock(COUNTER_LOCK, wait=True):
+            with self._state.layout.batch():
+                found = reconcile(self._state, self._tpm)
+                standing, _ = self.standings.make(moment, found.state.newest)
+                named = [[item.number, item.header.hex() if item.header else None] for item in entries.values()]
+                intent = self._intent(found, slot, model) | {"named": named, "told": encode_losses(losses)}
+                created = rfc3339_of_ns(moment.at_ns)
+                with self._tpm.group():
+                    number = self._take_number(found, intent)
+                    manifest, layer = build_tombstone(
+                        model=model,
+                        subject=subject,
+                        device=self._context.urn,
+                        enrollment=self._context.enrollment,
+                        slot=slot,
+                        seq=number,
+                        prev=self._head_digest(),
+                        numbers=[entries[key] for key in sorted(entries)],
+                        lost=lost,
+                        standing=standing,
+                        at=created,
+                    )
+                    signatures, clock_ms = self._signer.sign_tombstone(manifest, model=model, slot=slot, seq=number)
+                self._state.layout.save_blob(layer, manifest.layers[0].media_type)
+                self._state.layout.save_blob(EMPTY_BLOB, manifest.config.media_type)
+                reasons = sorted({*(item.reason for item in entries.values()), *(item.reason for item in lost)})
+                details = {
+                    "reason": ", ".join(reasons) or "a number without a segment",
+                    "records": 0,
+                    "labels": 0,
+                    "bytes": sum(b.size for b in manifest.blobs),
+                }
+                entry = self._save("tombstone", slot, model, number, manifest, signatures, created, details)
+            self.commit(Signed(sealed=Sealed(entry=entry), intent=intent, tpm_clock_ms=clock_ms))
 
     # -- both -----------------------------------------------------------------------------------
 
@@ -260,10 +301,26 @@ class Sequencer:
         head = load_head(self._state)
         return head.digest if head else None
 
-    def _next_number(self, intent: dict[str, Any]) -> int:
-        intent["base"] = self._tpm.read_counter()
+    def _intent(self, found: Reconciled, slot: str, model: Digest) -> dict[str, Any]:
+        return {
+            "number": found.number,
+            "slot": slot,
+            "model": str(model),
+            "segments": [],
+            "numbers": [],
+            "labels": [],
+            "losses": [],
+            "broken": [],
+            "named": [],
+            "told": [],
+            "stops": [],
+            "events": 0,
+        }
+
+    def _take_number(self, found: Reconciled, intent: Mapping[str, Any]) -> int:
         self._state.save_document(INTENT, intent)
-        return self._tpm.increment_counter()
+        drop_unquoted(self._state, found.unquoted)
+        return take_number(self._tpm, found)
 
     def _save(
         self,
@@ -273,28 +330,18 @@ class Sequencer:
         seq: int,
         manifest: Manifest,
         signatures: list[Signature],
-        now_ns: int,
+        created: str,
         details: Mapping[str, Any],
     ) -> OutboxEntry:
         tag = kit_tag(self._context.serial, seq, manifest.digest)
         self._state.layout.save_manifest(manifest, ref=tag)
         save_signatures(self._state.layout, signatures)
-        repo = data_repo(self._context, model, rfc3339_of_ns(now_ns))
+        repo = data_repo(self._context, model, created)
         info = {
             **details,
             "slot": slot,
             "model": str(model),
-            "created": rfc3339_of_ns(now_ns),
+            "created": created,
             "signatures": [str(signature.manifest.digest) for signature in signatures],
         }
         return OutboxEntry(kind=kind, digest=manifest.digest, seq=seq, repo=repo, tag=tag, state="sealed", info=info)
-
-    def _commit(self, sealed: Sealed, intent: Mapping[str, Any]) -> None:
-        clock_ms, entry = self._tpm.clock().clock_ms, sealed.entry
-        document = {"kind": entry.kind, "repo": entry.repo, "tag": entry.tag, "info": dict(entry.info)}
-        save_head(self._state, SeriesHead(seq=entry.seq, digest=entry.digest, tpm_clock_ms=clock_ms, entry=document))
-        self._state.save_outbox(entry)
-        free_sealed(self._state, intent)
-        self._state.remove_document(INTENT)
-        self.done.append(sealed)
-        self._progress(sealed)

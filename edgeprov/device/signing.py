@@ -75,8 +75,8 @@ class DeviceSigner:
 
     def sign_kit(
         self, manifest: Manifest, *, model: Digest, slot: str, seq: int, started_ns: int | None
-    ) -> list[Signature]:
-        """All signatures of a data kit.
+    ) -> tuple[list[Signature], int]:
+        """All signatures of a data kit, and the TPM's clock (milliseconds) as of its quote.
 
         Args:
             manifest: The kit's manifest.
@@ -86,8 +86,9 @@ class DeviceSigner:
             started_ns: Wall clock of the first record; None in a kit of labels only.
         """
         now_ns = time.time_ns()
+        item, clock_ms = self._attest(manifest.digest, seq)
         statement = encode_kit_statement(
-            self._attest(manifest.digest, seq),
+            item,
             model=model,
             slot=slot,
             device=self._context.urn,
@@ -96,13 +97,14 @@ class DeviceSigner:
             started_on=rfc3339_of_ns(now_ns if started_ns is None else started_ns),
             finished_on=rfc3339_of_ns(now_ns),
         )
-        return self._signatures(manifest, statement, SLSA_PROVENANCE, now_ns)
+        return self._signatures(manifest, statement, SLSA_PROVENANCE, now_ns), clock_ms
 
-    def sign_tombstone(self, manifest: Manifest, *, model: Digest, slot: str, seq: int) -> list[Signature]:
-        """All signatures of a tombstone."""
+    def sign_tombstone(self, manifest: Manifest, *, model: Digest, slot: str, seq: int) -> tuple[list[Signature], int]:
+        """All signatures of a tombstone, and the TPM's clock as of its quote."""
         now_ns = time.time_ns()
+        item, clock_ms = self._attest(manifest.digest, seq)
         statement = encode_tombstone_statement(
-            self._attest(manifest.digest, seq),
+            item,
             model=model,
             slot=slot,
             device=self._context.urn,
@@ -110,18 +112,15 @@ class DeviceSigner:
             version=__version__,
             created=rfc3339_of_ns(now_ns),
         )
-        return self._signatures(manifest, statement, TOMBSTONE_PREDICATE, now_ns)
+        return self._signatures(manifest, statement, TOMBSTONE_PREDICATE, now_ns), clock_ms
 
-    def _attest(self, digest: Digest, seq: int) -> SealedKit:
+    def _attest(self, digest: Digest, seq: int) -> tuple[SealedKit, int]:
         """NV_Certify and Quote over a manifest's digest, before the counter moves again."""
         counter = self._tpm.certify_counter(digest.raw)
         quote, log = quote_with_log(self._context, self._tpm, digest.raw)
-        return SealedKit(
-            digest=digest,
-            seq=seq,
-            reset_count=parse_attest(quote.attest).reset_count,
-            evidence=SealEvidence(quote=quote, counter=counter, log=log),
-        )
+        shown = parse_attest(quote.attest)
+        evidence = SealEvidence(quote=quote, counter=counter, log=log)
+        return SealedKit(digest=digest, seq=seq, reset_count=shown.reset_count, evidence=evidence), shown.clock_ms
 
     def _signatures(self, manifest: Manifest, statement: bytes, predicate_type: str, now_ns: int) -> list[Signature]:
         created = rfc3339_of_ns(now_ns)

@@ -294,6 +294,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sync_file(path: Path) -> None:
+    """Make durable what is in a file now, whoever wrote it.
+
+    Raises:
+        NotStored: No such file.
+        StoreError: The disk failed.
+    """
+    fd, _ = open_regular(path, "file")
+    try:
+        with translated(path):
+            _tell("sync", path)
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_dir(path: Path) -> None:
     """Make creations, renames and removals in the folder durable."""
     with translated(path):

@@ -3,10 +3,13 @@
 """Frames of a spool segment: how rows lie on the disk so that a torn tail is seen for what it is.
 
 A frame is ``uint32le length, uint32le crc32, uint8 kind`` and then ``length`` bytes; the checksum
-covers kind and payload. A segment starts with one HEADER frame (label logs have none), then EVIDENCE
-frames if any, then rows. An END frame closes it: ``uint64le records, uint64le next`` (the number
-that the next segment may start with). Zeros after the last frame are space set aside for more. What
-the payloads mean is not known here.
+covers kind and payload. A segment starts with one HEADER frame (label logs have none), then one EVIDENCE
+frame (without it the header was never quoted and no row may follow), then rows. A RANGE frame, ``uint64le n``,
+says that the next record has the number n and the ones behind it n + 1, n + 2, ...; one stands before the first
+record and wherever numbers were left out. An END frame closes a segment: the ranges of its record numbers
+(``uint64le first, uint64le last`` each), then ``uint64le records, uint64le next, uint32le ranges``, where next is
+the number that the slot may give out after it. Zeros after the last frame are space set aside for more. What the
+payloads of rows mean is not known here.
 """
 
 from __future__ import annotations
@@ -15,13 +18,12 @@ import errno
 import os
 import struct
 import zlib
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import LimitError, StoreCorrupt
+from edgeprov.errors import FormatError, LimitError, StoreCorrupt
 from edgeprov.limits import KIB, LIMITS
 from edgeprov.store.atomic import open_regular, translate, translated
 
@@ -31,12 +33,18 @@ RECORD: Final = 3
 INPUT: Final = 4
 LABEL: Final = 5
 END: Final = 6
+RANGE: Final = 7
 
 FRAME: Final = struct.Struct("<IIB")
 FRAME_BYTES: Final = FRAME.size
-CHECKSUM_OF_KIND: Final = tuple(zlib.crc32(bytes([kind])) for kind in range(END + 1))
-_END: Final = struct.Struct("<QQ")
+CHECKSUM_OF_KIND: Final = tuple(zlib.crc32(bytes([kind])) for kind in range(RANGE + 1))
+Range = tuple[int, int]
+"""First and last number, both included."""
+MAX_RANGES: Final = 1_024  # of one segment; a writer begins another segment before
+_END: Final = struct.Struct("<QQI")
 _END_BYTES: Final = FRAME_BYTES + _END.size
+_NUMBER: Final = struct.Struct("<Q")
+_RANGE: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 256 * KIB
 
 # A length past its bound is damage, not a reason to take memory. Rows carry some bytes besides.
@@ -47,7 +55,8 @@ MAX_BYTES: Final = (
     LIMITS.record_bytes + LIMITS.params_bytes + 4 * KIB,
     LIMITS.input_bytes + 4 * KIB,
     LIMITS.label_bytes + 4 * KIB,
-    _END.size,
+    _END.size + MAX_RANGES * _RANGE.size,
+    _NUMBER.size,
 )
 
 
@@ -56,18 +65,41 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
     return FRAME.pack(len(payload), zlib.crc32(payload, CHECKSUM_OF_KIND[kind]), kind) + payload
 
 
-def frame_records(rows: deque[bytes], buffer: bytearray) -> None:
-    """Move the records that are in a queue now to a buffer, each in its frame; another thread may append meanwhile."""
-    take, head, seed = rows.popleft, FRAME.pack, CHECKSUM_OF_KIND[RECORD]
-    for _ in range(len(rows)):
-        row = take()
-        buffer += head(len(row), zlib.crc32(row, seed), RECORD)
-        buffer += row
+def count_records(frames: bytes) -> int:
+    """Count the records in bytes that must be whole frames of records and captured inputs.
+
+    Checksums are not looked at: whoever reads the segment does that.
+
+    Raises:
+        FormatError: Something else.
+    """
+    unpack, bounds = FRAME.unpack_from, MAX_BYTES
+    place, end, records = 0, len(frames), 0
+    while place < end:
+        if place + FRAME_BYTES > end:
+            raise FormatError("a frame is cut off")
+        length, _, kind = unpack(frames, place)
+        if kind == RECORD:
+            records += 1
+        elif kind != INPUT:
+            raise FormatError("a frame is neither a record nor an input")
+        if length > bounds[kind]:
+            raise FormatError("a frame is longer than its kind may be")
+        place += FRAME_BYTES + length
+    if place != end:
+        raise FormatError("a frame is cut off")
+    return records
 
 
-def encode_end(records: int, next_n: int) -> bytes:
+def encode_end(records: int, next_n: int, ranges: Sequence[Range] = ()) -> bytes:
     """The frame that closes a segment."""
-    return encode_frame(END, _END.pack(records, next_n))
+    packed = b"".join(_RANGE.pack(first, last) for first, last in ranges)
+    return encode_frame(END, packed + _END.pack(records, next_n, len(ranges)))
+
+
+def encode_range(n: int) -> bytes:
+    """The frame that gives the next record its number."""
+    return encode_frame(RANGE, _NUMBER.pack(n))
 
 
 def verify_length(payload: bytes, kind: int) -> None:
@@ -82,18 +114,20 @@ class SegmentInfo:
 
     Attributes:
         path: The file.
-        first: Number in its name: of its first record, or of the label log.
+        order: Number in its name: place in the order of opening.
         size_bytes: Size of the file.
         closed: It has an END frame; nothing will be added.
         records: Rows counted in END, None while it is open.
+        ranges: Numbers of its records as END names them; empty while it is open.
         next_n: Number after it, None while it is open.
     """
 
     path: Path
-    first: int
+    order: int
     size_bytes: int
     closed: bool
     records: int | None
+    ranges: tuple[Range, ...]
     next_n: int | None
 
 
@@ -107,23 +141,74 @@ def load_segment_info(path: Path) -> SegmentInfo:
     fd, size = open_regular(path, "segment")
     try:
         with translated(path):
-            tail = os.pread(fd, _END_BYTES, max(0, size - _END_BYTES))
+            end = _read_end(fd, size)
     finally:
         os.close(fd)
-    records = next_n = None
-    if len(tail) == _END_BYTES:
-        length, checksum, kind = FRAME.unpack_from(tail)
-        payload = tail[FRAME_BYTES:]
-        if kind == END and length == _END.size and checksum == zlib.crc32(payload, CHECKSUM_OF_KIND[END]):
-            records, next_n = _END.unpack(payload)
+    records, next_n, ranges = end or (None, None, ())
     return SegmentInfo(
         path=path,
-        first=int(path.stem),
+        order=int(path.stem),
         size_bytes=size,
-        closed=next_n is not None,
+        closed=end is not None,
         records=records,
+        ranges=ranges,
         next_n=next_n,
     )
+
+
+def _read_end(fd: int, size: int) -> tuple[int, int, tuple[Range, ...]] | None:
+    """Records, next number and ranges of the END frame at the end of a file; None without one."""
+    if size < _END_BYTES:
+        return None
+    tail = os.pread(fd, _END.size, size - _END.size)
+    if len(tail) < _END.size:
+        return None  # its writer cuts the space behind the last row this very moment
+    records, next_n, count = _END.unpack(tail)
+    length = _END.size + count * _RANGE.size
+    if count > MAX_RANGES or size < FRAME_BYTES + length:
+        return None
+    frame = os.pread(fd, FRAME_BYTES + length, size - FRAME_BYTES - length)
+    if len(frame) < FRAME_BYTES + length:
+        return None
+    said, checksum, kind = FRAME.unpack_from(frame)
+    payload = frame[FRAME_BYTES:]
+    if kind != END or said != length or checksum != zlib.crc32(payload, CHECKSUM_OF_KIND[END]):
+        return None
+    return records, next_n, tuple(_RANGE.iter_unpack(payload[: -_END.size]))
+
+
+def numbering(frames: Iterable[tuple[int, bytes]]) -> tuple[tuple[Range, ...], int | None]:
+    """Count the numbers of the records among frames, by the RANGE frames between them.
+
+    Returns:
+        The ranges of the records, and the number that a further record would have; None before a RANGE frame.
+    """
+    ranges: list[Range] = []
+    first: int | None = None
+    count = 0
+    for kind, payload in frames:
+        if kind == RECORD:
+            count += 1
+        elif kind == RANGE:
+            if count and first is not None:
+                ranges.append((first, first + count - 1))
+            (first,) = _NUMBER.unpack(payload)
+            count = 0
+    if first is None:
+        return (), None
+    if count:
+        ranges.append((first, first + count - 1))
+    return tuple(ranges), first + count
+
+
+def ranges_of(frames: Iterable[tuple[int, bytes]]) -> tuple[Range, ...]:
+    """Ranges of the numbers of the records among frames."""
+    return numbering(frames)[0]
+
+
+def count_of(ranges: Iterable[Range]) -> int:
+    """How many numbers lie in ranges."""
+    return sum(last - first + 1 for first, last in ranges)
 
 
 class Segment:
@@ -131,16 +216,17 @@ class Segment:
 
     Attributes:
         path: The file.
-        first: Number in its name.
+        order: Number in its name.
         header: Payload of its HEADER frame, empty for a label log.
-        evidence: Payloads of the EVIDENCE frames right after the header.
+        evidence: Payload of the EVIDENCE frame right after the header, empty without one.
         closed: It has an END frame.
         records: Rows counted in END, None while it is open.
+        ranges: Numbers of its records as END names them; empty while it is open.
         torn: frames() met something that is neither a frame nor space set aside; None before that is known.
         valid_bytes: Where the frames read so far end.
     """
 
-    __slots__ = ("closed", "evidence", "first", "header", "path", "records", "torn", "valid_bytes")
+    __slots__ = ("closed", "evidence", "header", "order", "path", "ranges", "records", "torn", "valid_bytes")
 
     def __init__(self, path: Path) -> None:
         """Open and read up to the first row.
@@ -151,21 +237,20 @@ class Segment:
         """
         info = load_segment_info(path)
         self.path = path
-        self.first = info.first
+        self.order = info.order
         self.closed = info.closed
         self.records = info.records
+        self.ranges = info.ranges
         self.torn: bool | None = None
         self.valid_bytes = 0
-        self.header = b""
-        evidence = []
+        self.header = self.evidence = b""
         for kind, payload in self.frames():
             if kind == HEADER:
                 self.header = payload
             elif kind == EVIDENCE:
-                evidence.append(payload)
+                self.evidence = payload
             else:
                 break
-        self.evidence = tuple(evidence)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """All frames as ``(kind, payload)``, up to the END frame or the first damage.
@@ -208,7 +293,7 @@ class Segment:
         while True:
             while len(buffer) - position >= need:
                 length, checksum, kind = unpack(buffer, position)
-                if kind == 0 or kind > END or length > bounds[kind]:
+                if kind == 0 or kind > RANGE or length > bounds[kind]:
                     self.torn = any(buffer[position : position + FRAME_BYTES])
                     return
                 end = position + FRAME_BYTES + length

@@ -22,31 +22,40 @@ from edgeprov.formats.record import parse_input, parse_record
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import open_regular
-from edgeprov.store.frames import CHECKSUM_OF_KIND, END, FRAME, FRAME_BYTES, INPUT, MAX_BYTES, RECORD, Segment
-
-Range = tuple[int, int]
+from edgeprov.store.frames import (
+    CHECKSUM_OF_KIND,
+    END,
+    FRAME,
+    FRAME_BYTES,
+    INPUT,
+    MAX_BYTES,
+    RANGE,
+    RECORD,
+    Range,
+    Segment,
+)
 
 _PAGE_BYTES: Final = 4 * KIB
 _SECTOR_BYTES: Final = 512
 _WINDOW_BYTES: Final = 256 * KIB
-_KIND: Final = re.compile(rb"[\x01-\x06]")  # HEADER to END
+_KIND: Final = re.compile(rb"[\x01-\x07]")  # HEADER to RANGE
 _KIND_OFFSET: Final = FRAME_BYTES - 1
 
 
-def salvaged_rows(segment: Segment, *, end: int) -> Iterator[tuple[int, bytes]]:
-    """The RECORD frames whose numbers rise from the segment's first to below ``end``, each with its INPUT.
+def salvaged_rows(segment: Segment) -> Iterator[tuple[int, bytes]]:
+    """The RECORD frames of a closed segment whose numbers rise and lie within its ranges, each with its INPUT.
 
     Raises:
         FormatError: The header is not one.
         StoreError: The file cannot be opened.
     """
     captures = parse_segment_header(segment.header).input_key is not None
-    last, kept = segment.first - 1, -1
+    last, kept = -1, -1
     for kind, payload in salvaged_frames(segment, search=not captures):
         number = _number(kind, payload)
         if kind == RECORD:
             kept = -1
-            if last < number < end:
+            if last < number and any(low <= number <= high for low, high in segment.ranges):
                 kept = last = number
                 yield kind, payload
         elif kind == INPUT and number == kept >= 0:
@@ -60,13 +69,13 @@ def salvaged_end(segment: Segment, *, end: int) -> int:
     """
     captures = parse_segment_header(segment.header).input_key is not None
     numbers = (_number(kind, payload) for kind, payload in salvaged_frames(segment, search=not captures))
-    return max((n for n in numbers if n < end), default=segment.first - 1) + 1
+    return max((n for n in numbers if n < end), default=-1) + 1
 
 
-def salvaged_numbers(segment: Segment, *, end: int) -> list[Range]:
+def salvaged_numbers(segment: Segment) -> list[Range]:
     """Ranges (first and last) of the record numbers that salvaged_rows gives. Errors as there."""
     found: list[Range] = []
-    for kind, payload in salvaged_rows(segment, end=end):
+    for kind, payload in salvaged_rows(segment):
         if kind == RECORD:
             n = parse_record(payload).n
             if found and n == found[-1][1] + 1:
@@ -177,7 +186,7 @@ def _verifies(fd: int, position: int, size: int) -> bool:
 
 def _payload(fd: int, position: int, length: int, kind: int, size: int) -> bytes | None:
     """The payload of a frame of this length, if its checksum fits."""
-    if not 0 < kind <= END or length > MAX_BYTES[kind] or position + FRAME_BYTES + length > size:
+    if not 0 < kind <= RANGE or length > MAX_BYTES[kind] or position + FRAME_BYTES + length > size:
         return None
     frame = _read(fd, FRAME_BYTES + length, position)
     payload = frame[FRAME_BYTES:]

@@ -1,58 +1,90 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The file of a spool's open segment: its start, its space on the disk, its end."""
+"""The files of a spool: how a segment begins, gets its space on the disk, and ends."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeprov.errors import StoreError, StoreFull
-from edgeprov.limits import KIB
-from edgeprov.store.atomic import open_temporary, remove, rename
-from edgeprov.store.frames import EVIDENCE, HEADER, encode_end, encode_frame, verify_length
+from edgeprov.limits import KIB, MIB
+from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, save_bytes, sync_dir, translated
+from edgeprov.store.frames import EVIDENCE, HEADER, Range, Segment, count_of, encode_end, encode_frame, verify_length
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgeprov.store.atomic import DurableFile
     from edgeprov.store.position import Quota
 
+Quarantine = Callable[[Path, str], Path]
+
 ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
-END_BYTES: Final = len(encode_end(0, 0))
+_TAIL_BYTES: Final = 1 * MIB  # of a damaged tail that is kept in quarantine
+_SPARE_RANGES: Final = 8  # room that an END frame has at the least
 
 
-def first_frames(header: bytes, evidence: bytes | None) -> bytes:
-    """The frames that a segment begins with.
+def end_bytes(ranges: int) -> int:
+    """Bytes to keep free for the END frame of a segment with so many ranges."""
+    return len(encode_end(0, 0, ((0, 0),) * (ranges + _SPARE_RANGES)))
 
-    Args:
-        header: Encoded segment header.
-        evidence: Payload of an EVIDENCE frame, when it is there already.
 
-    Raises:
-        LimitError: The header is too long.
+class NewSegment:
+    """A segment whose header is on the disk, and which takes records once its evidence is there as well.
+
+    Attributes:
+        header_sha256: SHA-256 of its header.
     """
-    verify_length(header, HEADER)
-    return encode_frame(HEADER, header) + (encode_frame(EVIDENCE, evidence) if evidence else b"")
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        """Write the header under the segment's name, durably.
+
+        Raises:
+            LimitError: The header is too long.
+            StoreFull: No space.
+            StoreError: A file of this name is there, or the disk failed. No file is left.
+        """
+        verify_length(header, HEADER)
+        self.header_sha256 = sha256(header).digest()
+        self.file = _create(path, encode_frame(HEADER, header))
+        sync_dir(path.parent)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.file.path
+
+    def start(self, evidence: bytes) -> None:
+        """Add the evidence, durably: from now on this header is never written again.
+
+        Raises:
+            LimitError: The evidence is too long.
+            StoreFull: No space; the segment can be started again later.
+            StoreError: The disk failed.
+        """
+        verify_length(evidence, EVIDENCE)
+        size = self.file.size
+        try:
+            self.file.allocate(size + len(evidence) + end_bytes(1))
+            self.file.write(encode_frame(EVIDENCE, evidence))
+            self.file.sync()
+        except StoreFull:
+            with suppress(StoreError):
+                self.file.truncate(size)
+            raise
+
+    def close(self) -> None:
+        """Give the file up as it is; nothing that was written is undone."""
+        self.file.close()
 
 
-def create_segment(path: Path, frames: bytes) -> DurableFile:
-    """Write the first frames of a segment and give it its name; the caller syncs the folder.
-
-    Args:
-        path: Of the new file.
-        frames: HEADER frame, and what follows it.
-
-    Raises:
-        StoreFull: No space.
-        StoreError: A file of this name is there, or the disk failed. No file is left.
-    """
+def _create(path: Path, frames: bytes) -> DurableFile:
     if path.exists():
         raise StoreError(f"segment {path.name} is there already")
     file = open_temporary(path.parent)
     try:
         file.write(frames)
-        file.allocate(file.size + END_BYTES)
         file.sync()
         rename(file.path, path)
     except BaseException:
@@ -64,13 +96,13 @@ def create_segment(path: Path, frames: bytes) -> DurableFile:
     return file
 
 
-def end_segment(file: DurableFile, records: int, next_n: int, *, unsynced: bool) -> None:
+def end_segment(file: DurableFile, ranges: Sequence[Range], next_n: int, *, unsynced: bool) -> None:
     """Write the END frame, durably.
 
     Args:
         file: The segment, with all its rows written.
-        records: How many.
-        next_n: Number after the last record.
+        ranges: Numbers of its records.
+        next_n: Number after the slot's last record.
         unsynced: Some rows were not synced yet.
 
     Raises:
@@ -78,9 +110,59 @@ def end_segment(file: DurableFile, records: int, next_n: int, *, unsynced: bool)
     """
     if unsynced:
         file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
-    file.write(encode_end(records, next_n))
+    file.write(encode_end(count_of(ranges), next_n, ranges))
     file.truncate(file.size)
     file.sync()
+
+
+def end_file(
+    segment: Segment, ranges: Sequence[Range], next_n: int, *, cut: int | None, records: int | None = None
+) -> None:
+    """Close a file that its writer left open, cut at ``cut`` (behind the last whole frame) or left as it is.
+
+    Args:
+        segment: A segment or a label log.
+        ranges: Numbers of its records; none for a label log.
+        next_n: Number after it.
+        cut: Where it ends.
+        records: Rows of a label log.
+
+    Raises:
+        StoreError: The disk failed.
+    """
+    with DurableFile(segment.path, create=False) as file:
+        if cut is not None:
+            file.truncate(cut)
+        file.sync()  # an END frame vouches for what is before it, so it must not reach the disk first
+        file.write(encode_end(count_of(ranges) if records is None else records, next_n, ranges))
+        file.sync()
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Segments or label logs in a folder, in order of opening.
+
+    Raises:
+        StoreError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    with translated(folder):
+        return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit() and len(path.stem) == 20)
+
+
+def is_damaged(segment: Segment, quarantine: Quarantine) -> bool:
+    """Whether what is no frame, in an open segment, is damage in front of acknowledged rows; frames() was read."""
+    from edgeprov.store.salvage import damage_within
+
+    damaged = damage_within(segment)
+    if damaged is False:
+        with segment.path.open("rb") as file:
+            file.seek(segment.valid_bytes)
+            tail = file.read(_TAIL_BYTES)
+        copy = segment.path.with_name(f"{segment.path.stem}.tail")
+        save_bytes(copy, tail)
+        quarantine(copy, f"bytes of {segment.path.name} behind a gap at {segment.valid_bytes}")
+    return bool(damaged)
 
 
 class SegmentSpace:

@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The writing end of a spool: rows gather in memory and go to the disk as one write per group.
+"""The writing end of a spool: rows come through a ring in memory and go to the disk as one write per group.
 
-What is acknowledged depends on the sync mode. ``every``: a record is durable when append_record()
-returns. ``interval``: it is durable after at most that time; ``synced_n`` tells up to where.
-``seal``: when its segment is closed. A row that was refused (disk full, quota) leaves no trace and
-its number is still free. Space is set aside ahead, so rows that were taken into memory do not meet
-a full disk afterwards.
+What is acknowledged survives a kill of the process: it stands in the ring, which the next start copies. What
+survives a power cut depends on the sync mode. ``every``: a record is durable when append_record() returns.
+``interval``: it is durable after at most that time; ``synced_n`` tells up to where. ``seal``: when its segment
+is closed. A row that was refused (disk full, quota) leaves no trace and its number is still free: the ring's
+limit never passes the disk space that was set aside.
 
-An append only puts its row into a queue; what frames a row on the disk is added when a group is written.
-Whoever appends holds ``lock``; the thread that syncs takes rows out meanwhile without it.
+A segment is prepared (its header on the disk, then its evidence) while another still takes records, and used
+from one record to the next. A writer that closes leaves its segment open: a later one goes on in it.
 
 After a failed sync the kernel may have dropped what it could not write: the writer then refuses
 everything, and the next one starts from what is really on the disk.
@@ -18,48 +18,51 @@ everything, and the next one starts from what is really on the disk.
 from __future__ import annotations
 
 import atexit
-import threading
-from collections import deque
+import os
+import weakref
 from contextlib import suppress
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
+from edgeprov._dataclass import replace
 from edgeprov.errors import StoreError, StoreFull, UsageError
-from edgeprov.limits import KIB
-from edgeprov.store.atomic import DurableFile, remove, sync_dir
-from edgeprov.store.frames import FRAME_BYTES, INPUT, RECORD, encode_frame, frame_records, verify_length
+from edgeprov.store.atomic import DurableFile
+from edgeprov.store.frames import FRAME_BYTES, count_records
 from edgeprov.store.lock import Lock
-from edgeprov.store.position import Position, Quota, SaveHead
-from edgeprov.store.segment_file import END_BYTES, SegmentSpace, create_segment, end_segment, first_frames
+from edgeprov.store.position import Quota
+from edgeprov.store.ring import RingReader
+from edgeprov.store.ring_file import RingFile
+from edgeprov.store.ring_writer import RingWriter
+from edgeprov.store.segment_owner import RESERVED_NUMBERS, SegmentOwner
+from edgeprov.store.spool_head import SpoolHead
 from edgeprov.store.sync_thread import SyncThread
 
 SYNC_MODES: Final = ("every", "interval", "seal")
-RESERVED_NUMBERS: Final = 32_768  # at most so many are skipped after an unclean stop
-GROUP_BYTES: Final = 32 * KIB
+UNBOUNDED_MS: Final = 2**53 - 1
+"""Bound of a loss where records are synced at the end of their segment only."""
 _EXIT_S: Final = 5.0
-_GROUP_RECORDS: Final = GROUP_BYTES // (FRAME_BYTES + 1)  # as many as a group can hold at the most
+_ROW_BYTES: Final = FRAME_BYTES + 16  # no record's frame is smaller
+
+_writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
 
 
-class SpoolWriter:
-    """Appends rows to segments. Made by SlotSpool.open_writer.
+class SpoolWriter(SegmentOwner):
+    """Copies rows from a ring into segments. Made by SlotSpool.open_writer.
 
-    Where several threads share it, ``lock`` is held around everything but sync().
+    Where several threads share it, ``lock`` is held around everything but sync() and prepare().
 
     Attributes:
-        lock: Re-entrant. A recorder holds it longer: from the choice of a record's number to its append.
-        next_n: Number that the next append_record() must carry.
-        synced_n: Records below this number are durable.
-        segment_bytes: Size of the open segment.
+        rows: The application's end of the ring.
     """
 
     def __init__(
         self,
         folder: Path,
-        position: Position,
+        head: SpoolHead,
         *,
-        save_head: SaveHead,
         lock: Lock,
+        ring: RingFile,
         sync: str,
         interval_ms: int,
         quota: Quota | None,
@@ -68,121 +71,41 @@ class SpoolWriter:
         if sync not in SYNC_MODES:
             lock.release()
             raise UsageError(f"sync mode {sync[:20]!r} is none of {', '.join(SYNC_MODES)}")
-        self._folder = folder
-        self._prev = position.prev
-        self._ended = position.next - position.skipped
-        self._save_head = save_head
+        bound_ms = {"every": 0, "interval": interval_ms}.get(sync, UNBOUNDED_MS)
+        super().__init__(folder, head, quota=quota, bound_ms=bound_ms)
         self._file_lock = lock
-        self._space = SegmentSpace(quota)
         self._every = sync == "every"
+        self._by_itself = sync == "interval"
         self._sync_thread = SyncThread(self.sync, interval_ms / 1000)
-        self._file: DurableFile | None = None
-        self._rows: deque[bytes] = deque()  # taken in, not framed yet; only the appending thread adds
-        self._buffer = bytearray()  # frames that the disk has not got yet
-        self._taken = 0  # size of the segment with all that is in memory; only the appending thread counts
-        self._limit = 0  # up to where it may grow without a look at group, disk, quota and reservation
-        self._reserved = position.next
-        self._unsynced = False  # written, but not synced
-        self._failed: StoreError | None = None
-        self.lock = threading.RLock()
-        self._mutex = threading.RLock()  # buffer and file; taken after ``lock``, never before it
-        self._syncing = threading.Lock()
-        self._first = position.next
-        self._before = (position.next, self._ended, position.prev)  # head.json while a segment is open
-        self.next_n = position.next
-        self.synced_n = position.next
-        self._idle = self._synced_by_itself = sync != "seal"  # idle: something has to follow the next append
-        self._closed = False
+        self._ring_file = ring
+        try:
+            fd = ring.create()
+        except BaseException:
+            lock.release()
+            raise
+        self._ring = RingReader(os.dup(fd), ring.size_bytes, shared=False)
+        self.rows = RingWriter(
+            fd, ring.size_bytes, self.copied_n, wake=self._sync_thread.appended, make_room=self.make_room
+        )
+        if self._by_itself:
+            self._ring.sleep()
         atexit.register(self._close_at_exit)
+        _writers.add(self)
 
     @property
-    def position(self) -> Position:
-        """What the header of the segment that is opened next has to say."""
-        return Position(next=self.next_n, skipped=self.next_n - self._ended, prev=self._prev)
+    def next_n(self) -> int:
+        """Number that the next record must carry."""
+        return self.rows.next_n
 
     @property
     def segment_records(self) -> int:
-        """Records of the open segment, what is still in memory included."""
-        return self.next_n - self._first
+        """Records of the open segment, with those that still wait in the ring."""
+        return super().segment_records + self.rows.next_n - self.copied_n
 
     @property
     def segment_bytes(self) -> int:
-        """Bytes of the open segment, what is still in memory included."""
-        return self._taken
-
-    # -- segments ---------------------------------------------------------------------------------
-
-    def open_segment(self, header: bytes, evidence: bytes | None = None) -> Path:
-        """Start a segment, durable under its name when this returns.
-
-        Args:
-            header: Encoded segment header that agrees with ``position``.
-            evidence: Payload of an EVIDENCE frame, when it is there already.
-
-        Raises:
-            StoreFull: No space or quota; no segment was started.
-            StoreError: Any other failure of the disk.
-        """
-        with self._mutex:
-            self._verify_usable()
-            if self._file is not None:
-                raise UsageError("the segment before is still open")
-            frames = first_frames(header, evidence)
-            self._space.verify_quota(len(frames))
-            # Numbers first: should the power fail behind this line, they are skipped, never used again.
-            before = (self.next_n, self._ended, self._prev)
-            reserved = self.next_n + RESERVED_NUMBERS
-            self._save_head(reserved, *before)
-            self._reserved = reserved
-            path = self._folder / f"{self.next_n:020d}.seg"
-            file = create_segment(path, frames)
-            self._file = file
-            self._taken, self._limit = file.size, 0
-            self._space.allocated = file.size + END_BYTES
-            self._first = self.next_n
-            self._before = before
-            self._prev = sha256(header).digest()
-            self._ended = self.next_n
-            try:
-                sync_dir(self._folder)
-            except StoreError as error:
-                self._fail(error)
-                raise
-            return path
-
-    def close_segment(self) -> Path | None:
-        """End the segment durably, so that it can be sealed.
-
-        Returns:
-            Its file; None when none is open, or when it has no record: then it goes without a trace.
-
-        Raises:
-            StoreError: The disk failed; recovery will close the segment at the next start.
-        """
-        with self.lock, self._syncing, self._mutex:
-            self._verify_usable()
-            file = self._file
-            if file is None:
-                return None
-            if not self.segment_records:
-                self._drop_segment(file)
-                return None
-            self._flush()
-            records = self.next_n - self._first
-            try:
-                end_segment(file, records, self.next_n, unsynced=self._unsynced)
-                # The END frame says the same; on a full disk the next start reads it there.
-                with suppress(StoreFull):
-                    self._save_head(self.next_n, self.next_n, self.next_n, self._prev)
-            except StoreError as error:
-                self._fail(error)
-                raise
-            self._file = None
-            self._taken = self._limit = 0
-            self._unsynced = False
-            self.synced_n = self._ended = self._reserved = self.next_n
-            file.close()
-            return file.path
+        """Bytes of the open segment, with what still waits in the ring."""
+        return super().segment_bytes + self._ring.pending()
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -199,42 +122,40 @@ class SpoolWriter:
         Raises:
             StoreFull: No space or quota: nothing was taken, the number is still free.
             LimitError: A row is too long.
+            UsageError: This process was forked from the one that opened the writer.
             StoreError: The disk failed.
         """
-        if captured is not None:
-            return self._append_pair(row, captured)
-        size = len(row) + FRAME_BYTES
-        taken = self._taken + size
-        if taken > self._limit:
-            verify_length(row, RECORD)
-            self._make_room(size)
-        self._taken = taken
-        self._rows.append(row)
-        n = self.next_n
-        self.next_n = n + 1  # behind the row: sync() takes out all rows whose numbers it has seen
-        if self._idle:
-            self._follow_up(size)
+        n = self.rows.append(row, captured)
+        if self._every:
+            try:
+                self.sync()
+            except StoreFull:
+                # Space was set aside, but this file system asks for it again at each write (copy on write).
+                with self._mutex:
+                    if self.copied_n <= n:
+                        self.rows.take_back(n)
+                        raise
+                self.sync()  # another thread's sync copied it meanwhile
         return n
 
     def sync(self) -> None:
         """Make everything appended so far durable.
 
         Raises:
-            StoreFull: No space; what is not durable stays in memory.
+            StoreFull: No space; what is not durable stays in the ring.
             StoreError: The disk failed; the writer is of no further use.
         """
         with self._syncing:
             with self._mutex:
                 self._verify_usable()
                 self._sync_thread.synced()
-                # Before the rows are taken out: whoever appends behind them sees that something has to follow.
-                self._idle = self._synced_by_itself
-                reached = self.next_n
                 self._flush()
+                if self._by_itself and not self._ring.sleep():
+                    self._sync_thread.appended()  # a record came meanwhile
+                reached = self.copied_n
                 file, unsynced = self._file, self._unsynced
                 self._unsynced = False
                 if file is None or not unsynced:
-                    # The sync before took a row whose number did not count yet; by now it does.
                     self.synced_n = max(self.synced_n, reached)
                     return
             try:
@@ -245,92 +166,21 @@ class SpoolWriter:
             with self._mutex:
                 self.synced_n = max(self.synced_n, reached)
 
-    def close(self) -> None:
-        """Close the open segment and give the slot free. Closing twice is allowed.
+    def make_room(self, size: int) -> None:
+        """Copy what waits in the ring, and move its limit: numbers, quota and disk space for ``size`` bytes and more.
 
         Raises:
-            StoreError: The disk failed: rows since the last sync may be lost; numbers are not reused.
+            StoreFull: No space or quota.
+            StoreError: The disk failed.
+            UsageError: No segment is open.
         """
-        if self._closed:
-            return
-        self._closed = True
-        atexit.unregister(self._close_at_exit)
-        self._sync_thread.stop()
-        try:
-            if self._failed is None:
-                self.close_segment()
-        finally:
-            if self._file is not None:
-                with suppress(StoreError):
-                    self._file.close()
-            self._file_lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _close_at_exit(self) -> None:
-        # An application that forgot close(): nobody is left to tell of an error. One whose thread is stuck in
-        # an inference leaves an open segment, which the next start recovers.
-        if self.lock.acquire(timeout=_EXIT_S):
-            try:
-                with suppress(StoreError):
-                    self.close()
-            finally:
-                self.lock.release()
-
-    # -- inside -----------------------------------------------------------------------------------
-
-    def _drop_segment(self, file: DurableFile) -> None:
-        # Nothing was recorded: the next segment has the same first number and the same predecessor.
-        next_n, self._ended, self._prev = self._before
-        with suppress(StoreFull):
-            self._save_head(next_n, *self._before)
-        self._file = None
-        self._buffer.clear()
-        self._unsynced = False
-        self._taken = self._limit = 0
-        file.close()
-        remove(file.path)
-        sync_dir(self._folder)
-
-    def _verify_usable(self) -> None:
-        if self._failed is not None:
-            raise StoreError(f"this writer failed before: {self._failed.message}", advice=self._failed.advice)
-
-    def _append_pair(self, row: bytes, captured: bytes) -> int:
-        """A record and its captured input, which stands right behind it: framed at once, for it is long."""
-        frames = encode_frame(RECORD, row) + encode_frame(INPUT, captured)
-        with self._mutex:
-            if self._taken + len(frames) > self._limit:
-                verify_length(row, RECORD)
-                verify_length(captured, INPUT)
-                self._make_room(len(frames))
-            frame_records(self._rows, self._buffer)
-            self._buffer += frames
-            self._taken += len(frames)
-            n = self.next_n
-            self.next_n = n + 1
-            if self._idle:
-                self._follow_up(len(frames))
-            return n
-
-    def _make_room(self, size: int) -> None:
-        """The slow path of an append: numbers, quota and disk space for ``size`` bytes and more."""
         with self._mutex:
             self._verify_usable()
+            self._flush()
             file = self._file
             if file is None:
                 raise UsageError("no segment is open")
-            if self._taken - file.size + size > GROUP_BYTES:
-                self._flush()
-            if self._reserved - self.next_n < _GROUP_RECORDS:
-                reserved = self.next_n + RESERVED_NUMBERS
-                self._save_head(reserved, *self._before)
-                self._reserved = reserved
-            needed = self._taken + size + END_BYTES
+            needed = file.size + size + self._end_bytes
             if needed > self._space.allocated:
                 try:
                     self._space.allocate(file, needed)
@@ -339,57 +189,116 @@ class SpoolWriter:
                 except StoreError as error:
                     self._fail(error)
                     raise
-            waiting = self._taken - file.size
-            room = min(self._space.allocated - self._taken - END_BYTES, GROUP_BYTES - waiting)
-            self._limit = self._taken + max(size, room)
+            if self._numbers_left() < self._ring.size_bytes:
+                reserved = self.copied_n + RESERVED_NUMBERS
+                self._save(replace(self._head, reserved=reserved, next=self.copied_n))
+                self._reserved = reserved
+            self._allow(file.size)
+
+    def close(self) -> None:
+        """Sync the open segment, leave it for the next writer, and give the slot free. Closing twice is allowed.
+
+        Raises:
+            StoreError: The disk failed: rows since the last sync may be lost; numbers are not reused.
+        """
+        if self._closed:
+            return
+        atexit.unregister(self._close_at_exit)
+        self._sync_thread.stop()
+        try:
+            with self.lock, self._syncing, self._mutex:
+                if self._failed is None:
+                    self._flush()
+                    self._hold()
+                    self._leave()
+                self._closed = True
+            if self._failed is None:
+                self._ring_file.remove()
+        finally:
+            self._closed = True
+            if self._file is not None:
+                with suppress(StoreError):
+                    self._file.close()
+            self.rows.close()
+            self._ring.close()
+            self._file_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside -----------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         file = self._file
         if file is None:
             return
-        frame_records(self._rows, self._buffer)
-        if not self._buffer:
-            return
         try:
-            file.write(self._buffer)
+            if self._ring.drain(partial(self._copy, file)):
+                self._allow(file.size)
         except StoreFull:
-            self._limit = 0  # the rows wait in memory; the next append tries again
             raise
         except StoreError as error:
             self._fail(error)
             raise
-        self._buffer.clear()
+
+    def _copy(self, file: DurableFile, data: bytes) -> None:
+        records = count_records(data)
+        file.write(data)
+        self.copied_n += records
         self._unsynced = True
 
-    def _commit(self, size: int) -> None:
-        """Write and sync the record that was just added; take its last ``size`` bytes back if the disk is full."""
-        with self._mutex:
-            file = self._file
-            if file is None:
-                raise UsageError("no segment is open")
-            try:
-                self._flush()
-            except StoreFull:
-                del self._buffer[-size:]
-                self._taken -= size
-                self.next_n -= 1
-                raise
-            try:
-                file.sync()
-            except StoreError as error:
-                self._fail(error)
-                raise
-            self._unsynced = False
-            self.synced_n = self.next_n
+    def _turn(self, file: DurableFile, end: int) -> int:
+        # What the application may write already must find space in this segment.
+        allocated = file.size + self._ring.outstanding() + end
+        file.allocate(allocated)
+        self._ring_file.save(segment=file.path.name, offset=file.size, position=self._ring.tail)
+        return allocated
+
+    def _hold(self) -> None:
+        self._ring.hold()
+        self.rows.look()  # the limit that it knows is no longer true
 
     def _fail(self, error: StoreError) -> None:
-        with self._mutex:
-            self._failed = error
-            self._limit = 0
+        super()._fail(error)
+        self._hold()
 
-    def _follow_up(self, size: int) -> None:
-        if self._every:
-            self._commit(size)
-            return
-        self._idle = False  # until the next sync
-        self._sync_thread.appended()
+    def _allow(self, size: int) -> None:
+        room = self._space.allocated - size - self._end_bytes
+        self._ring.allow(max(0, min(room, self._numbers_left())))
+
+    def _numbers_left(self) -> int:
+        """Bytes that the ring may hold before its records could use up the reserved numbers."""
+        return (self._reserved - self.copied_n) * _ROW_BYTES
+
+    def _close_at_exit(self) -> None:
+        # An application that forgot close(): nobody is left to tell of an error. One whose thread is stuck in
+        # an inference leaves its ring, which the next start copies.
+        if self.lock.acquire(timeout=_EXIT_S):
+            try:
+                with suppress(StoreError):
+                    self.close()
+            finally:
+                self.lock.release()
+
+    def _close_in_child(self) -> None:
+        """Give up what a forked child inherited, so that it changes nothing and keeps nobody out of the slot."""
+        self._closed = True
+        atexit.unregister(self._close_at_exit)
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - another thread may have held it
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._ring.close()
+        self._file_lock.release()
+
+
+def _close_all() -> None:
+    for writer in list(_writers):
+        if not writer._closed:  # noqa: SLF001
+            writer._close_in_child()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_close_all)

@@ -65,16 +65,22 @@ class State:
         identity_dir: Public parts of the device's identity.
     """
 
-    def __init__(self, root: Path, layout: Layout, *, write: bool) -> None:
+    def __init__(self, root: Path, layout: Layout, *, write: bool, run_dir: Path | None) -> None:
         """For open() only."""
         self.root = root
+        self._run_dir = run_dir
         self.layout = layout
         self.identity_dir = root / "tpm"
         self._write = write
 
     @classmethod
-    def open(cls, root: Path, *, write: bool) -> State:
+    def open(cls, root: Path, *, write: bool, run_dir: Path | None = None) -> State:
         """Open the state folder; with ``write`` it is made at the first start and swept at each.
+
+        Args:
+            root: The folder.
+            write: It will be changed.
+            run_dir: Folder in a tmpfs for records that are not on the disk yet.
 
         Raises:
             NotStored: There is none yet, and ``write`` is false.
@@ -91,7 +97,9 @@ class State:
             _create(root)
         _verify_version(root)
         if not write:
-            state = cls(root, Layout(root / "layout", read_only=True), write=False)  # VERSION vouches for its marker
+            state = cls(
+                root, Layout(root / "layout", read_only=True), write=False, run_dir=None
+            )  # VERSION vouches for its marker
             state.layout.rebuild_with(state.quarantine)
             return state
         if not os.access(root, os.W_OK):
@@ -102,7 +110,7 @@ class State:
             layout = Layout.open(root / "layout")
         except (FormatError, NotStored):
             layout = Layout.create(root / "layout", anew=True)
-        state = cls(root, layout, write=True)
+        state = cls(root, layout, write=True, run_dir=run_dir)
         state.layout.rebuild_with(state.quarantine)
         for folder in (root, *(root / name for name in _FOLDERS)):
             make_dirs(folder)
@@ -155,7 +163,8 @@ class State:
         """The records of a slot."""
         from edgeprov.store.spool import SlotSpool
 
-        return SlotSpool(self._spool_dir(slot), quarantine=self.quarantine)
+        ring = None if self._run_dir is None else self._run_dir / "rings" / _slot(slot)
+        return SlotSpool(self._spool_dir(slot), quarantine=self.quarantine, ring=ring)
 
     def labels(self, slot: str) -> LabelLog:
         """The labels of a slot."""

@@ -137,6 +137,7 @@ def test_cut_between_log_and_pcr_is_mended(ready: Site) -> None:
     raw = log.read_bytes()
     log.write_bytes(raw + raw.replace(b'"recnum":0', b'"recnum":1'))
     run_once()
+    ready.context.state().spool("default").end_open()  # the next session has to open a segment
     assert log.read_bytes() == raw
     log.write_bytes(raw + b'\x1e{"recnum":1,"pc')
     run_once()

@@ -66,7 +66,7 @@ def test_a_disk_that_fills_while_recording_loses_nothing_that_was_taken(disk: Pa
     other.write_bytes(bytes(500_000))
     state = State.open(disk / "state", write=True)
     writer = state.spool("default").open_writer(sync=sync, interval_ms=1)
-    writer.open_segment(b"header")
+    writer.open_segment(b"header", b"evidence")
     taken = []
     with pytest.raises(StoreFull) as caught:
         while True:
@@ -82,9 +82,10 @@ def test_a_disk_that_fills_while_recording_loses_nothing_that_was_taken(disk: Pa
     assert records(state) == taken
     other.unlink()
     next_n = writer.next_n
-    writer.open_segment(b"again")
+    writer.open_segment(b"again", b"evidence")
     assert writer.append_record(b"again") == next_n == len(taken) + 1
     writer.close()
+    state.spool("default").end_open()
     assert records(state) == [*taken, b"again"]
 
 
@@ -104,7 +105,7 @@ def test_a_full_disk_changes_no_state(disk: Path) -> None:
     changes: tuple[Callable[[], object], ...] = (
         lambda: state.save_document("large", {"x": "y" * 100_000}),
         lambda: state.labels("default").append([bytes(60_000)]),
-        lambda: state.spool("default").open_writer().open_segment(bytes(60_000)),
+        lambda: state.spool("default").open_writer().open_segment(bytes(60_000), b"evidence"),
         artifact,
     )
     for change in changes:

@@ -25,7 +25,7 @@ with State.open(root, write=True).spool(slot).open_writer(sync="interval", inter
     print("ready", flush=True)
     sys.stdin.readline()
     for segment in range(20):
-        writer.open_segment(b"header of " + slot.encode())
+        writer.open_segment(b"header of " + slot.encode(), b"evidence")
         for _ in range(200):
             writer.append_record(b"%s %d" % (slot.encode(), writer.next_n))
         writer.close_segment()

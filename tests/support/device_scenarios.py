@@ -25,6 +25,10 @@ from edgeprov.device.identity import counter_base
 from edgeprov.device.seal import seal
 from edgeprov.formats.datakit import PartContents
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.evidence_part import EvidencePart
+from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.standing import Standing
+from edgeprov.formats.tombstone import Tombstone
 from edgeprov.formats.tpmt import Attestation
 from edgeprov.store import atomic
 from edgeprov.store.layout import Layout
@@ -200,6 +204,7 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
     records: dict[int, str] = {}
     labels: set[int] = set()
     lost: dict[str, set[int]] = {"discarded": set(), "damaged": set()}
+    story = _Story()
     for digest, layout in found.items():
         verdict, parts = site.verify(layout, digest)
         assert verdict is not None
@@ -209,19 +214,23 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
         prev = manifest.annotations["dev.edgeprov.prev"]
         assert seq not in series, "a counter value with two artifacts"
         series[seq] = (digest, None if prev == "none" else Digest(prev[7:]))
+        if "tombstone" in (manifest.artifact_type or ""):
+            story.take_tombstone(parts[0])
+            for item in parts[0].lost:
+                lost[item.reason].update(range(item.first, item.last + 1))
+            continue
+        story.take_kit(seq, site.last_evidence)
         contents = [part for part in parts if isinstance(part, PartContents)]
         for block in blocks_of(contents):
             for raw in block.rows():
                 _take(records, raw)
         for found_labels in labels_of(contents):
             labels.update(found_labels.numbers)
-        for part in parts:
-            if getattr(part, "reason", "crash") != "crash":
-                lost[part.reason].update(n for first, last in part.discarded for n in range(first, last + 1))
-    base = counter_base(state)
-    assert sorted(series) == list(range(base + 1, site.tpm.counter + 1)), "a counter value is not accounted for"
+    held += story.check(set(series), counter_base(state), site.tpm.counter, set(records) | set().union(*lost.values()))
+    previous = None
     for seq in sorted(series):
-        assert series[seq][1] == (series[seq - 1][0] if seq - 1 in series else None)
+        assert series[seq][1] == previous
+        previous = series[seq][0]
         held += 2
 
     # Every acknowledged record and label is in them; what is not, a signed tombstone names, and nothing else.
@@ -242,6 +251,62 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
             assert Digest(words[1][7:]) in found
             held += 1
     return held
+
+
+class _Story:
+    """How kits and tombstones explain the counter's values and the numbers of records."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.headers: dict[bytes, SegmentHeader] = {}
+        self.listed: set[bytes] = set()
+        self.buried: set[bytes] = set()
+        self.newest = 0
+        self.open: dict[bytes, int] = {}
+        self.stops: set[tuple[int, int]] = set()
+        self.unused: set[int] = set()
+
+    def take_kit(self, seq: int, evidence: EvidencePart) -> None:
+        for segment in evidence.segments:
+            header = parse_segment_header(segment.header)
+            assert header.sha256 not in self.headers, "a segment in two kits"
+            self.headers[header.sha256] = header
+            if not header.shared:
+                self.numbers.append(header.number)
+            self.unused.update(n for first, last in segment.unused for n in range(first, last + 1))
+        self.take_standing(seq, evidence.standing)
+
+    def take_tombstone(self, stone: Tombstone) -> None:
+        for entry in stone.numbers:
+            assert entry.reason != "unknown", f"the device cannot explain number {entry.number}"
+            self.numbers.append(entry.number)
+            if entry.header is not None:
+                self.buried.add(entry.header)
+        self.take_standing(stone.seq, stone.standing)
+
+    def take_standing(self, seq: int, standing: Standing) -> None:
+        if seq > self.newest:
+            self.newest, self.open = seq, {item.header: item.number for item in standing.open}
+        self.stops.update((stop.after or 0, stop.resumed) for stop in standing.stops)
+        self.listed.update(item.header for item in standing.open)
+
+    def check(self, series: set[int], base: int, counter: int, records: set[int]) -> int:
+        """Each counter value has one explanation, each record number is in a kit, lost by name, or in a stop."""
+        still_open = {number for header, number in self.open.items() if header not in self.headers}
+        explained = sorted([*self.numbers, *series, *still_open])
+        assert explained == list(range(base + 1, counter + 1)), "a counter value without explanation, or with two"
+        assert self.listed <= self.buried | self.headers.keys() | self.open.keys(), (
+            "a listed segment is in no kit and in no tombstone"
+        )
+        for number in range(1, max(records, default=0)):
+            assert (
+                number in records
+                or number in self.unused
+                or any(after < number < resumed for after, resumed in self.stops)
+            ), f"record number {number} is missing"
+        prevs = [header.prev for header in self.headers.values()]
+        assert len(prevs) == len(set(prevs)), "two headers name the same one before"
+        return len(explained)
 
 
 def _record_one(site: Site, known: list[str]) -> None:

@@ -262,6 +262,7 @@ dir = "trust.d"
                 evidence_part = parse_evidence(plain)
             else:
                 parts.append(parse_part(plain))
+        self.last_evidence = evidence_part
         return verify_kit(evidence_of_kit(kit, signatures, evidence_part), device, self.world.policy, pki.NOW), parts
 
 

@@ -1,0 +1,298 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""The owner of a slot's segments: goes on with one of the same kind, or opens one that takes a number of the counter.
+
+A segment belongs to a boot, slot, model, user and set of runtime facts. A session of the same kind goes on in it
+without the TPM. Opening one is, in this order: the header with the next number, synced; the counter; the quote over
+the header, synced; only then records. A header without a quote keeps its number for the next opening (or the next
+kit); one with a quote is never written again.
+
+Spec: FORMAT.md section "Segment header".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeprov import journal
+from edgeprov._dataclass import dataclass
+from edgeprov.device.counter_state import (
+    COUNTER_LOCK,
+    choose_number,
+    reconcile,
+    save_counter_state,
+    take_number,
+)
+from edgeprov.device.event_log import is_logged, quote_with_log, verify_active, verify_measured
+from edgeprov.device.identity import verify_own_name
+from edgeprov.device.seal_recovery import finish_committed
+from edgeprov.device.series_state import load_head
+from edgeprov.errors import FormatError, StoreError
+from edgeprov.formats.fields import binary_member, check_keys, list_member, uint_member
+from edgeprov.formats.packing import pack, unpack
+from edgeprov.formats.segment import SegmentHeader, build_segment_header, parse_segment_header
+from edgeprov.formats.tpmt import Attestation, parse_pcr_values
+from edgeprov.limits import LIMITS
+from edgeprov.store.spool import SegmentInfo, read_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgeprov.device.context import Context
+    from edgeprov.formats.digest import Digest
+    from edgeprov.formats.segment import RuntimeInfo, Tensor
+    from edgeprov.store.segment_file import NewSegment
+    from edgeprov.store.spool import SpoolWriter
+    from edgeprov.store.state import State
+
+_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentKind:
+    """What all records of a segment have in common, besides boot, device and enrollment.
+
+    Attributes:
+        captures: Records hold input digests, so the segment has a key for them.
+        user: User id of the application.
+    """
+
+    slot: str
+    model: Digest
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    runtime: RuntimeInfo
+    params: Mapping[str, Any]
+    captures: bool
+    user: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """The evidence of an open segment as it lies in the spool."""
+
+    log: bytes
+    quote: Attestation
+    user: int
+
+
+def encode_opening(opening: Opening) -> bytes:
+    """The payload of the EVIDENCE frame."""
+    quote = opening.quote
+    return pack(
+        {
+            "log": opening.log,
+            "attest": quote.attest,
+            "signature": quote.signature,
+            "pcrs": [list(item) for item in quote.pcrs],
+            "user": opening.user,
+        }
+    )
+
+
+def parse_opening(raw: bytes) -> Opening:
+    """Read the payload of an EVIDENCE frame.
+
+    Raises:
+        FormatError: Malformed.
+    """
+    what = "evidence of an open segment"
+    obj = check_keys(
+        unpack(raw, max_bytes=LIMITS.event_log_bytes + 64 * 1024, what=what),
+        frozenset(("log", "attest", "signature", "pcrs", "user")),
+        what,
+    )
+    return Opening(
+        log=binary_member(obj, "log", what, LIMITS.event_log_bytes),
+        quote=Attestation(
+            attest=binary_member(obj, "attest", what, LIMITS.attestation_bytes),
+            signature=binary_member(obj, "signature", what, LIMITS.attestation_bytes),
+            pcrs=parse_pcr_values(list_member(obj, "pcrs", what, 24), what),
+        ),
+        user=uint_member(obj, "user", what),
+    )
+
+
+class SegmentKeeper:
+    """Opens, goes on with and ends the segments of one slot, for one session at a time.
+
+    Attributes:
+        header: Of the segment that takes records; None while there is none.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        state: State,
+        writer: SpoolWriter,
+        kind: SegmentKind,
+        begun: Callable[[SegmentHeader], None],
+    ) -> None:
+        """Use the slot's writer; ``begun`` is told of each segment before its first record, under the writer's lock.
+
+        Raises:
+            IdentityError: No enrollment: nobody would know whose records they are.
+        """
+        self._context = context
+        self._state = state
+        self._writer = writer
+        self._kind = kind
+        self._begun = begun
+        self._enrollment = context.enrollment
+        self.header: SegmentHeader | None = None
+
+    def go_on(self) -> bool:
+        """Let records go into an open segment of the same kind, without the TPM; False when there is none.
+
+        Raises:
+            StoreError: The disk failed.
+        """
+        boot_id = self._context.boot_id()
+        for path in reversed(self._writer.open_segments):
+            header = self._fitting(path, boot_id)
+            if header is not None:
+                with self._writer.lock:
+                    self._writer.go_on(path)
+                    self.header = header
+                    self._begun(header)
+                return True
+        return False
+
+    def open(self, *, after_kit: bool = False, make_room: Callable[[int], None] | None = None) -> Path | None:
+        """Open a segment and let records go into it; the one before is ended.
+
+        Args:
+            after_kit: A kit ends the segment before: this one takes a number in any case.
+            make_room: Frees bytes of a full spool, for one more try.
+
+        Returns:
+            The file of the segment before, ended; None where there was none or it holds no record.
+
+        Raises:
+            ModelNotReady: The TPM has not measured this model as the slot's in this boot.
+            TpmError: The TPM failed; nothing is recorded without evidence.
+            StoreFull: No room.
+            StoreError: The disk failed.
+        """
+        new, header = self._open(after_kit=after_kit, make_room=make_room)
+        with self._writer.lock:
+            ended = self._writer.use(new)
+            self.header = header
+            self._begun(header)
+        journal.event(
+            "segment-opened",
+            f"slot {self._kind.slot}: segment {header.number}, recording from {self._writer.next_n}",
+            priority=7,
+            slot=self._kind.slot,
+            model_digest=self._kind.model,
+            number=header.number,
+        )
+        return ended
+
+    def end(self) -> Path | None:
+        """End the segment that takes records, if it has any; the next record needs another one.
+
+        Raises:
+            StoreError: The disk failed.
+        """
+        with self._writer.lock:
+            self.header = None
+            return self._writer.close_segment()
+
+    def _fitting(self, path: Path, boot_id: str) -> SegmentHeader | None:
+        kind = self._kind
+        segment = read_segment(path)
+        try:
+            header, opening = parse_segment_header(segment.header), parse_opening(segment.evidence)
+        except FormatError:
+            return None
+        fits = (
+            header.boot_id == boot_id
+            and header.enrollment == self._enrollment
+            and header.device == self._context.urn
+            and header.model == kind.model
+            and header.inputs == kind.inputs
+            and header.outputs == kind.outputs
+            and header.runtime == kind.runtime
+            and pack(dict(header.params)) == pack(dict(kind.params))
+            and (header.input_key is not None) == kind.captures
+            and opening.user == kind.user
+            and self._writer.can_go_on(path)
+        )
+        return header if fits else None
+
+    def _open(self, *, after_kit: bool, make_room: Callable[[int], None] | None) -> tuple[NewSegment, SegmentHeader]:
+        kind, state = self._kind, self._state
+        with self._context.tpm() as tpm, state.lock(COUNTER_LOCK, wait=True), tpm.group():
+            verify_own_name(self._context, state, tpm)
+            if not is_logged(self._context, kind.slot, kind.model):
+                verify_measured(self._context, tpm, kind.slot, kind.model)
+            finish_committed(state)
+            found = reconcile(state, tpm)
+            head = load_head(state)
+            number, shared, counted = choose_number(
+                found, head.seq if head else None, kind.slot, after_kit=after_kit, now_ns=time.time_ns()
+            )
+            clock = tpm.clock()
+            header = build_segment_header(
+                model=kind.model,
+                slot=kind.slot,
+                device=self._context.urn,
+                enrollment=self._enrollment,
+                number=number,
+                shared=shared,
+                prev=found.state.newest,
+                boot_id=self._context.boot_id(),
+                opened_at_ns=max(time.time_ns(), 0),
+                opened_mono_ns=time.monotonic_ns(),
+                reset_count=clock.reset_count,
+                restart_count=clock.restart_count,
+                tpm_clock_ms=clock.clock_ms,
+                inputs=kind.inputs,
+                outputs=kind.outputs,
+                runtime=kind.runtime,
+                params=kind.params,
+                input_key=os.urandom(_KEY_BYTES) if kind.captures else None,
+            )
+            new = self._prepare(header.raw, make_room)
+            try:
+                drop_unquoted(state, found.unquoted)  # after the new header, which keeps their number
+                if not shared:
+                    take_number(tpm, found)
+                quote, log = quote_with_log(self._context, tpm, header.sha256)
+                verify_active(log, kind.slot, kind.model)  # the quote shows whether the log is true
+                new.start(encode_opening(Opening(log=log, quote=quote, user=kind.user)))
+                save_counter_state(state, counted.opened(f"{kind.slot}/{new.path.name}", header))
+            except BaseException:
+                new.close()
+                if shared:
+                    with suppress(StoreError):
+                        state.spool(kind.slot).drop_unquoted(new.path)
+                raise
+        return new, header
+
+    def _prepare(self, header: bytes, make_room: Callable[[int], None] | None) -> NewSegment:
+        from edgeprov.errors import StoreFull
+
+        try:
+            return self._writer.prepare(header)
+        except StoreFull:
+            if make_room is None:
+                raise
+            make_room(len(header))
+            return self._writer.prepare(header)
+
+
+def drop_unquoted(state: State, unquoted: Sequence[tuple[str, SegmentInfo]]) -> None:
+    """Remove headers without a quote, once something else on the disk stands for their number.
+
+    Raises:
+        StoreError: They cannot be removed.
+    """
+    for slot, info in unquoted:
+        state.spool(slot).drop_unquoted(info.path)

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The edgeprov authors
+# SPDX-License-Identifier: Apache-2.0
+"""A slot's ring under a name, and the document beside it that tells where its bytes go: what a restart needs.
+
+The number of bytes that were copied is nowhere written down: it is what the segment file holds. So a kill at any
+moment loses no record and doubles none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from edgeprov import journal
+from edgeprov._dataclass import dataclass
+from edgeprov.errors import FormatError, NotStored, StoreError
+from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_object
+from edgeprov.limits import KIB
+from edgeprov.store.atomic import DurableFile, make_dirs, open_regular, save_bytes, translated
+from edgeprov.store.frames import END, FRAME_BYTES, count_records, read_segment
+from edgeprov.store.ring import PAGE_BYTES, POSITIONS, RingReader, create_ring, ring_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingPlace:
+    """Where the bytes of a ring go: byte ``position`` of the ring is byte ``offset`` of the file ``segment``."""
+
+    segment: str
+    offset: int
+    position: int
+    size_bytes: int
+
+
+class RingFile:
+    """The ring of one slot. Without a folder it is an anonymous memory file, which ends with its process.
+
+    Attributes:
+        size_bytes: Of the ring's data.
+    """
+
+    def __init__(self, path: Path | None, *, largest_frame_bytes: int = 0) -> None:
+        """Use ``path``, in a tmpfs; nothing is made yet."""
+        self._path = path
+        self.size_bytes = ring_bytes(largest_frame_bytes)
+
+    def create(self) -> int:
+        """Make the ring anew and return its descriptor. Errors as in create_ring()."""
+        if self._path is None:
+            fd = os.memfd_create("edgeprov-ring", os.MFD_CLOEXEC)
+            os.posix_fallocate(fd, 0, PAGE_BYTES + self.size_bytes)
+            return fd
+        make_dirs(self._path.parent, 0o700)
+        self.remove()
+        return create_ring(self._path, self.size_bytes)
+
+    def save(self, *, segment: str, offset: int, position: int) -> None:
+        """Note where the ring's bytes go from now on. Not synced: it has to survive a kill, not a power cut.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        if self._path is None:
+            return
+        place = {"segment": segment, "offset": offset, "position": position, "size": self.size_bytes}
+        path = self._place_path
+        with translated(path):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(encode_json(place))
+            temporary.replace(path)
+
+    def load(self) -> tuple[RingPlace, RingReader] | None:
+        """What a process that was killed left; None where there is nothing that can be read."""
+        if self._path is None:
+            return None
+        try:
+            fd, size = open_regular(self._place_path, "ring")
+            try:
+                obj = parse_json_object(os.pread(fd, min(size, 4 * KIB), 0), "ring")
+            finally:
+                os.close(fd)
+            place = RingPlace(
+                segment=get_str(obj, "segment", "ring"),
+                offset=get_int(obj, "offset", "ring"),
+                position=get_int(obj, "position", "ring"),
+                size_bytes=get_int(obj, "size", "ring"),
+            )
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FormatError, NotStored, StoreError, OSError):
+            return None
+        return place, RingReader(fd, place.size_bytes, tail=place.position)
+
+    def remove(self) -> None:
+        """Remove ring and document; what was not copied is gone."""
+        if self._path is not None:
+            for path in (self._place_path, self._path):
+                with suppress(OSError):
+                    path.unlink()
+
+    @property
+    def _place_path(self) -> Path:
+        return (self._path or Path()).with_suffix(".json")
+
+
+def copy_ring(ring: RingFile, folder: Path, quarantine: Callable[[Path, str], Path]) -> bool:
+    """Copy what a process that was killed left in a ring into its segment, durably, and remove the ring.
+
+    Args:
+        ring: Of the slot.
+        folder: Of the slot's segments; no writer is alive.
+        quarantine: Moves a file out of the way, with the reason.
+
+    Returns:
+        Whether the ring was there and fits the segment: then no acknowledged record is lost.
+
+    Raises:
+        StoreError: The segment cannot be written; the ring is kept.
+    """
+    left = ring.load()
+    if left is None:
+        return False
+    place, reader = left
+    path = folder / place.segment
+    try:
+        segment = read_segment(path)
+        ended = False
+        fd, size = open_regular(path, "segment")
+        try:
+            if size < place.offset:
+                raise FormatError(f"{place.segment} is shorter than when its ring was begun")
+            segment.valid_bytes = place.offset
+            for kind, payload in segment.scan(fd, place.offset):
+                if kind == END:
+                    ended = True
+                    segment.valid_bytes -= FRAME_BYTES + len(payload)
+        finally:
+            os.close(fd)
+        reader.tail = (place.position + segment.valid_bytes - place.offset) % POSITIONS
+        rows = bytearray()
+        reader.drain(rows.extend)
+        count_records(bytes(rows))
+    except (FormatError, NotStored) as error:
+        journal.event("failed", f"{place.segment}: its ring does not fit it: {error.message}", priority=journal.WARNING)
+        return False
+    finally:
+        reader.close()
+    if rows and ended:
+        lost = folder / f"{path.stem}.rows"
+        save_bytes(lost, bytes(rows))
+        quarantine(lost, f"records of {place.segment}, which ended before they were copied")
+    elif rows:
+        with DurableFile(path, create=False) as file:
+            file.truncate(segment.valid_bytes)
+            file.write(rows)
+            file.sync()
+    ring.remove()
+    return not (rows and ended)
