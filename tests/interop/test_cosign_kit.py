@@ -132,21 +132,22 @@ def test_kits_that_a_device_sealed(cosign, registry, tmp_path, monkeypatch):
     from edgeprov.device.seal import seal
     from edgeprov.fleet.trust.trust_export import export_trust
 
-    site = Site(tmp_path, serial="sealed", settings="[seal]\nmax_records = 2\n")
+    site = Site(tmp_path, serial="sealed")
     for name in ("tpm", "boot_tpm"):
         monkeypatch.setattr(Context, name, lambda context: site.open_tpm(context))  # noqa: PLW0108 - binds as a method
     monkeypatch.setattr(Context, "boot_id", lambda _self: site.boot_id)
     monkeypatch.setenv("EDGEPROV_CONFIG", str(site.config_file))
     site.install_identity()
     site.install()
+    sealed = []
     for _ in range(2):
         with edgeprov.open_device() as device:
             device.load_model().run(np.zeros((1, 30), np.int8))
             device.load_model().run(np.ones((1, 30), np.int8))
+        sealed += seal(site.context)
     trusted = tmp_path / "trusted_root.json"
     trusted.write_bytes(export_trust(site.world.policy_files)["cosign/devices.trusted_root.json"])
     layout, repo = site.context.state().layout, f"data/sealed-{cosign.version}"
-    sealed = seal(site.context)
     assert len(sealed) == 2
     for item in sealed:
         manifest = layout.load_manifest(item.entry.digest)

@@ -134,12 +134,13 @@ def test_kits_travel_on_a_stick_and_are_freed_by_the_receipt(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.install()
+    sealed = []
     for number in range(3):
         with edgeprov.open_device() as device:
             model = device.load_model()
             for value in range(3):
                 model.run(np.full((1, 30), 3 * number + value, np.int8))
-    sealed = [item["digest"] for item in Typed(capsys, "seal").items if item["type"] == "kit"]
+        sealed += [item["digest"] for item in Typed(capsys, "seal").items if item["type"] == "kit"]
     assert len(sealed) == 3
     stick, trust = tmp_path / "stick", tmp_path / "trust"
     state = site.context.state()
