@@ -275,9 +275,7 @@ def _broken_items(by_seq: Mapping[int, Mapping[Digest, SeriesItem]], base: int, 
             elif before is None:  # the first of all, unless one before it is missing
                 if item.prev is not None and not gaps.between(base, seq):
                     broken.add(seq)
-            elif item.prev is None or (
-                len(by_seq[before]) == 1 and item.prev not in by_seq[before] and not gaps.between(before, seq)
-            ):
+            elif len(by_seq[before]) == 1 and item.prev not in by_seq[before] and not gaps.between(before, seq):
                 broken.add(seq)
         before = seq
     return broken

@@ -214,6 +214,28 @@ def test_number_that_is_explained_and_that_a_tombstone_names(world, unit, number
     assert check_series(items_of(world, unit, kit, buried), BASE).forks == (number,)
 
 
+def test_number_of_a_kit_that_a_tombstone_names_as_a_lost_segment(world, unit):
+    kit = unit.seal()
+    buried = unit.bury(numbers=[NumberEntry(number=102, reason="damaged", header=bytes(32))])
+    assert check_series(items_of(world, unit, kit, buried), BASE).forks == (102,)
+
+
+def test_number_of_a_kit_that_a_later_one_lists_as_open(world, unit):
+    first = unit.seal()
+    listed_one = OpenSegment(number=102, header=bytes(32), slot="left")
+    second = unit.seal(standing=Standing(at_ns=1, newest=unit.prev_segment, open=(listed_one,)))
+    assert check_series(items_of(world, unit, first, second), BASE).forks == (102,)
+
+
+@pytest.mark.parametrize("reason", ["crash", "damaged"])
+def test_missing_kit_is_a_gap_and_no_broken_link(world, unit, reason):
+    """The header and the item that the next ones name may be in what is missing."""
+    first, _, third = unit.seal(), unit.seal(), unit.seal()
+    buried = unit.bury(reason=reason)
+    report = check_series(items_of(world, unit, first, third, buried), BASE)
+    assert (report.gaps, report.broken_links, report.forks) == (((103, 104),), (), ())
+
+
 def test_number_that_two_tombstones_name(world, unit):
     unit.tpm.increment_counter()
     entry = NumberEntry(number=101, reason="unknown")
