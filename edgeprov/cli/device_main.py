@@ -17,6 +17,7 @@ VERBS = {
     "model": "install a model by digest, list, show, activate, remove",
     "boot-check": "verify and measure the active models; runs at boot before the application",
     "infer": "run inputs through a model and record each result",
+    "serve": "the device service: sessions for applications, which append to memory that it copies",
     "record": "take records of an application in another language from stdin or a socket",
     "label": "add ground truth to records",
     "seal": "turn what was recorded into signed data kits",

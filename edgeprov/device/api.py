@@ -14,7 +14,9 @@ A result is returned only after its record is in the spool: there is no inferenc
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,17 +26,25 @@ from edgeprov.config import load_config
 from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.context import Context
 from edgeprov.device.labels import LabelValue, add_labels, parse_record
-from edgeprov.device.model_store import StoredModel, find_model, load_weights
+from edgeprov.device.model_store import find_model, load_weights
 from edgeprov.device.recorder import Recorder
+from edgeprov.device.remote_recorder import RemoteRecorder
+from edgeprov.device.rotation import service_socket
 from edgeprov.device.series_state import remember_model
+from edgeprov.device.service_client import ServiceClient
 from edgeprov.device.trial import begin_load
 from edgeprov.errors import ModelNotReady
+from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.segment import Tensor
 from edgeprov.formats.shapes import has_varying
+from edgeprov.store.ring_writer import forked_error
 
 if TYPE_CHECKING:
     from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.store.state import State
+
+
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
 class RecordId(NamedTuple):
@@ -61,20 +71,27 @@ class Result(NamedTuple):
     duration_ns: int
 
 
+class _About(NamedTuple):
+    digest: Digest
+    name: str | None
+    version: str | None
+
+
 class Model:
     """A verified model with its recorder. Thread-safe: one inference at a time."""
 
-    def __init__(self, stored: StoredModel, engine: InterpreterEngine, recorder: Recorder) -> None:
+    def __init__(self, about: _About, engine: InterpreterEngine, recorder: Recorder | RemoteRecorder) -> None:
         """For Device.load_model only."""
-        self._engine = engine
+        self._engine: InterpreterEngine | _ForkedEngine = engine
         self._recorder = recorder
+        _models.add(self)
         # One lock for interpreter and recorder: a rotation waits for the inference that is running.
         self._lock = recorder.lock
         self._captures = recorder.captures
         self._varies = has_varying(engine.outputs)
-        self.digest = stored.manifest.digest
-        self.name = stored.kit.name
-        self.version = stored.kit.version
+        self.digest = about.digest
+        self.name = about.name
+        self.version = about.version
         self.slot = recorder.slot
 
     @property
@@ -141,14 +158,31 @@ class Model:
         self._recorder.close()
 
 
+class _ForkedEngine:
+    """Stands for the interpreter in a forked child, whose threads are not there: whatever it is asked is refused."""
+
+    def __getattr__(self, _name: str) -> Any:
+        raise forked_error()
+
+
+def _in_child() -> None:
+    for model in list(_models):
+        model._engine = _ForkedEngine()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 class Device:
     """An open device; a context manager."""
 
     def __init__(self, context: Context) -> None:
-        """Open the state folder. Applications call open_device()."""
+        """Open the state folder, or connect to the device service. Applications call open_device()."""
         self._context = context
-        self._state: State = context.state()
         self._models: dict[str, Model] = {}
+        path = service_socket(context)
+        self._service = path if path.is_socket() else None
+        self._state: State | None = None if self._service else context.state()
 
     def load_model(self, slot: str | None = None, *, params: Mapping[str, Any] | None = None) -> Model:
         """Load the model that passed this boot's check, from the very bytes that are hashed here.
@@ -170,23 +204,27 @@ class Device:
         slot = slot or self._context.config.device.slots[0]
         if slot in self._models:
             self._models.pop(slot).close()
+        if self._service is not None:
+            self._models[slot] = model = _load_from_service(self._context, self._service, slot, params)
+            return model
+        state = self._own_state()
         digest = verified_model(self._context, slot)
-        begin_load(self._context, self._state, slot)
-        active = self._state.active(slot)
+        begin_load(self._context, state, slot)
+        active = state.active(slot)
         if active is not None and active.model != digest:
             raise ModelNotReady(
                 f"slot {slot}: model {active.model} is active, and the boot check was of {digest}",
                 advice="Run `edgeprov boot-check`.",
             )
-        stored = find_model(self._context, self._state, digest)
-        remember_model(self._state, stored.manifest)
+        stored = find_model(self._context, state, digest)
+        remember_model(state, stored.manifest)
         weights = load_weights(stored)
         verify_flatbuffer(weights)
         runtime = self._context.config.runtime
         engine = InterpreterEngine(weights, name=runtime.name, threads=runtime.threads)
         recorder = Recorder(
             self._context,
-            self._state,
+            state,
             slot=slot,
             model=digest,
             inputs=engine.inputs,
@@ -194,8 +232,13 @@ class Device:
             runtime=engine.info,
             params=params,
         )
-        self._models[slot] = model = Model(stored, engine, recorder)
+        self._models[slot] = model = Model(_About(digest, stored.kit.name, stored.kit.version), engine, recorder)
         return model
+
+    def _own_state(self) -> State:
+        if self._state is None:
+            self._state = self._context.state()
+        return self._state
 
     def label(self, record: RecordId | str, value: LabelValue, *, source: str = "application") -> None:
         """Add ground truth to one record; durable when this returns.
@@ -218,10 +261,12 @@ class Device:
         for item, value in labels:
             record = record_id(item, self._context.config.device.slots[0]) if isinstance(item, str) else item
             slots.setdefault(record.slot, []).append((record.n, value))
+        if self._service is not None:
+            return _label_by_service(self._service, slots, source)
         count = 0
         for slot, items in slots.items():
             next_n = self._models[slot].next_n if slot in self._models else None
-            count += add_labels(self._state, slot, items, source=source, next_n=next_n)
+            count += add_labels(self._own_state(), slot, items, source=source, next_n=next_n)
         return count
 
     def close(self) -> None:
@@ -236,6 +281,47 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _load_from_service(context: Context, path: Path, slot: str, params: Mapping[str, Any] | None) -> Model:
+    """Load the model whose bytes the device service hands over, and open a session with a ring."""
+    from edgeprov.device.runtime import InterpreterEngine
+
+    client = ServiceClient(path)
+    try:
+        answer, descriptors = client.request(["model", slot])
+        about = answer[1]
+        runtime = context.config.runtime
+        try:
+            # The memory file is sealed: these are the very bytes that the service hashed.
+            engine = InterpreterEngine(f"/proc/self/fd/{descriptors[0]}", name=runtime.name, threads=runtime.threads)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        recorder = RemoteRecorder(
+            client,
+            slot=slot,
+            model=about["model"],
+            inputs=engine.inputs,
+            outputs=engine.outputs,
+            runtime=engine.info,
+            params=params,
+        )
+    except BaseException:
+        client.close()
+        raise
+    return Model(_About(parse_digest(about["model"]), about["name"], about["version"]), engine, recorder)
+
+
+def _label_by_service(path: Path, slots: Mapping[str, list[tuple[int, LabelValue]]], source: str) -> int:
+    client = ServiceClient(path)
+    try:
+        for slot, items in slots.items():
+            for n, value in items:
+                client.request(["label", n, value, source, slot])
+    finally:
+        client.close()
+    return sum(len(items) for items in slots.values())
 
 
 def open_device(config: Path | str | None = None) -> Device:

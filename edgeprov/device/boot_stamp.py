@@ -49,7 +49,7 @@ def save_verdict(context: Context, slot: str, verdict: Mapping[str, Any]) -> Non
     """
     slots = {**load_stamp(context), slot: dict(verdict)}
     stamp = {"v": _STAMP_VERSION, "boot_id": context.boot_id(), "slots": slots}
-    save_bytes(context.make_run_dir() / _STAMP, encode_json(stamp), mode=0o644)
+    save_bytes(context.make_run_dir() / _STAMP, encode_json(stamp), mode=0o640)
 
 
 def verified_model(context: Context, slot: str) -> Digest:

@@ -192,12 +192,12 @@ def _whole_entries(raw: bytes) -> tuple[Event, ...]:
 
 
 def _rewrite(path: Path, events: tuple[Event, ...]) -> None:
-    save_bytes(path, b"".join(encode_event(event) for event in events), mode=0o644)
+    save_bytes(path, b"".join(encode_event(event) for event in events), mode=0o640)
 
 
 def _append(path: Path, data: bytes) -> None:
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             if os.write(fd, data) != len(data):
                 raise OSError(28, "No space left on device")

@@ -18,12 +18,17 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from edgeprov import journal
 from edgeprov.device.notify import inherited_socket, notify, watchdog_interval_s
+from edgeprov.device.peer import Peer
 from edgeprov.device.record_session import Session, encode_error
+from edgeprov.device.ring_session import RingSession, Sessions, resume_kind
 from edgeprov.device.rotation import at_path
+from edgeprov.device.tpm_work import TpmWork
 from edgeprov.errors import EdgeprovError, StoreError
 from edgeprov.formats.packing import Feeder, pack
 from edgeprov.limits import KIB, LIMITS, MIB
@@ -37,6 +42,8 @@ _READ_BYTES: Final = 256 * KIB
 _MESSAGE_BYTES: Final = LIMITS.record_bytes + LIMITS.input_bytes + 1 * MIB
 _ANSWER_S: Final = 30.0
 _CONNECTIONS: Final = 64
+_PROCESS: Final = "process"
+_LOOK: Final = b"w"
 
 
 def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: BinaryIO) -> None:
@@ -57,7 +64,9 @@ def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: Binar
     feeder = Feeder(max_bytes=_MESSAGE_BYTES, what="recording stream")
     try:
         while data := os.read(requests.fileno(), _READ_BYTES):
-            answers.writelines(pack(session.handle(message)) for message in feeder.feed(data))
+            for message in feeder.feed(data):
+                if (answer := session.handle(message)) is not None:
+                    answers.write(pack(answer))
             answers.flush()
         feeder.verify_end()
     finally:
@@ -66,19 +75,21 @@ def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: Binar
         raise session.refused
 
 
-def serve_socket(context: Context, slot: str, path: Path) -> None:
+def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool = True) -> None:
     """Serve connections until SIGTERM or SIGINT.
 
     Args:
         context: The device.
         slot: Slot, unless ``hello`` names one.
         path: Where to listen, unless systemd hands a socket over.
+        tpm_in_child: Ask the TPM in a process of its own, so that its library does not stay in this one.
 
     Raises:
         StoreError: The socket or the state folder cannot be used.
     """
     state = context.state()
-    server = inherited_socket() or _listen(path)
+    inherited = inherited_socket()
+    server = inherited or _listen(path)
     wake, woken = socket.socketpair()
     wake.setblocking(False)  # noqa: FBT003 - socket's own signature
     previous = [signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)]
@@ -86,16 +97,20 @@ def serve_socket(context: Context, slot: str, path: Path) -> None:
     connections: set[socket.socket] = set()
     threads: list[threading.Thread] = []
     interval = watchdog_interval_s()
+    serving = _Serving(context, state, slot, TpmWork(context, state) if tpm_in_child else None)
     try:
+        serving.resume()
         notify("READY=1\nSTATUS=listening")
         with selectors.DefaultSelector() as selector:
             selector.register(server, selectors.EVENT_READ)
             selector.register(woken, selectors.EVENT_READ)
             while True:
+                watched = serving.watch(selector)
                 ready = {key.fileobj for key, _ in selector.select(interval)}
                 notify("WATCHDOG=1")
-                if woken in ready:
-                    break
+                if woken in ready and woken.recv(64).strip(_LOOK):
+                    break  # the number of a signal
+                serving.end_of_processes(watched)
                 if server in ready:
                     client, _ = server.accept()
                     threads = [thread for thread in threads if thread.is_alive()]
@@ -103,7 +118,7 @@ def serve_socket(context: Context, slot: str, path: Path) -> None:
                         client.close()
                         continue
                     connections.add(client)
-                    threads.append(_spawn(context, state, slot, client, connections.discard))
+                    threads.append(_spawn(serving, client, connections.discard, wake))
     finally:
         notify("STOPPING=1")
         for client in list(connections):
@@ -111,20 +126,74 @@ def serve_socket(context: Context, slot: str, path: Path) -> None:
                 client.shutdown(socket.SHUT_RD)  # what it sent is still recorded and answered
         for thread in threads:
             thread.join(_ANSWER_S)
+        serving.leave()
         signal.set_wakeup_fd(-1)
         for name, handler in zip((signal.SIGTERM, signal.SIGINT), previous, strict=True):
             signal.signal(name, handler)
         for item in (server, wake, woken):
             item.close()
-        path.unlink(missing_ok=True)
+        if inherited is None:
+            path.unlink(missing_ok=True)
+
+
+class _Serving:
+    """What the connections of a service share."""
+
+    def __init__(self, context: Context, state: State, slot: str, work: TpmWork | None) -> None:
+        self.context = context
+        self.state = state
+        self.slot = slot
+        self.work = work
+        self.sessions = Sessions()
+
+    def resume(self) -> None:
+        """Go on with the sessions of applications that live, after this service was killed."""
+        for slot in self.state.slots():
+            found = resume_kind(self.context, self.state, slot)
+            if found is None:
+                continue
+            kind, pid = found
+            try:
+                peer = Peer(pid, kind.user)
+                open_segment = None if self.work is None else self.work.open_segment
+                make = partial(
+                    RingSession, self.context, self.state, kind, peer, resume=True, open_segment=open_segment
+                )
+                self.sessions.add(slot, peer, make)
+            except ProcessLookupError:
+                continue
+            except EdgeprovError as error:
+                journal.event("failed", f"slot {slot}: {error.message}", priority=journal.ERROR)
+
+    def watch(self, selector: selectors.BaseSelector) -> list[RingSession]:
+        """Have the ends of all applications wake the selector."""
+        living = self.sessions.living()
+        wanted = {session.peer.pidfd for session in living}
+        known = {key.fd for key in selector.get_map().values() if key.data == _PROCESS}
+        for pidfd in known - wanted:
+            selector.unregister(pidfd)
+        for pidfd in wanted - known:
+            selector.register(pidfd, selectors.EVENT_READ, _PROCESS)
+        return living
+
+    def end_of_processes(self, watched: list[RingSession]) -> None:
+        """End the sessions of applications that have ended."""
+        for session in watched:
+            if session.peer.pidfd >= 0 and session.peer.ended:
+                self.sessions.end(session)
+
+    def leave(self) -> None:
+        """Stop copying. Applications go on: the next service copies what they append meanwhile."""
+        for session in self.sessions.living():
+            session.leave()
 
 
 def _spawn(
-    context: Context, state: State, slot: str, client: socket.socket, forget: Callable[[socket.socket], None]
+    serving: _Serving, client: socket.socket, forget: Callable[[socket.socket], None], wake: socket.socket
 ) -> threading.Thread:
     def run() -> None:
         with client:
-            _serve_client(Session(context, state, slot), client)
+            _serve_client(serving, client, wake)
         forget(client)
 
     thread = threading.Thread(target=run, name="edgeprov-record", daemon=True)
@@ -132,26 +201,50 @@ def _spawn(
     return thread
 
 
-def _serve_client(session: Session, client: socket.socket) -> None:
+def _serve_client(serving: _Serving, client: socket.socket, wake: socket.socket) -> None:
+    try:
+        peer = Peer.of(client)
+    except ProcessLookupError:
+        return
+    session = Session(
+        serving.context,
+        serving.state,
+        serving.slot,
+        peer=peer,
+        sessions=serving.sessions,
+        work=serving.work,
+    )
     feeder = Feeder(max_bytes=_MESSAGE_BYTES, what="recording stream")
     try:
         while data := client.recv(_READ_BYTES):
-            answers = []
+            answers = b""
             try:
                 for message in feeder.feed(data):
-                    answers.append(pack(session.handle(message)))
+                    answer = session.handle(message)
+                    answers += b"" if answer is None else pack(answer)
+                    if session.ring is not None:
+                        _send_descriptor(client, answers, session.ring.fileno())
+                        session.ring, answers = None, b""
+                        _wake(wake)  # the main thread watches this application from now on
                     if session.wants_weights is not None:
-                        _send_weights(client, b"".join(answers), session.wants_weights)
-                        session.wants_weights, answers = None, []
+                        _send_weights(client, answers, session.wants_weights)
+                        session.wants_weights, answers = None, b""
             except EdgeprovError as error:
-                _send(client, b"".join(answers) + pack(encode_error(error)))
+                _send(client, answers + pack(encode_error(error)))
                 return
-            _send(client, b"".join(answers))
+            _send(client, answers)
     except OSError:
         pass  # the application is gone; what it was told stays recorded
     finally:
         with contextlib.suppress(EdgeprovError):
             session.close()
+        if not any(known.peer is peer for known in serving.sessions.living()):
+            peer.close()
+
+
+def _wake(wake: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        wake.send(_LOOK)
 
 
 def _send(client: socket.socket, data: bytes) -> None:
@@ -174,9 +267,14 @@ def _send_weights(client: socket.socket, answer: bytes, model: StoredModel) -> N
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         os.lseek(fd, 0, os.SEEK_SET)
-        client.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+        os.fchmod(fd, 0o444)  # another user opens it through /proc/self/fd
+        _send_descriptor(client, answer, fd)
     finally:
         os.close(fd)
+
+
+def _send_descriptor(client: socket.socket, answer: bytes, fd: int) -> None:
+    client.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
 
 
 def _listen(path: Path) -> socket.socket:

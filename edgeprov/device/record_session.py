@@ -4,7 +4,8 @@
 
 The application runs the interpreter; this process records, with the same guarantees as the Python
 API: only a model that passed this boot's check, evidence before the first record, an answer only
-when the record is in the spool. Pure request and answer; sockets are in record_server.py.
+when the record is in the spool. An application on the same machine may ask for a ring in memory and
+append to it by itself; this process then copies. Pure request and answer; sockets are in record_server.py.
 
 Spec: FORMAT.md section "Recording protocol".
 """
@@ -18,15 +19,21 @@ from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.labels import add_labels
 from edgeprov.device.model_store import StoredModel, find_model
 from edgeprov.device.recorder import Recorder
+from edgeprov.device.ring_session import RingSession, Sessions
+from edgeprov.device.segments import SegmentKind
 from edgeprov.device.series_state import remember_model
-from edgeprov.device.trial import begin_load
-from edgeprov.errors import EdgeprovError, FormatError, TensorMismatch, UsageError
+from edgeprov.device.trial import begin_load, confirm
+from edgeprov.errors import EdgeprovError, FormatError, ModelNotReady, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
 from edgeprov.formats.shapes import has_varying, shape_of_length
 from edgeprov.limits import LIMITS
+from edgeprov.store.ring import MAX_RING_BYTES
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
+    from edgeprov.device.peer import Peer
+    from edgeprov.device.tpm_work import TpmWork
+    from edgeprov.formats.digest import Digest
     from edgeprov.store.state import State
 
 _VERSION: Final = 1
@@ -37,29 +44,60 @@ class Session:
 
     Attributes:
         refused: The first error that was answered.
-        wants_weights: The model, where ``hello`` asked for its bytes.
+        wants_weights: The model, where its bytes were asked for.
+        ring: Session whose ring is to be sent with the answer.
     """
 
-    def __init__(self, context: Context, state: State, slot: str) -> None:
-        """Serve ``slot`` unless ``hello`` names another."""
+    def __init__(
+        self,
+        context: Context,
+        state: State,
+        slot: str,
+        *,
+        peer: Peer | None = None,
+        sessions: Sessions | None = None,
+        work: TpmWork | None = None,
+    ) -> None:
+        """Serve ``slot`` unless ``hello`` names another.
+
+        Args:
+            context: The device.
+            state: Its state folder, opened for writing.
+            slot: Slot.
+            peer: The application, where it is on this machine and known.
+            sessions: All sessions with a ring; None allows none.
+            work: Does what needs the TPM outside of this process.
+        """
         self._context = context
         self._state = state
         self._slot = slot
+        self._peer = peer
+        self._sessions = sessions
+        self._work = work
         self._recorder: Recorder | None = None
+        self.ring: RingSession | None = None
+        self._session: RingSession | None = None
         self.refused: EdgeprovError | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._inputs: tuple[Tensor, ...] = ()
         self._varies = False
         self.wants_weights: StoredModel | None = None
-        self._verbs: Mapping[str, Callable[[list[Any]], list[Any]]] = {
+        self._verbs: Mapping[str, Callable[[list[Any]], list[Any] | None]] = {
+            "model": self._model,
             "hello": self._hello,
+            "resume": self._resume,
             "record": self._record,
             "label": self._label,
             "sync": self._sync,
+            "room": self._room,
+            "wake": self._wake,
+            "jump": self._jump,
+            "confirm": self._confirm,
+            "close": self._close,
         }
 
-    def handle(self, message: object) -> list[Any]:
-        """Answer one message; an error is an answer too, and the session goes on.
+    def handle(self, message: object) -> list[Any] | None:
+        """Answer one message; an error is an answer too, and the session goes on. None where there is no answer.
 
         Args:
             message: A decoded request: a list whose first item is its verb.
@@ -73,13 +111,13 @@ class Session:
             return encode_error(error)
 
     def close(self) -> None:
-        """End recording; everything acknowledged is synced."""
+        """End recording; everything acknowledged is synced. A session with a ring goes on while its process lives."""
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
 
     def _hello(self, arguments: list[Any]) -> list[Any]:
-        if self._recorder is not None:
+        if self._recorder is not None or self._session is not None:
             raise UsageError("hello came twice")
         if len(arguments) != 1 or not isinstance(arguments[0], dict):
             raise FormatError("hello takes one map")
@@ -90,7 +128,7 @@ class Session:
         model = verified_model(self._context, slot)
         if hello.get("model", str(model)) != str(model):
             raise UsageError(f"slot {slot} runs {model}, not the model that hello names")
-        begin_load(self._context, self._state, slot)
+        self._begin_load(slot)
         self._inputs = tuple(_tensor(item) for item in _typed(hello, "inputs", list, []))
         self._outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
         if not self._outputs:
@@ -99,6 +137,15 @@ class Session:
         runtime = _typed(hello, "runtime", dict, {})
         stored = find_model(self._context, self._state, model)
         remember_model(self._state, stored.manifest)
+        info = RuntimeInfo(
+            name=_typed(runtime, "name", str, "unknown"),
+            version=_typed(runtime, "version", str, ""),
+            threads=_typed(runtime, "threads", int, 1),
+            delegate=_typed(runtime, "delegate", str, ""),
+        )
+        params = _typed(hello, "params", dict, {})
+        if hello.get("ring") is True:
+            return self._hello_ring(slot, model, info, params)
         self._recorder = Recorder(
             self._context,
             self._state,
@@ -106,18 +153,105 @@ class Session:
             model=model,
             inputs=self._inputs,
             outputs=self._outputs,
-            runtime=RuntimeInfo(
-                name=_typed(runtime, "name", str, "unknown"),
-                version=_typed(runtime, "version", str, ""),
-                threads=_typed(runtime, "threads", int, 1),
-                delegate=_typed(runtime, "delegate", str, ""),
-            ),
-            params=_typed(hello, "params", dict, {}),
+            runtime=info,
+            params=params,
         )
         self._slot = slot
         if hello.get("weights") is True:
             self.wants_weights = stored
         return ["ready", {"model": str(model), "slot": slot, "capture": self._context.config.record.capture}]
+
+    def _hello_ring(self, slot: str, model: Digest, runtime: RuntimeInfo, params: dict[str, Any]) -> list[Any]:
+        peer, sessions = self._peer, self._sessions
+        if peer is None or sessions is None:
+            raise UsageError("a ring is handed out by the device service only", advice="Leave `ring` out of hello.")
+        capture = self._context.config.record.capture
+        if capture != "none" and not self._inputs:
+            raise FormatError("hello names no inputs, and record.capture wants them")
+        kind = SegmentKind(
+            slot=slot,
+            model=model,
+            inputs=self._inputs,
+            outputs=self._outputs,
+            runtime=runtime,
+            params=params,
+            captures=capture != "none",
+            user=peer.uid,
+        )
+        open_segment = None if self._work is None else self._work.open_segment
+        self._session = self.ring = sessions.add(
+            slot, peer, lambda: RingSession(self._context, self._state, kind, peer, open_segment=open_segment)
+        )
+        self._slot = slot
+        return ["ready", self.ring.ready()]
+
+    def _model(self, arguments: list[Any]) -> list[Any]:
+        if len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise FormatError("model takes a slot")
+        slot = check_slot(arguments[0] or self._slot)
+        self._begin_load(slot)
+        digest = verified_model(self._context, slot)
+        active = self._state.active(slot)
+        if active is not None and active.model != digest:
+            raise ModelNotReady(
+                f"slot {slot}: model {active.model} is active, and the boot check was of {digest}",
+                advice="Run `edgeprov boot-check`.",
+            )
+        stored = find_model(self._context, self._state, digest)
+        remember_model(self._state, stored.manifest)
+        self.wants_weights = stored
+        kit = stored.kit
+        return ["model", {"slot": slot, "model": str(digest), "name": kit.name, "version": kit.version}]
+
+    def _begin_load(self, slot: str) -> None:
+        if self._work is None:
+            begin_load(self._context, self._state, slot)
+        else:
+            self._work.begin_load(slot)
+
+    def _resume(self, arguments: list[Any]) -> list[Any]:
+        if len(arguments) != 1 or not isinstance(arguments[0], str) or self._peer is None or self._sessions is None:
+            raise FormatError("resume takes the name of a session")
+        session = self._sessions.of(check_slot(arguments[0]), self._peer)
+        if session is None:
+            raise ModelNotReady(f"the session in slot {arguments[0]} has ended", advice="Load the model again.")
+        self._session, self._slot = session, session.kind.slot
+        return ["resumed", session.kind.slot]
+
+    def _ring_session(self) -> RingSession:
+        if self._session is None:
+            raise UsageError("hello with a ring comes first")
+        return self._session
+
+    def _room(self, arguments: list[Any]) -> list[Any]:
+        if len(arguments) != 1 or type(arguments[0]) is not int or not 0 <= arguments[0] <= MAX_RING_BYTES:
+            raise FormatError("room takes a number of bytes")
+        self._ring_session().make_room(arguments[0])
+        return ["room"]
+
+    def _wake(self, _arguments: list[Any]) -> None:
+        if self._session is not None:
+            self._session.wake()
+
+    def _jump(self, arguments: list[Any]) -> None:
+        if self._session is not None and len(arguments) == 1 and type(arguments[0]) is int:
+            self._session.note_jump(max(-(2**53), min(2**53, arguments[0])))
+
+    def _confirm(self, _arguments: list[Any]) -> None:
+        if self._session is not None:
+            model = self._session.kind.model
+            if self._work is None:
+                confirm(self._context, self._state, self._slot, model)
+            else:
+                self._work.confirm(self._slot, model)
+
+    def _close(self, _arguments: list[Any]) -> list[Any]:
+        session = self._ring_session()
+        session.sync()
+        self._session = None
+        if self._sessions is not None:
+            self._sessions.end(session)
+        return ["closed"]
 
     def _record(self, arguments: list[Any]) -> list[Any]:
         if self._recorder is None:
@@ -138,14 +272,22 @@ class Session:
         return ["recorded", n]
 
     def _label(self, arguments: list[Any]) -> list[Any]:
-        if len(arguments) != 3 or not isinstance(arguments[0], int) or not isinstance(arguments[2], str):
-            raise FormatError("label takes a record number, a value and a source")
-        n, value, source = arguments
-        next_n = self._recorder.next_n if self._recorder else None
-        add_labels(self._state, self._slot, [(n, value)], source=source, next_n=next_n)
+        if len(arguments) not in (3, 4) or not isinstance(arguments[0], int) or not isinstance(arguments[2], str):
+            raise FormatError("label takes a record number, a value, a source and optionally a slot")
+        n, value, source, slot = (*arguments, self._slot)[:4]
+        if not isinstance(slot, str):
+            raise FormatError("label: the slot is not text")
+        next_n = None
+        if slot == self._slot and self._recorder is not None:
+            next_n = self._recorder.next_n
+        elif self._sessions is not None and (session := self._sessions.find(slot)) is not None:
+            next_n = session.next_n()
+        add_labels(self._state, check_slot(slot), [(n, value)], source=source, next_n=next_n)
         return ["labelled", n]
 
     def _sync(self, arguments: list[Any]) -> list[Any]:
+        if not arguments and self._session is not None:
+            return ["synced", self._session.sync()]
         if arguments or self._recorder is None:
             raise UsageError("sync takes nothing, after hello")
         self._recorder.sync()

@@ -168,6 +168,11 @@ def socket_path(context: Context, slot: str) -> Path:
     return context.run_dir / f"recorder-{slot}.sock"
 
 
+def service_socket(context: Context) -> Path:
+    """Where the device service listens for applications."""
+    return context.run_dir / "device.sock"
+
+
 def _listen(path: Path, folder: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

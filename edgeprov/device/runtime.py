@@ -34,11 +34,12 @@ class _Port:
 class InterpreterEngine:
     """A loaded model. Not thread-safe: the interpreter holds one set of tensors."""
 
-    def __init__(self, weights: bytes, *, name: str = "auto", threads: int = 1) -> None:
+    def __init__(self, weights: bytes | str, *, name: str = "auto", threads: int = 1) -> None:
         """Create the interpreter from bytes whose digest and structure were checked.
 
         Args:
-            weights: The whole tflite flatbuffer; kept, because the interpreter does not copy it.
+            weights: The whole tflite flatbuffer; kept, because the interpreter does not copy it. Or the name of a
+                sealed memory file with it, which the interpreter maps without a copy.
             name: ``auto``, ``tflite-runtime`` or ``ai-edge-litert``.
             threads: Number of interpreter threads.
 
@@ -50,7 +51,10 @@ class InterpreterEngine:
         self._numpy = _numpy()
         self._weights = weights
         try:
-            self._interpreter = module.Interpreter(model_content=weights, num_threads=threads)
+            self._interpreter = module.Interpreter(
+                **({"model_path": weights} if isinstance(weights, str) else {"model_content": weights}),
+                num_threads=threads,
+            )
             self._interpreter.allocate_tensors()
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ImportError, SystemError) as error:

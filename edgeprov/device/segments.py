@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
@@ -31,7 +33,7 @@ from edgeprov.device.event_log import is_logged, quote_with_log, verify_active, 
 from edgeprov.device.identity import verify_own_name
 from edgeprov.device.seal_recovery import finish_committed
 from edgeprov.device.series_state import load_head
-from edgeprov.errors import FormatError, StoreError
+from edgeprov.errors import FormatError, StoreError, StoreFull
 from edgeprov.formats.fields import binary_member, check_keys, list_member, uint_member
 from edgeprov.formats.packing import pack, unpack
 from edgeprov.formats.segment import SegmentHeader, build_segment_header, parse_segment_header
@@ -40,9 +42,6 @@ from edgeprov.limits import LIMITS
 from edgeprov.store.spool import SegmentInfo, read_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from edgeprov.device.context import Context
     from edgeprov.formats.digest import Digest
     from edgeprov.formats.segment import RuntimeInfo, Tensor
@@ -50,7 +49,11 @@ if TYPE_CHECKING:
     from edgeprov.store.spool import SpoolWriter
     from edgeprov.store.state import State
 
+Open = Callable[[Any, Path, "Callable[[int], None] | None"], "tuple[NewSegment, SegmentHeader]"]
+"""Opens an ``Opened`` in a file of this name; the last argument frees bytes of a full spool for one more try."""
+
 _KEY_BYTES: Final = 32
+_VARYING_BYTES: Final = 64 * 1024  # of a tensor whose size varies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,11 @@ class SegmentKind:
     params: Mapping[str, Any]
     captures: bool
     user: int
+
+    def largest_frame_bytes(self, capture: str) -> int:
+        """A guess of the largest record with its captured input, for the size of a ring."""
+        tensors = (*self.outputs, *self.inputs) if capture in ("sampled", "full") else self.outputs
+        return sum(tensor.nbytes or _VARYING_BYTES for tensor in tensors) + LIMITS.params_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +126,21 @@ def parse_opening(raw: bytes) -> Opening:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A segment that is to be opened.
+
+    Attributes:
+        kind: What its records have in common.
+        key: 32 random bytes for digests of inputs, or None.
+        after_kit: A kit ends the segment before: this one takes a number in any case.
+    """
+
+    kind: SegmentKind
+    key: bytes | None
+    after_kit: bool
+
+
 class SegmentKeeper:
     """Opens, goes on with and ends the segments of one slot, for one session at a time.
 
@@ -132,8 +155,17 @@ class SegmentKeeper:
         writer: SpoolWriter,
         kind: SegmentKind,
         begun: Callable[[SegmentHeader], None],
+        open_segment: Open | None = None,
     ) -> None:
-        """Use the slot's writer; ``begun`` is told of each segment before its first record, under the writer's lock.
+        """Use the slot's writer.
+
+        Args:
+            context: The device.
+            state: Its state folder.
+            writer: Of the slot.
+            kind: What the session's records have in common.
+            begun: Told of each segment before its first record, under the writer's lock.
+            open_segment: Does the work of open_quoted() somewhere else.
 
         Raises:
             IdentityError: No enrollment: nobody would know whose records they are.
@@ -143,8 +175,10 @@ class SegmentKeeper:
         self._writer = writer
         self._kind = kind
         self._begun = begun
+        self._open_segment = open_segment or self._here
         self._enrollment = context.enrollment
         self.header: SegmentHeader | None = None
+        self._key: bytes | None = None
 
     def go_on(self) -> bool:
         """Let records go into an open segment of the same kind, without the TPM; False when there is none.
@@ -159,6 +193,7 @@ class SegmentKeeper:
                 with self._writer.lock:
                     self._writer.go_on(path)
                     self.header = header
+                    self._key = header.input_key
                     self._begun(header)
                 return True
         return False
@@ -179,7 +214,13 @@ class SegmentKeeper:
             StoreFull: No room.
             StoreError: The disk failed.
         """
-        new, header = self._open(after_kit=after_kit, make_room=make_room)
+        # One key for the whole session: an application beside the service does not learn when a segment ends.
+        key = self._key = self._key or os.urandom(_KEY_BYTES)
+        new, header = self._open_segment(
+            Opened(kind=self._kind, key=key if self._kind.captures else None, after_kit=after_kit),
+            self._writer.next_path(),
+            make_room,
+        )
         with self._writer.lock:
             ended = self._writer.use(new)
             self.header = header
@@ -226,66 +267,86 @@ class SegmentKeeper:
         )
         return header if fits else None
 
-    def _open(self, *, after_kit: bool, make_room: Callable[[int], None] | None) -> tuple[NewSegment, SegmentHeader]:
-        kind, state = self._kind, self._state
-        with self._context.tpm() as tpm, state.lock(COUNTER_LOCK, wait=True), tpm.group():
-            verify_own_name(self._context, state, tpm)
-            if not is_logged(self._context, kind.slot, kind.model):
-                verify_measured(self._context, tpm, kind.slot, kind.model)
-            finish_committed(state)
-            found = reconcile(state, tpm)
-            head = load_head(state)
-            number, shared, counted = choose_number(
-                found, head.seq if head else None, kind.slot, after_kit=after_kit, now_ns=time.time_ns()
-            )
-            clock = tpm.clock()
-            header = build_segment_header(
-                model=kind.model,
-                slot=kind.slot,
-                device=self._context.urn,
-                enrollment=self._enrollment,
-                number=number,
-                shared=shared,
-                prev=found.state.newest,
-                boot_id=self._context.boot_id(),
-                opened_at_ns=max(time.time_ns(), 0),
-                opened_mono_ns=time.monotonic_ns(),
-                reset_count=clock.reset_count,
-                restart_count=clock.restart_count,
-                tpm_clock_ms=clock.clock_ms,
-                inputs=kind.inputs,
-                outputs=kind.outputs,
-                runtime=kind.runtime,
-                params=kind.params,
-                input_key=os.urandom(_KEY_BYTES) if kind.captures else None,
-            )
-            new = self._prepare(header.raw, make_room)
-            try:
-                drop_unquoted(state, found.unquoted)  # after the new header, which keeps their number
-                if not shared:
-                    take_number(tpm, found)
-                quote, log = quote_with_log(self._context, tpm, header.sha256)
-                verify_active(log, kind.slot, kind.model)  # the quote shows whether the log is true
-                new.start(encode_opening(Opening(log=log, quote=quote, user=kind.user)))
-                save_counter_state(state, counted.opened(f"{kind.slot}/{new.path.name}", header))
-            except BaseException:
-                new.close()
-                if shared:
-                    with suppress(StoreError):
-                        state.spool(kind.slot).drop_unquoted(new.path)
-                raise
-        return new, header
+    def _here(
+        self, what: Opened, path: Path, make_room: Callable[[int], None] | None
+    ) -> tuple[NewSegment, SegmentHeader]:
+        return open_quoted(self._context, self._state, what, partial(self._prepare, path, make_room))
 
-    def _prepare(self, header: bytes, make_room: Callable[[int], None] | None) -> NewSegment:
-        from edgeprov.errors import StoreFull
-
+    def _prepare(self, path: Path, make_room: Callable[[int], None] | None, header: bytes) -> NewSegment:
         try:
-            return self._writer.prepare(header)
+            return self._writer.prepare(header, path)
         except StoreFull:
             if make_room is None:
                 raise
             make_room(len(header))
-            return self._writer.prepare(header)
+            return self._writer.prepare(header, path)
+
+
+def open_quoted(
+    context: Context, state: State, what: Opened, prepare: Callable[[bytes], NewSegment]
+) -> tuple[NewSegment, SegmentHeader]:
+    """Write a segment's header, take its number, and add the TPM's quote over it. Nothing takes records there yet.
+
+    Args:
+        context: The device.
+        state: Its state folder.
+        what: The segment.
+        prepare: Writes a header into a new file, durably.
+
+    Raises:
+        ModelNotReady: The TPM has not measured this model as the slot's in this boot.
+        TpmError: The TPM failed.
+        StoreFull: No room.
+        StoreError: The disk failed.
+    """
+    kind = what.kind
+    with context.tpm() as tpm, state.lock(COUNTER_LOCK, wait=True), tpm.group():
+        verify_own_name(context, state, tpm)
+        if not is_logged(context, kind.slot, kind.model):
+            verify_measured(context, tpm, kind.slot, kind.model)
+        finish_committed(state)
+        found = reconcile(state, tpm)
+        head = load_head(state)
+        number, shared, counted = choose_number(
+            found, head.seq if head else None, kind.slot, after_kit=what.after_kit, now_ns=time.time_ns()
+        )
+        clock = tpm.clock()
+        header = build_segment_header(
+            model=kind.model,
+            slot=kind.slot,
+            device=context.urn,
+            enrollment=context.enrollment,
+            number=number,
+            shared=shared,
+            prev=found.state.newest,
+            boot_id=context.boot_id(),
+            opened_at_ns=max(time.time_ns(), 0),
+            opened_mono_ns=time.monotonic_ns(),
+            reset_count=clock.reset_count,
+            restart_count=clock.restart_count,
+            tpm_clock_ms=clock.clock_ms,
+            inputs=kind.inputs,
+            outputs=kind.outputs,
+            runtime=kind.runtime,
+            params=kind.params,
+            input_key=what.key,
+        )
+        new = prepare(header.raw)
+        try:
+            drop_unquoted(state, found.unquoted)  # after the new header, which keeps their number
+            if not shared:
+                take_number(tpm, found)
+            quote, log = quote_with_log(context, tpm, header.sha256)
+            verify_active(log, kind.slot, kind.model)  # the quote shows whether the log is true
+            new.start(encode_opening(Opening(log=log, quote=quote, user=kind.user)))
+            save_counter_state(state, counted.opened(f"{kind.slot}/{new.path.name}", header))
+        except BaseException:
+            new.close()
+            if shared:
+                with suppress(StoreError):
+                    state.spool(kind.slot).drop_unquoted(new.path)
+            raise
+    return new, header
 
 
 def drop_unquoted(state: State, unquoted: Sequence[tuple[str, SegmentInfo]]) -> None:

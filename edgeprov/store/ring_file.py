@@ -15,22 +15,38 @@ from pathlib import Path
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import FormatError, NotStored, StoreError
+from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError
 from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_object
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import DurableFile, make_dirs, open_regular, save_bytes, translated
-from edgeprov.store.frames import END, FRAME_BYTES, count_records, read_segment
+from edgeprov.store.frames import END, FRAME_BYTES, Segment, count_records, read_segment
 from edgeprov.store.ring import PAGE_BYTES, POSITIONS, RingReader, create_ring, ring_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingPlace:
-    """Where the bytes of a ring go: byte ``position`` of the ring is byte ``offset`` of the file ``segment``."""
+    """Where the bytes of a ring go: byte ``position`` of the ring is byte ``offset`` of the file ``segment``.
+
+    Attributes:
+        segment: Name of the file.
+        offset: In the file.
+        position: In the ring.
+        size_bytes: Of the ring's data.
+        pid: The process that appends.
+        started: When it started, in clock ticks since boot: numbers of processes are used again.
+    """
 
     segment: str
     offset: int
     position: int
     size_bytes: int
+    pid: int
+    started: int
+
+    @property
+    def appended_elsewhere(self) -> bool:
+        """Whether another process than this one is alive and appends."""
+        return self.pid != os.getpid() and process_start(self.pid) == self.started
 
 
 class RingFile:
@@ -40,9 +56,17 @@ class RingFile:
         size_bytes: Of the ring's data.
     """
 
-    def __init__(self, path: Path | None, *, largest_frame_bytes: int = 0) -> None:
-        """Use ``path``, in a tmpfs; nothing is made yet."""
+    def __init__(self, path: Path | None, *, largest_frame_bytes: int = 0, pid: int | None = None) -> None:
+        """Use ``path``, in a tmpfs; nothing is made yet.
+
+        Args:
+            path: The ring's; its document has the suffix ``.json``.
+            largest_frame_bytes: Of one record with its captured input.
+            pid: The process that appends; None is this one.
+        """
         self._path = path
+        self._pid = os.getpid() if pid is None else pid
+        self._started = process_start(self._pid)
         self.size_bytes = ring_bytes(largest_frame_bytes)
 
     def create(self) -> int:
@@ -63,7 +87,14 @@ class RingFile:
         """
         if self._path is None:
             return
-        place = {"segment": segment, "offset": offset, "position": position, "size": self.size_bytes}
+        place = {
+            "segment": segment,
+            "offset": offset,
+            "position": position,
+            "size": self.size_bytes,
+            "pid": self._pid,
+            "started": self._started or 0,
+        }
         path = self._place_path
         with translated(path):
             temporary = path.with_suffix(".tmp")
@@ -85,6 +116,8 @@ class RingFile:
                 offset=get_int(obj, "offset", "ring"),
                 position=get_int(obj, "position", "ring"),
                 size_bytes=get_int(obj, "size", "ring"),
+                pid=get_int(obj, "pid", "ring"),
+                started=get_int(obj, "started", "ring"),
             )
             fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except (FormatError, NotStored, StoreError, OSError):
@@ -103,39 +136,60 @@ class RingFile:
         return (self._path or Path()).with_suffix(".json")
 
 
-def copy_ring(ring: RingFile, folder: Path, quarantine: Callable[[Path, str], Path]) -> bool:
-    """Copy what a process that was killed left in a ring into its segment, durably, and remove the ring.
+def process_start(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot (proc(5), stat, field 22); None where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def copy_ring(
+    ring: RingFile, folder: Path, quarantine: Callable[[Path, str], Path], *, resume: bool
+) -> RingReader | None:
+    """Copy what waits in a ring into its segment, durably, after the owner of the segments was killed.
+
+    A ring of a dead application is removed.
 
     Args:
         ring: Of the slot.
         folder: Of the slot's segments; no writer is alive.
         quarantine: Moves a file out of the way, with the reason.
+        resume: The application that appends may be alive; its ring is kept.
 
     Returns:
-        Whether the ring was there and fits the segment: then no acknowledged record is lost.
+        The owner's end, from which copying goes on; None where there is no ring that fits the segment: then
+        acknowledged records may be lost.
 
     Raises:
+        StoreBusy: An application appends, and ``resume`` is false.
         StoreError: The segment cannot be written; the ring is kept.
     """
     left = ring.load()
     if left is None:
-        return False
+        return None
     place, reader = left
+    kept = False
+    try:
+        if place.appended_elsewhere and not resume:
+            raise StoreBusy(
+                f"process {place.pid} records in slot {folder.name}, and the device service does not run",
+                advice="Start it (systemctl start edgeprov), or end the application.",
+            )
+        kept = _copy(place, reader, folder, quarantine)
+        if not (resume and place.appended_elsewhere):
+            ring.remove()
+    finally:
+        if not kept:
+            reader.close()
+    return reader if kept else None
+
+
+def _copy(place: RingPlace, reader: RingReader, folder: Path, quarantine: Callable[[Path, str], Path]) -> bool:
     path = folder / place.segment
     try:
-        segment = read_segment(path)
-        ended = False
-        fd, size = open_regular(path, "segment")
-        try:
-            if size < place.offset:
-                raise FormatError(f"{place.segment} is shorter than when its ring was begun")
-            segment.valid_bytes = place.offset
-            for kind, payload in segment.scan(fd, place.offset):
-                if kind == END:
-                    ended = True
-                    segment.valid_bytes -= FRAME_BYTES + len(payload)
-        finally:
-            os.close(fd)
+        segment, ended = _scan(path, place.offset)
         reader.tail = (place.position + segment.valid_bytes - place.offset) % POSITIONS
         rows = bytearray()
         reader.drain(rows.extend)
@@ -143,16 +197,32 @@ def copy_ring(ring: RingFile, folder: Path, quarantine: Callable[[Path, str], Pa
     except (FormatError, NotStored) as error:
         journal.event("failed", f"{place.segment}: its ring does not fit it: {error.message}", priority=journal.WARNING)
         return False
-    finally:
-        reader.close()
     if rows and ended:
         lost = folder / f"{path.stem}.rows"
         save_bytes(lost, bytes(rows))
         quarantine(lost, f"records of {place.segment}, which ended before they were copied")
-    elif rows:
+        return False
+    if rows:
         with DurableFile(path, create=False) as file:
             file.truncate(segment.valid_bytes)
             file.write(rows)
             file.sync()
-    ring.remove()
-    return not (rows and ended)
+    return True
+
+
+def _scan(path: Path, offset: int) -> tuple[Segment, bool]:
+    """A segment whose ``valid_bytes`` end behind its last row, and whether it has ended."""
+    segment = read_segment(path)
+    ended = False
+    fd, size = open_regular(path, "segment")
+    try:
+        if size < offset:
+            raise FormatError(f"{path.name} is shorter than when its ring was begun")
+        segment.valid_bytes = offset
+        for kind, payload in segment.scan(fd, offset):
+            if kind == END:
+                ended = True
+                segment.valid_bytes -= FRAME_BYTES + len(payload)
+    finally:
+        os.close(fd)
+    return segment, ended

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from edgeprov.errors import LimitError, StoreFull, UsageError
 from edgeprov.store.frames import CHECKSUM_OF_KIND, FRAME, INPUT, RECORD, encode_frame, verify_length
-from edgeprov.store.ring import ATTENTION_OFFSET, LIMIT_OFFSET, PAGE_BYTES, POSITIONS
+from edgeprov.store.ring import ATTENTION_OFFSET, CONTROL_OFFSET, FLOOR_OFFSET, LIMIT_OFFSET, PAGE_BYTES, POSITIONS
 
 _MADV_WIPEONFORK: Final = 18  # no name in Python 3.11
 _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
@@ -33,11 +33,12 @@ class RingWriter:
 
     Attributes:
         next_n: Number that the next row must carry.
+        control: One byte, what the owner has to say: bits NEW_FLOOR and ENDED of the ring.
     """
 
     __slots__ = (
-        "__weakref__", "_alive", "_allowed", "_attention", "_before", "_data", "_head", "_limit", "_make_room", "_map",
-        "_position", "_size", "_wake", "next_n",
+        "__weakref__", "_alive", "_allowed", "_attention", "_before", "_data", "_floor", "_head", "_limit",
+        "_make_room", "_map", "_position", "_size", "_wake", "control", "next_n",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,8 @@ class RingWriter:
         self._head = view[:4].cast("I")
         self._allowed = view[LIMIT_OFFSET : LIMIT_OFFSET + 4].cast("I")
         self._attention = view[ATTENTION_OFFSET : ATTENTION_OFFSET + 1]
+        self.control = view[CONTROL_OFFSET : CONTROL_OFFSET + 1]
+        self._floor = view[FLOOR_OFFSET : FLOOR_OFFSET + 8].cast("q")
         self._data = view[PAGE_BYTES:]
         self._size = size_bytes
         self._position = self._before = self._head[0]  # counts on, so that one comparison with _limit is enough
@@ -115,6 +118,28 @@ class RingWriter:
             self._wake()
         return n
 
+    def verify_open(self) -> None:
+        """Require a ring that rows can be appended to.
+
+        Raises:
+            UsageError: This process was forked from the one that opened the session, or the session is closed.
+        """
+        if not self._alive[0]:
+            raise forked_error()
+        if self._limit < 0:
+            raise UsageError("this session is closed", advice="Open the device again.")
+
+    def on_full(self, make_room: Callable[[int], object]) -> None:
+        """Have another function called when the limit is reached."""
+        self._make_room = make_room
+
+    def floor_ns(self) -> int:
+        """The lower bound of time that the owner told, nanoseconds since 1970. Read until two reads agree."""
+        first = self._floor[0]
+        while (again := self._floor[0]) != first:
+            first = again
+        return first
+
     def take_back(self, n: int) -> None:
         """Undo the append that returned ``n``, the last one. The owner must not copy meanwhile, nor have copied it."""
         self.next_n = n
@@ -124,7 +149,7 @@ class RingWriter:
     def close(self) -> None:
         """Unmap the ring; a second call does nothing. What was appended stays for the owner."""
         self._limit = -1
-        for view in (self._head, self._allowed, self._attention, self._data):
+        for view in (self._head, self._allowed, self._attention, self.control, self._floor, self._data):
             view.release()
         self._map.close()
 
@@ -133,10 +158,7 @@ class RingWriter:
         self.close()
 
     def _verify_room(self, row: bytes, size: int) -> None:
-        if not self._alive[0]:
-            raise forked_error()
-        if self._limit < 0:
-            raise UsageError("this session is closed", advice="Open the device again.")
+        self.verify_open()
         verify_length(row, RECORD)
         if size > self._size:
             raise LimitError(f"a record of {size} bytes does not fit into a ring of {self._size} bytes")

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Final
 from edgeprov.errors import StoreError, StoreFull
 from edgeprov.limits import KIB, MIB
 from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, save_bytes, sync_dir, translated
-from edgeprov.store.frames import EVIDENCE, HEADER, Range, Segment, count_of, encode_end, encode_frame, verify_length
+from edgeprov.store.frames import (
+    EVIDENCE,
+    HEADER,
+    Range,
+    Segment,
+    count_of,
+    encode_end,
+    encode_frame,
+    read_segment,
+    verify_length,
+)
 
 if TYPE_CHECKING:
     from edgeprov.store.position import Quota
@@ -49,6 +59,21 @@ class NewSegment:
         self.header_sha256 = sha256(header).digest()
         self.file = _create(path, encode_frame(HEADER, header))
         sync_dir(path.parent)
+
+    @classmethod
+    def opened(cls, path: Path) -> NewSegment:
+        """A segment that another process wrote, header and evidence.
+
+        Raises:
+            NotStored: No such file.
+            StoreError: It cannot be opened.
+        """
+        new = cls.__new__(cls)
+        segment = read_segment(path)
+        new.header_sha256 = sha256(segment.header).digest()
+        new.file = DurableFile(path, create=False)
+        new.file.size = segment.valid_bytes  # behind it lies space that was set aside
+        return new
 
     @property
     def path(self) -> Path:

@@ -74,18 +74,25 @@ class SegmentOwner:
         """Bytes of the open segment, without what still waits in the ring."""
         return 0 if self._file is None else self._file.size
 
-    def prepare(self, header: bytes) -> NewSegment:
+    def next_path(self) -> Path:
+        """A name for a segment that will follow; names rise in order of opening."""
+        with self._mutex:
+            self._order += 1
+            return self._folder / f"{self._order:020d}.seg"
+
+    def prepare(self, header: bytes, path: Path | None = None) -> NewSegment:
         """Write the header of a segment that will follow; records go on into the one before. See NewSegment.
+
+        Args:
+            header: Encoded.
+            path: From next_path().
 
         Raises:
             StoreFull: No space or quota.
             StoreError: Any other failure of the disk.
         """
         self._space.verify_quota(len(header) + FRAME_BYTES)
-        with self._mutex:
-            self._order += 1
-            order = self._order
-        return NewSegment(self._folder / f"{order:020d}.seg", header)
+        return NewSegment(path or self.next_path(), header)
 
     def use(self, new: NewSegment) -> Path | None:
         """End the segment before, durably, and let records go into a new one that has its evidence.

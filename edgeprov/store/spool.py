@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeprov._dataclass import replace
-from edgeprov.errors import FormatError, NotStored, StoreBusy
+from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError
 from edgeprov.store.atomic import DurableFile, make_dirs, remove, sweep, sync_dir
 from edgeprov.store.frames import (
     END,
@@ -38,6 +38,7 @@ from edgeprov.store.frames import (
 from edgeprov.store.label_log import LabelLog
 from edgeprov.store.lock import Lock
 from edgeprov.store.position import Quota
+from edgeprov.store.ring import RingReader
 from edgeprov.store.ring_file import RingFile, copy_ring
 from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, segment_paths
 from edgeprov.store.segment_owner import RESERVED_NUMBERS
@@ -131,6 +132,8 @@ class SlotSpool:
         interval_ms: int = 200,
         quota: Quota | None = None,
         largest_frame_bytes: int = 0,
+        pid: int | None = None,
+        resume: bool = False,
     ) -> SpoolWriter:
         """Become the writer of this slot, after recovery.
 
@@ -139,6 +142,8 @@ class SlotSpool:
             interval_ms: Longest time between an append and its sync, for ``interval``.
             quota: Bytes that may be used.
             largest_frame_bytes: Of a record with its captured input, for the size of the ring.
+            pid: The process that appends, with the ring's descriptor; None is this one.
+            resume: That process has the ring already; the owner before was killed.
 
         Raises:
             StoreBusy: Another writer is alive.
@@ -147,12 +152,30 @@ class SlotSpool:
         """
         lock = self._lock()
         try:
-            head = self._recover()
+            head, reader = self._recover_with_ring(resume=resume)
+            reader = self._resumed(reader, resume=resume)
         except BaseException:
             lock.release()
             raise
-        ring = RingFile(self._ring, largest_frame_bytes=largest_frame_bytes)
-        return SpoolWriter(self.folder, head, lock=lock, ring=ring, sync=sync, interval_ms=interval_ms, quota=quota)
+        ring = RingFile(self._ring, largest_frame_bytes=largest_frame_bytes, pid=pid)
+        return SpoolWriter(
+            self.folder,
+            head,
+            lock=lock,
+            ring=ring,
+            sync=sync,
+            interval_ms=interval_ms,
+            quota=quota,
+            own=pid is None,
+            reader=reader,
+        )
+
+    def _resumed(self, reader: RingReader | None, *, resume: bool) -> RingReader | None:
+        if resume and reader is None:
+            raise StoreError(f"slot {self.folder.name}: there is no ring to go on with")
+        if not resume:
+            _close(reader)
+        return reader if resume else None
 
     def drop_unquoted(self, path: Path) -> None:
         """Remove a segment whose header was never quoted, so that it holds no record.
@@ -221,15 +244,20 @@ class SlotSpool:
             raise StoreBusy(f"slot {self.folder.name} has a writer in another process or object") from error
 
     def _recover(self) -> SpoolHead:
+        head, reader = self._recover_with_ring(resume=False)
+        _close(reader)
+        return head
+
+    def _recover_with_ring(self, *, resume: bool) -> tuple[SpoolHead, RingReader | None]:
         sweep(self.folder)
         found = self._load_head()
         known = found or SpoolHead()
         next_n = known.next
         last = FIRST_NUMBER - 1
-        copied = copy_ring(RingFile(self._ring), self.folder, self._quarantine)
+        reader = copy_ring(RingFile(self._ring), self.folder, self._quarantine, resume=resume)
         opened: dict[str, OpenState] = {}
         rebuilt_open = False
-        ended_clean = copied  # with its ring at hand, a writer that was killed lost nothing
+        ended_clean = reader is not None  # with its ring at hand, a writer that was killed lost nothing
         for info in self.segments():
             segment = read_segment(info.path)
             state = known.open.get(info.path.name)
@@ -276,7 +304,7 @@ class SlotSpool:
         head = SpoolHead(reserved=next_n, next=next_n, order=order, writing=None, open=opened)
         if head != known:
             save_head(self.folder, head)
-        return head
+        return head, reader
 
     def _cut_behind_end(self, segment: Segment) -> bool:
         """Cut the space that was set aside behind an END frame; False when the segment has none."""
@@ -320,6 +348,11 @@ class SlotSpool:
         except FormatError as error:
             self._quarantine(self.folder / "head.json", error.message)
             return None
+
+
+def _close(reader: RingReader | None) -> None:
+    if reader is not None:
+        reader.close()
 
 
 def _with_salvaged(ranges: tuple[Range, ...], following: int | None, segment: Segment, bound: int) -> tuple[Range, ...]:

@@ -53,7 +53,7 @@ class SpoolWriter(SegmentOwner):
     Where several threads share it, ``lock`` is held around everything but sync() and prepare().
 
     Attributes:
-        rows: The application's end of the ring.
+        own: The application's end of the ring is in this process too.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class SpoolWriter(SegmentOwner):
         sync: str,
         interval_ms: int,
         quota: Quota | None,
+        own: bool,
+        reader: RingReader | None,
     ) -> None:
         """For SlotSpool.open_writer only: takes over ``lock``."""
         if sync not in SYNC_MODES:
@@ -78,15 +80,17 @@ class SpoolWriter(SegmentOwner):
         self._by_itself = sync == "interval"
         self._sync_thread = SyncThread(self.sync, interval_ms / 1000)
         self._ring_file = ring
+        self.own = own
+        self._rows: RingWriter | None = None
         try:
-            fd = ring.create()
+            self._ring = reader or RingReader(ring.create(), ring.size_bytes, shared=not own)
+            ring.size_bytes = self._ring.size_bytes
+            if own:
+                fd = os.dup(self._ring.fileno())
+                self._rows = RingWriter(fd, ring.size_bytes, self.copied_n, wake=self.wake, make_room=self.make_room)
         except BaseException:
             lock.release()
             raise
-        self._ring = RingReader(os.dup(fd), ring.size_bytes, shared=False)
-        self.rows = RingWriter(
-            fd, ring.size_bytes, self.copied_n, wake=self._sync_thread.appended, make_room=self.make_room
-        )
         if self._by_itself:
             self._ring.sleep()
         atexit.register(self._close_at_exit)
@@ -94,13 +98,33 @@ class SpoolWriter(SegmentOwner):
 
     @property
     def next_n(self) -> int:
-        """Number that the next record must carry."""
-        return self.rows.next_n
+        """Number that the next record must carry; for another process, as of the last copy."""
+        return self.copied_n if self._rows is None else self._rows.next_n
+
+    @property
+    def rows(self) -> RingWriter:
+        """The application's end of the ring.
+
+        Raises:
+            UsageError: It is in another process.
+        """
+        if self._rows is None:
+            raise UsageError("the application's end of this ring is in another process")
+        return self._rows
+
+    @property
+    def ring(self) -> RingReader:
+        """The owner's end of the ring."""
+        return self._ring
+
+    def wake(self) -> None:
+        """Copy and sync within the interval: the application has appended."""
+        self._sync_thread.appended()
 
     @property
     def segment_records(self) -> int:
         """Records of the open segment, with those that still wait in the ring."""
-        return super().segment_records + self.rows.next_n - self.copied_n
+        return super().segment_records + self.next_n - self.copied_n
 
     @property
     def segment_bytes(self) -> int:
@@ -137,6 +161,12 @@ class SpoolWriter(SegmentOwner):
                         raise
                 self.sync()  # another thread's sync copied it meanwhile
         return n
+
+    def copy(self) -> None:
+        """Copy what waits in the ring, without a sync. Errors as in sync()."""
+        with self._mutex:
+            self._verify_usable()
+            self._flush()
 
     def sync(self) -> None:
         """Make everything appended so far durable.
@@ -215,13 +245,32 @@ class SpoolWriter(SegmentOwner):
             if self._failed is None:
                 self._ring_file.remove()
         finally:
-            self._closed = True
-            if self._file is not None:
-                with suppress(StoreError):
-                    self._file.close()
-            self.rows.close()
-            self._ring.close()
-            self._file_lock.release()
+            self._release()
+
+    def leave(self) -> None:
+        """Stop copying while another process goes on to append, as a kill would: its ring and numbers stay.
+
+        Raises:
+            StoreError: The disk failed.
+        """
+        if self._closed:
+            return
+        atexit.unregister(self._close_at_exit)
+        self._sync_thread.stop()
+        try:
+            self.sync()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        if self._file is not None:
+            with suppress(StoreError):
+                self._file.close()
+        if self._rows is not None:
+            self._rows.close()
+        self._ring.close()
+        self._file_lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -259,7 +308,8 @@ class SpoolWriter(SegmentOwner):
 
     def _hold(self) -> None:
         self._ring.hold()
-        self.rows.look()  # the limit that it knows is no longer true
+        if self._rows is not None:
+            self._rows.look()  # the limit that it knows is no longer true
 
     def _fail(self, error: StoreError) -> None:
         super()._fail(error)

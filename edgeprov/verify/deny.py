@@ -77,7 +77,7 @@ class DenyList:
         names = set(values)
         for entry in self.entries:
             if entry.type == kind and entry.value in names and entry.applies(proved):
-                since = "" if entry.since is None else f" from {entry.since:%Y-%m-%dT%H:%M:%SZ} on"
+                since = "" if entry.since is None else f" from {rfc3339(entry.since)} on"
                 why = f": {entry.reason}" if entry.reason else ""
                 raise PolicyDenied(f"{what} is on the deny list of the trust policy ({kind}{since}{why})")
 

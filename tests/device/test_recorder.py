@@ -133,7 +133,7 @@ def test_segments_end_by_count_and_stay_one_kit(ready: Site) -> None:
         model = device.load_model()
         for _ in range(25):
             model.run(X)
-            model._recorder._rotate(forced=False)  # what the recorder's thread does when a segment is due
+            model._recorder._owner._rotate(forced=False)  # what the recorder's thread does when a segment is due
     sealed = seal(ready.context)
     assert [item.contents.records for item in sealed] == [10, 10, 5]
     # Numbers 101 to 103 are those of the three segments; each kit lists those that the next kits hold.
@@ -234,7 +234,7 @@ def test_switch_under_a_running_application(ready: Site) -> None:
         model.run(X)
         ready.install(ready.publish(DIGITS.read_bytes(), name="digits"))
         model.run(X)  # its evidence was taken when the segment was opened
-        model._recorder._rotate(forced=True)
+        model._recorder._owner._rotate(forced=True)
         with pytest.raises(ModelNotReady):
             model.run(X)
         model = device.load_model()
@@ -282,7 +282,7 @@ def test_full_spool_discards_the_oldest_and_signs_for_it(make_site: Callable[...
         for _ in range(16_000):
             n = model.run(X).record.n
             if n % 1000 == 0:
-                model._recorder._rotate(forced=False)
+                model._recorder._owner._rotate(forced=False)
     sealed = seal(site.context)
     tombstone, kits = sealed[0], sealed[1:]
     assert tombstone.entry.kind == "tombstone"

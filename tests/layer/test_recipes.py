@@ -323,9 +323,13 @@ def test_units_that_the_recipe_enables_exist_and_can_be_enabled() -> None:
     startable = {
         path.name
         for path in (ROOT / "edgeprov/data").iterdir()
-        if path.suffix in {".service", ".timer", ".path", ".target"} and "[Install]" in path.read_text()
+        if path.suffix in {".service", ".socket", ".timer", ".path", ".target"} and "[Install]" in path.read_text()
     }
-    assert startable - set(enabled) == {"edgeprov-record@.service"}, "instances are the vendor's choice"
+    assert startable - set(enabled) == {
+        "edgeprov-record@.service",  # instances are the vendor's choice
+        "edgeprov.service",
+        "edgeprov.socket",  # and so is the service that all applications share
+    }
 
 
 def test_the_user_of_the_recipe_is_the_user_of_the_units() -> None:

@@ -48,7 +48,8 @@ class Ring:
         self.path = path
         self.copied = bytearray()
         fd = create_ring(path, size)
-        os.pwrite(fd, start.to_bytes(4, "little"), HEAD_OFFSET)
+        for offset in (HEAD_OFFSET, LIMIT_OFFSET):
+            os.pwrite(fd, start.to_bytes(4, "little"), offset)
         self.woken = 0
         self.reader = RingReader(os.dup(fd), size, tail=start)
         self.reader.allow(size)

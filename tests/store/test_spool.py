@@ -758,6 +758,27 @@ def test_a_label_that_could_not_be_written_is_an_error_and_the_next_one_works(la
     assert label_rows(labels) == [b"1", b"2"]
 
 
+def test_what_a_dead_owner_left_in_the_ring_is_copied_once(tmp_path: Path, quarantine) -> None:
+    spool = SlotSpool(tmp_path / "slot", quarantine=quarantine, ring=tmp_path / "run" / "slot")
+    for number in range(3):
+        writer = spool.open_writer(sync="seal")
+        writer.open_segment(b"header-%d" % number, b"evidence")
+        writer.append_record(b"row-%d" % writer.next_n)
+        writer.copy()
+        writer.append_record(b"row-%d" % writer.next_n)  # waits in the ring when a kit ends the segment
+        new = writer.prepare(b"next-%d" % number)
+        new.start(b"evidence")
+        writer.use(new)
+        writer.append_record(b"row-%d" % writer.next_n)
+        writer.copy()
+        writer.append_record(b"row-%d" % writer.next_n)
+        writer.leave()  # all that a kill does, but that the disk has it
+        assert spool.recover().next == 4 * number + 5
+        assert spool.stops() == ()
+    spool.end_open()
+    assert records(spool) == [b"row-%d" % n for n in range(1, 13)]
+
+
 # -- kills, with the ring in a folder ------------------------------------------------------------------
 
 KILLED = """

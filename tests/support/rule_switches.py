@@ -95,6 +95,17 @@ def _find_serials_only(find: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, tag: None if tag.startswith(("ak.", "ek.")) else find(self, tag)
 
 
+def _only_the_first(save: Callable[..., None]) -> Callable[..., None]:
+    saved: list[object] = []
+
+    def once(ring: Any, **place: Any) -> None:
+        if not saved:
+            saved.append(place)
+            save(ring, **place)
+
+    return once
+
+
 SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-lab-1": replaced("edgeprov.device.labels:encode_label", _keep_source),
     "W-prt-1": replaced("edgeprov.device.part_writer:PartWriter._flush", _cut_alone),
@@ -102,7 +113,7 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.device.runtime:InterpreterEngine._port",
         lambda port: lambda engine, detail, **_unsized: port(engine, detail),
     ),
-    "W-row-2": replaced("edgeprov.device.recorder:verify_shapes", lambda _verify: lambda *_of: None),
+    "W-row-2": replaced("edgeprov.device.appender:verify_shapes", lambda _verify: lambda *_of: None),
     "W-enr-1": replaced("edgeprov.device.enrollment_request:_enrollment", _forget_another_nonce),
     "W-enr-2": replaced("edgeprov.device.identity:parse_enrollment", lambda parse: lambda *of: Anything(parse(*of))),
     "W-enr-3": replaced("edgeprov.device.identity:verify_own_name", lambda _verify: lambda *_of: None),
@@ -119,6 +130,11 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
     ),
     "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
+    "W-ring-1": replaced("edgeprov.store.ring:RingReader.pending", lambda _pending: lambda reader: reader.size_bytes),
+    "W-ring-2": replaced("edgeprov.store.ring_file:RingFile.save", _only_the_first),
+    "W-ring-3": replaced(
+        "edgeprov.store.ring:RingReader.allow", lambda allow: lambda reader, _size: allow(reader, reader.size_bytes)
+    ),
     "W-key-1": replaced(
         "edgeprov.tpm.secret:KeySecret.derive", lambda _derive: lambda _self, label: label.encode()[:32].ljust(32)
     ),

@@ -51,10 +51,11 @@ do_configure:prepend() {
 do_install:append:class-target() {
     data=${S}/edgeprov/data
     install -d ${D}${systemd_system_unitdir}
-    install -m 0644 $data/*.service $data/*.timer $data/*.path $data/*.target ${D}${systemd_system_unitdir}
+    install -m 0644 $data/*.service $data/*.socket $data/*.timer $data/*.path $data/*.target ${D}${systemd_system_unitdir}
     install -D -m 0644 $data/tpm-timeout.conf ${D}${systemd_system_unitdir}/dev-tpmrm0.device.d/edgeprov.conf
     install -D -m 0644 $data/tmpfiles-edgeprov.conf ${D}${nonarch_libdir}/tmpfiles.d/edgeprov.conf
     install -D -m 0644 $data/sysusers-edgeprov.conf ${D}${nonarch_libdir}/sysusers.d/edgeprov.conf
+    install -D -m 0644 $data/edgeprov_ring.h ${D}${includedir}/edgeprov_ring.h
     install -D -m 0644 $data/edgeprov.catalog ${D}${nonarch_libdir}/systemd/catalog/edgeprov.catalog
     install -D -m 0644 $data/60-edgeprov.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-edgeprov.rules
     install -D -m 0755 $data/network-hook.sh ${D}${nonarch_libdir}/NetworkManager/dispatcher.d/50-edgeprov
@@ -83,7 +84,7 @@ SYSTEMD_SERVICE:edgeprov-services = "\
 "
 
 USERADD_PACKAGES = "edgeprov-services"
-GROUPADD_PARAM:edgeprov-services = "--system tss; --system edgeprov"
+GROUPADD_PARAM:edgeprov-services = "--system tss; --system edgeprov; --system edgeprov-app"
 USERADD_PARAM:edgeprov-services = "--system --no-create-home --home-dir ${localstatedir}/lib/edgeprov --shell /sbin/nologin --gid edgeprov --groups tss edgeprov"
 
 FILES:${PN}-fleet += "\

@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
         Figure(
             GROUP, RATE, COUNT / wall_s, "devices/s", ">=", 5,
             ours=f"{COUNT} devices in {wall_s:.0f} s, both rounds; {cpu_s / COUNT * 1e3:.1f} ms CPU each",
-            note="Eight connections, since the registry syncs each blob and manifest to disk before it answers.",
+            note="Eight connections. The registry syncs each blob and manifest to disk before it answers.",
         ),
         Figure(
             GROUP, "the same: registry requests a device", requests / COUNT, "requests", "<=", 12,
