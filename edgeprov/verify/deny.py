@@ -20,7 +20,7 @@ from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied
 from edgeprov.formats.digest import parse_digest
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.formats.names import is_serial
-from edgeprov.formats.rfc3339 import parse_rfc3339
+from edgeprov.formats.rfc3339 import parse_rfc3339, rfc3339
 from edgeprov.verify.signer_identity import SignerIdentity
 
 DenyType = Literal["model", "kit", "device", "key", "certificate"]
