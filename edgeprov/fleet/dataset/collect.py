@@ -206,8 +206,9 @@ class _CollectRun:
             for artifact in artifacts:
                 if not artifact.verified:
                     _refuse(lists, artifact, artifact.error or "", artifact.detail or "", artifact.step)
-                elif artifact.seq in forked:
-                    why = f"{forked[artifact.seq]} artifacts claim number {artifact.seq}: a fork"
+                elif (artifact.enrollment, artifact.seq) in forked:
+                    many = forked[artifact.enrollment, artifact.seq]
+                    why = f"{many} artifacts claim number {artifact.seq}: a fork"
                     _refuse(lists, artifact, EvidenceInvalid.__name__, why, 9)
                 elif artifact.kind == "kit":
                     groups.setdefault(artifact.model, []).append(self._input(artifact))
@@ -226,14 +227,14 @@ class _CollectRun:
                     self._under_way.append(partition)
                     yield partition
 
-    def _forked(self, snapshot: Index, device: str) -> dict[int, int]:
-        """Numbers that several verified artifacts of a device claim, whatever else the query asks for."""
+    def _forked(self, snapshot: Index, device: str) -> dict[tuple[str, int], int]:
+        """Numbers that several verified artifacts of an enrollment claim, whatever else the query asks for."""
         rows = snapshot.rows(
-            "SELECT a.seq, count(*) FROM artifacts a JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "
-            "WHERE a.device = ? AND v.verified = 1 GROUP BY a.seq HAVING count(*) > 1",
+            "SELECT a.enrollment, a.seq, count(*) FROM artifacts a JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "
+            "WHERE a.device = ? AND v.verified = 1 GROUP BY a.enrollment, a.seq HAVING count(*) > 1",
             (self._query.policy, device),
         )
-        return {int(seq): int(count) for seq, count in rows}
+        return {(str(enrollment), int(seq)): int(count) for enrollment, seq, count in rows}
 
     def _input(self, artifact: Artifact) -> KitInput:
         return KitInput(

@@ -181,11 +181,12 @@ class _PartitionWork:
     def __init__(self, partition: Partition, left_out: dict[str, tuple[str, str]]) -> None:
         self.partition = partition
         self.left_out = left_out
-        self.labels: dict[str, LabelSet] = {}
+        # Numbers of records belong to an enrollment, not to a serial: another board starts with its own.
+        self.labels: dict[tuple[bytes, str], LabelSet] = {}
         self.label_type: LabelType = "null"
         self.fits = True
         self.label_counts: dict[str, int] = {}
-        self.last: dict[str, int] = {}
+        self.last: dict[tuple[bytes, str], int] = {}
         self.writer: PartitionWriter | None = None
         self.duplicates = 0
         self._has_inputs = self._spoiled = False
@@ -239,7 +240,7 @@ class _PartitionWork:
             self.label_counts[kit.digest] = place = 0
             for labels in found:
                 if self.fits:
-                    self.labels.setdefault(kit.slot, LabelSet(whole)).add(labels, kit.seq, place)
+                    self.labels.setdefault((opened.enrollment, kit.slot), LabelSet(whole)).add(labels, kit.seq, place)
                 place += len(labels)
             self.label_counts[kit.digest] = place
         self._has_inputs |= any(part.kind == "inputs" for part in opened.parts)
@@ -282,15 +283,16 @@ class _PartitionWork:
             spec.inputs and record_tables.kinds_of(header.inputs) != record_tables.kinds_of(spec.inputs)
         ):
             raise SubjectMismatch("the types of the kit's tensors are not those of the model's other kits")
-        last = self.last.get(kit.slot, -1)
+        series = (header.enrollment, kit.slot)
+        last = self.last.get(series, -1)
         skip = sum(number <= last for number in block.numbers()) if block.first <= last else 0
         self.duplicates += skip
         if skip < block.count and not self._spoiled:
             captured = inputs.of(block) if inputs and self.writer.spec.inputs else None
             self.writer.add(
-                block, kit=kit.digest, seq=kit.seq, labels=self.labels.get(kit.slot), skip=skip, inputs=captured
+                block, kit=kit.digest, seq=kit.seq, labels=self.labels.get(series), skip=skip, inputs=captured
             )
-            self.last[kit.slot] = block.last
+            self.last[series] = block.last
 
     def _metadata(self) -> dict[str, str]:
         return {
