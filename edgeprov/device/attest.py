@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from edgeprov import journal
 from edgeprov.device.counter_state import COUNTER_LOCK, reconcile
 from edgeprov.device.event_log import quote_with_log
-from edgeprov.device.identity import verify_own_name
+from edgeprov.device.identity import end_enrollment, has_ended, verify_own_name
+from edgeprov.device.seal import seal
 from edgeprov.device.seal_recovery import finish_committed
 from edgeprov.device.sequencer import Sequencer
 from edgeprov.device.series_state import SEAL_LOCK, first_active, load_head
@@ -31,18 +32,19 @@ if TYPE_CHECKING:
     from edgeprov.tpm.device import Tpm
 
 
-def attest(context: Context, nonce_hex: str) -> bytes:
+def attest(context: Context, nonce_hex: str, *, final: bool = False) -> bytes:
     """Answer a challenge.
 
     Args:
         context: The device.
         nonce_hex: The auditor's nonce, 8 to 64 bytes in hex.
+        final: End the enrollment: nothing is recorded or sealed under it afterwards.
 
     Returns:
         The JSON document for the auditor.
 
     Raises:
-        UsageError: Not hex.
+        UsageError: Not hex; or final, and a segment is open.
         FormatError: A nonce that is too short or too long.
         IdentityError: No enrollment, or serial, certificate and TPM do not belong together.
         TpmError: The TPM failed.
@@ -51,19 +53,23 @@ def attest(context: Context, nonce_hex: str) -> bytes:
         nonce = bytes.fromhex(nonce_hex)
     except ValueError as error:
         raise UsageError("the nonce is not hexadecimal", advice="Give 8 to 64 bytes as hex digits.") from error
-    answer = encode_head(make_head(context, nonce))
+    if final and not has_ended(context.state()):
+        seal(context, rest=True)
+    answer = encode_head(make_head(context, nonce, final=final))
     journal.event("attested", "an auditor's challenge was answered", device=context.urn)
     return answer
 
 
-def make_head(context: Context, nonce: bytes | None) -> Head:
+def make_head(context: Context, nonce: bytes | None, *, final: bool = False) -> Head:
     """A head of this moment, after every number of the counter is accounted for.
 
     Args:
         context: The device.
         nonce: The auditor's; None for a head that nobody asked for.
+        final: Nothing follows under this enrollment; noted on the disk before the TPM says so.
 
     Raises:
+        UsageError: Final, and a segment is open.
         FormatError: A nonce that is too short or too long.
         IdentityError: No enrollment.
         TpmError: The TPM failed.
@@ -79,7 +85,15 @@ def make_head(context: Context, nonce: bytes | None) -> Head:
         with state.lock(COUNTER_LOCK, wait=True), tpm.group():
             finish_committed(state)
             found = reconcile(state, tpm)
-            standing, _ = standings.make(moment, found.state.newest)
+            standing, _ = standings.make(moment, found.state.newest, final=final)
+            if final:
+                if not standing.final:
+                    raise UsageError(
+                        f"{len(standing.open)} segments are open, so nothing can be final yet",
+                        advice="Stop the applications that record and ask again; a segment without a record ends with "
+                        "its boot, so reboot where that is not enough.",
+                    )
+                end_enrollment(state)
             head = load_head(state)
             claims = HeadClaims(
                 device=context.urn,

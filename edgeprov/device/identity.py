@@ -38,6 +38,7 @@ IDENTITY_TYPE: Final = "edgeprov.identity"
 
 _KEYS: Final = "device.json"  # identity.json is the TPM module's own
 _ENROLLMENT: Final = "enrollment.json"
+_ENDED: Final = "ended.json"
 _CERTIFICATES: Final = "certificates.json"
 _OTHER_TPM: Final = (
     "The TPM was cleared or replaced, or this state folder is a copy (a golden image): move the state folder away, "
@@ -187,6 +188,36 @@ def verify_own_name(context: Context, state: State, tpm: Tpm | None = None) -> N
         raise IdentityError(
             f"{state.identity_dir / _KEYS} and {context.tpm_dir} belong to different identities",
             advice=_OTHER_TPM,
+        )
+
+
+def end_enrollment(state: State) -> None:
+    """Nothing is recorded or sealed under the device's enrollment any more; durable on return.
+
+    Raises:
+        IdentityError: There is none.
+        StoreError: The folder cannot be written.
+    """
+    document = {"v": 1, "enrollment": load_enrollment(state).id.hex()}
+    save_bytes(state.identity_dir / _ENDED, encode_json(document), mode=0o644)
+
+
+def has_ended(state: State) -> bool:
+    """Whether a final head was made, or begun, of the device's enrollment."""
+    ended, enrollment = _load(state, _ENDED), find_enrollment(state)
+    return ended is not None and enrollment is not None and ended.get("enrollment") == enrollment.id.hex()
+
+
+def verify_not_ended(state: State) -> None:
+    """The enrollment goes on: no final head was made of it.
+
+    Raises:
+        IdentityError: One was made.
+    """
+    if has_ended(state):
+        raise IdentityError(
+            f"the enrollment {load_enrollment(state).id.hex()} ended with a final head: nothing may follow under it",
+            advice="Send what waits (edgeprov upload), then move the state folder away and enroll the device anew.",
         )
 
 

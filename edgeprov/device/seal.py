@@ -19,7 +19,7 @@ from edgeprov.device.context import Context
 from edgeprov.device.counter_state import COUNTER_LOCK, load_counter_state, tracked_name
 from edgeprov.device.discard import loss_of, lost_ranges
 from edgeprov.device.events import waiting_events
-from edgeprov.device.identity import verify_own_name
+from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.kit_builder import build_parts
 from edgeprov.device.kit_plan import KitPlan, WaitingSegment, group, is_due, is_old
 from edgeprov.device.labels import label_models, model_labels
@@ -40,7 +40,11 @@ __all__ = ["Sealed", "seal"]
 
 
 def seal(
-    context: Context, *, due_only: bool = False, progress: Callable[[Sealed], None] = lambda _sealed: None
+    context: Context,
+    *,
+    due_only: bool = False,
+    rest: bool = False,
+    progress: Callable[[Sealed], None] = lambda _sealed: None,
 ) -> list[Sealed]:
     """Seal what waits in the spools of all slots. Running recorders go on in a new segment.
 
@@ -48,6 +52,7 @@ def seal(
         context: The device.
         due_only: Only when age, count or bytes of the ``seal`` settings are reached, and not within
             ``min_kit_interval_s`` of the last kit unless something is too old. Otherwise everything is sealed.
+        rest: Also what could wait for a later kit: events, and segments of ended boots without a record.
         progress: Called after each artifact.
 
     Returns:
@@ -61,6 +66,7 @@ def seal(
     """
     state = context.state()
     verify_own_name(context, state)  # before a number is used up
+    verify_not_ended(state)
     with state.lock(SEAL_LOCK), context.tpm() as tpm:
         sequencer = Sequencer(context, state, tpm, progress)
         sequencer.recover()
@@ -68,7 +74,7 @@ def seal(
         early = due_only and _too_early(context, sequencer)
         for slot in state.slots():
             sealer.seal_slot(slot, due_only=due_only, early=early)
-        sealer.seal_events()
+        sealer.seal_events(rest=rest)
         return sequencer.done
 
 
@@ -100,13 +106,14 @@ class _Sealer:
             pass
         self._account(slot)
 
-    def seal_events(self) -> None:
-        """A kit of events alone, when they have waited for ``seal.max_age_s``."""
+    def seal_events(self, *, rest: bool) -> None:
+        """A kit of events alone, when they have waited for ``seal.max_age_s``; with ``rest`` in any case."""
         events = waiting_events(self._state).events
-        active = first_active(self._state)
-        if not events or active is None or not is_old(events[0].at_ns, self._context.config.seal):
+        active, empty = first_active(self._state), self._empty()
+        old = bool(events) and is_old(events[0].at_ns, self._context.config.seal)
+        if active is None or not (old or (rest and (events or empty))):
             return
-        self._kit(KitPlan(slot=active.slot, model=active.model, empty=self._empty()))
+        self._kit(KitPlan(slot=active.slot, model=active.model, empty=empty))
 
     def _is_due(self, slot: str, *, early: bool) -> bool:
         settings = self._context.config.seal

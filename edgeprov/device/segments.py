@@ -30,7 +30,7 @@ from edgeprov.device.counter_state import (
     take_number,
 )
 from edgeprov.device.event_log import is_logged, quote_with_log, verify_active, verify_measured
-from edgeprov.device.identity import verify_own_name
+from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.seal_recovery import finish_committed
 from edgeprov.device.series_state import load_head
 from edgeprov.errors import FormatError, StoreError, StoreFull
@@ -302,6 +302,7 @@ def open_quoted(
     kind = what.kind
     with context.tpm() as tpm, state.lock(COUNTER_LOCK, wait=True), tpm.group():
         verify_own_name(context, state, tpm)
+        verify_not_ended(state)
         if not is_logged(context, kind.slot, kind.model):
             verify_measured(context, tpm, kind.slot, kind.model)
         finish_committed(state)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from edgeprov import journal
 from edgeprov.device.discard import discard_oldest
 from edgeprov.device.events import add_event
-from edgeprov.device.identity import verify_own_name
+from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind
@@ -80,6 +80,7 @@ class SlotOwner:
         self.header: SegmentHeader | None = None
         self._floor_raised: Callable[[int], object] | None = None
         verify_own_name(context, state)
+        verify_not_ended(state)
         settings = context.config.record
         self.writer: SpoolWriter = state.spool(kind.slot).open_writer(
             sync=settings.sync,

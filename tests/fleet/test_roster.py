@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeprov._dataclass import field_names
 from edgeprov.cli.fleet import common
+from edgeprov.formats.head import Head, HeadClaims, encode_head, head_qualifying
+from edgeprov.formats.standing import Standing, encode_standing
 from edgeprov.store.layout_registry import LayoutRegistry
 from tests.fleet.test_enroll import Site
 from tests.support.fleet import Run, fleet
@@ -110,6 +113,36 @@ def test_retire_lost(desk: Desk):
     assert desk.roster("retire", one[:7], "--lost").code == 2
     desk.roster("publish")
     assert desk.entries()[one]["ended"] == "lost", "an end stays"
+
+
+def final_head(tpm: SoftTpm, serial: str, enrollment: str, *, final: bool = True) -> bytes:
+    claims = HeadClaims(
+        device=f"urn:edgeprov:device:{serial}", enrollment=bytes.fromhex(enrollment), nonce=None, newest=None,
+        at="2026-02-03T04:05:06Z", standing=encode_standing(Standing(at_ns=1_770_087_600_000_000_000, final=final)),
+    )  # fmt: skip
+    qualifying = head_qualifying(claims)
+    facts = {name: getattr(claims, name) for name in field_names(HeadClaims)}
+    return encode_head(Head(**facts, quote=tpm.quote(qualifying), counter=tpm.certify_counter(qualifying), log=b""))
+
+
+def test_retire_with_the_final_head(desk: Desk):
+    one, tpm = desk.add("one", "ward-1"), SoftTpm("one")
+    tpm.counter = 117
+    head = desk.root / "head.json"
+    for raw, code in {
+        final_head(tpm, "ward-1", one, final=False): 15,
+        final_head(SoftTpm("two"), "ward-1", one): 15,
+        final_head(tpm, "ward-2", one): 15,
+        b"{}": 4,
+    }.items():
+        head.write_bytes(raw)
+        assert desk.roster("retire", one, "--final", head).code == code
+    head.write_bytes(final_head(tpm, "ward-1", one))
+    assert desk.roster("retire", one, "--final", head, "--lost").code == 2
+    run = desk.roster("retire", one, "--final", head)
+    assert run.code == 0, run.out
+    assert (run.last("retired")["ended"], run.last("retired")["end"]) == ("retired", 117)
+    assert desk.entries()[one]["end"] == 117
 
 
 def test_a_tpm_whose_enrollment_ended_may_get_another_serial(desk: Desk):

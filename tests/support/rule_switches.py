@@ -126,6 +126,8 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.fleet.enrollment.known_devices:KnownDevices._same_tpm", lambda _same: lambda *_of: True
     ),
     "W-enr-8": replaced("edgeprov.verify.enrollment:level_of_manufacturer", lambda _level: lambda _name: "hardware"),
+    "W-ros-3": replaced("edgeprov.fleet.enrollment.roster_desk:final_number", lambda _final: lambda *_of: 117),
+    "W-enr-9": replaced("edgeprov.device.identity:has_ended", lambda _ended: lambda _state: False),
     "W-ros-1": replaced(
         "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
     ),

@@ -130,7 +130,7 @@ class KnownDevices:
             if record.device != request.device and not ended(record.enrollment):
                 raise PolicyDenied(
                     f"this TPM is enrolled as {record.device} already",
-                    advice=f"Retire it first: edgeprov-fleet retire {record.enrollment.hex()}.",
+                    advice=f"Retire it first: edgeprov-fleet retire {record.enrollment.hex()} --final FILE, or --lost.",
                 )
             if request.counter_base < record.counter_base:
                 raise EnrollmentRefused(

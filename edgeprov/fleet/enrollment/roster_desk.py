@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeprov.errors import (
+    EvidenceInvalid,
     FormatError,
     NotStored,
     RegistryNotFound,
@@ -32,6 +33,7 @@ from edgeprov.formats.b64 import parse_b64
 from edgeprov.formats.devicerecord import DeviceRecord, parse_device_record
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.envelope import Signer
+from edgeprov.formats.head import parse_head
 from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, parse_manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB, ROSTER_PREDICATE
@@ -49,6 +51,7 @@ from edgeprov.limits import LIMITS
 from edgeprov.registry.push_order import push_signed
 from edgeprov.store.atomic import load_bytes, make_dirs, save_bytes
 from edgeprov.verify.enrollment import VerifiedDevice, verify_device_record
+from edgeprov.verify.head_check import verify_head
 from edgeprov.verify.policy import TrustPolicy
 from edgeprov.verify.roster_check import VerifiedRoster, verify_roster, verify_successor
 from edgeprov.verify.signature import SignatureArtifact
@@ -70,7 +73,8 @@ class RosterDesk:
                 an older one is noticed; None to remember nothing.
         """
         self.repo = f"{source.prefix}rosters"
-        self._source, self._policy, self._now, self._state = source, policy, now, state
+        self._source, self._now, self._state = source, now, state
+        self.policy = self._policy = policy
 
     def newest(self) -> VerifiedRoster | None:
         """The newest version that verifies; None where there is none yet.
@@ -241,6 +245,27 @@ def merge_records(entries: dict[bytes, RosterEntry], records: Iterable[DeviceRec
             entries[old.enrollment] = replace(
                 old, ended="retired", until=max(record.enrolled_at, old.since), end=max(record.counter_base, old.base)
             )
+
+
+def final_number(device: VerifiedDevice | None, raw: bytes, policy: TrustPolicy) -> int:
+    """The last number of an enrollment, from its final attested head.
+
+    Args:
+        device: The verified record of the enrollment; None where the index has none.
+        raw: The head, as `edgeprov attest --final` wrote it.
+        policy: The trust policy.
+
+    Raises:
+        FormatError: Not a head.
+        EvidenceInvalid: Not a final head of this enrollment.
+    """
+    if device is None:
+        raise EvidenceInvalid("the index holds no verified record of this enrollment", step=1)
+    head = parse_head(raw)
+    verified = verify_head(head, head.nonce, device, policy)
+    if not verified.standing.final:
+        raise EvidenceInvalid("the head is not final: the device may go on under this enrollment", step=9)
+    return verified.seq
 
 
 def find_entry(entries: dict[bytes, RosterEntry], text: str) -> RosterEntry:
