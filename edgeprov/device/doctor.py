@@ -16,6 +16,7 @@ from edgeprov.config import load_config
 from edgeprov.device.boot import active_models, returned_from, verify_model
 from edgeprov.device.boot_stamp import load_stamp
 from edgeprov.device.context import Context, free_bytes
+from edgeprov.device.counter_state import load_counter_state
 from edgeprov.device.event_log import current_log
 from edgeprov.device.identity import counter_base, load_certificates, load_keys, verify_own_name
 from edgeprov.device.series_state import load_head
@@ -219,14 +220,21 @@ def _counter(context: Context) -> Finding:
     with context.tpm() as tpm:
         counter = tpm.read_counter()
     base = counter_base(state)
-    head = load_head(state)
-    known = head.seq if head else base
+    numbers, head = load_counter_state(state), load_head(state)
+    known = max(numbers.known, head.seq if head else base)
     if counter != known:
         return Finding(
             check="kit counter",
             verdict="note",
-            found=f"the TPM says {counter}, the newest kit is {known}",
+            found=f"the TPM says {counter}, this device has used the numbers up to {known}",
             fix="The next `edgeprov seal` signs a tombstone for the difference.",
+        )
+    if numbers.owed:
+        return Finding(
+            check="kit counter",
+            verdict="note",
+            found=f"{len(numbers.owed)} numbers without a kit or segment, the first is {numbers.owed[0].number}",
+            fix="The next `edgeprov seal` signs a tombstone for them.",
         )
     left = COUNTER_ENDURANCE - (counter - base)
     if left < _LOW_COUNTER:

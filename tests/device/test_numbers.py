@@ -14,6 +14,7 @@ import pytest
 import edgeprov
 from edgeprov.device.attest import attest
 from edgeprov.device.boot import boot_check
+from edgeprov.device.doctor import examine
 from edgeprov.device.events import waiting_events
 from edgeprov.device.seal import seal
 from edgeprov.errors import TpmError
@@ -46,6 +47,19 @@ def stone(site: Site, item: Any) -> Any:
 def reboot(site: Site) -> None:
     site.reboot()
     boot_check(site.context)
+
+
+def test_doctor_knows_the_numbers_of_segments(ready: Site) -> None:
+    def found() -> Any:
+        return next(item for item in examine() if item.check == "kit counter")
+
+    record(ready, 1)
+    assert found().verdict == "ok"
+    ready.tpm.increment_counter()
+    assert (found().verdict, found().found) == (
+        "note",
+        "the TPM says 102, this device has used the numbers up to 101",
+    )
 
 
 def test_ten_sessions_between_two_seals_take_one_number(ready: Site) -> None:
