@@ -230,7 +230,8 @@ class _CollectRun:
     def _forked(self, snapshot: Index, device: str) -> dict[tuple[str, int], int]:
         """Numbers that several verified artifacts of an enrollment claim, whatever else the query asks for."""
         rows = snapshot.rows(
-            "SELECT a.enrollment, a.seq, count(*) FROM artifacts a JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "
+            "SELECT a.enrollment, a.seq, count(*) FROM artifacts a "
+            "JOIN verdicts v ON v.digest = a.digest AND v.policy = ? "
             "WHERE a.device = ? AND v.verified = 1 GROUP BY a.enrollment, a.seq HAVING count(*) > 1",
             (self._query.policy, device),
         )
