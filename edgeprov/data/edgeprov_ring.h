@@ -31,7 +31,7 @@
 #endif
 
 struct edgeprov_ring {
-    volatile uint8_t *page;  /* head at 0, limit at 64, attention byte at 80 */
+    volatile uint8_t *page;  /* head at 0, limit at 64, the service sleeps at 80, news at 82 and 83, time at 96 */
     uint8_t *data;
     volatile uint8_t *alive; /* the kernel clears it in a forked child */
     uint32_t size, position;
@@ -99,5 +99,16 @@ static inline int edgeprov_wake(struct edgeprov_ring *r) {
     if (!r->page[80]) return 0;
     r->page[80] = 0;
     return 1;
+}
+
+/* 1 when the session has ended; else 0, and *floor_ns is raised to the service's lower bound of time, below which no
+ * record may be stamped. Call it before each record. */
+static inline int edgeprov_look(struct edgeprov_ring *r, int64_t *floor_ns) {
+    if (r->page[82]) {
+        r->page[82] = 0;
+        int64_t told = __atomic_load_n((int64_t *)(r->page + 96), __ATOMIC_ACQUIRE);
+        if (told > *floor_ns) *floor_ns = told;
+    }
+    return r->page[83];
 }
 #endif

@@ -36,8 +36,7 @@ class Peer:
     @classmethod
     def of(cls, client: socket.socket) -> Peer:
         """The process that connected (SO_PEERCRED). Errors as in the constructor."""
-        raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(raw)
+        pid, uid = _credentials(client)
         return cls(pid, uid)
 
     @property
@@ -51,3 +50,14 @@ class Peer:
             with contextlib.suppress(OSError):
                 os.close(self.pidfd)
             self.pidfd = -1
+
+
+def uid_of(client: socket.socket) -> int:
+    """The user at the other end of a Unix socket."""
+    return _credentials(client)[1]
+
+
+def _credentials(client: socket.socket) -> tuple[int, int]:
+    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid

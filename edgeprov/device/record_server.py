@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from edgeprov import journal
 from edgeprov.device.notify import inherited_socket, notify, watchdog_interval_s
-from edgeprov.device.peer import Peer
+from edgeprov.device.peer import Peer, uid_of
 from edgeprov.device.record_session import Session, encode_error
 from edgeprov.device.ring_session import RingSession, Sessions, resume_kind
 from edgeprov.device.rotation import at_path
@@ -42,6 +42,7 @@ _READ_BYTES: Final = 256 * KIB
 _MESSAGE_BYTES: Final = LIMITS.record_bytes + LIMITS.input_bytes + 1 * MIB
 _ANSWER_S: Final = 30.0
 _CONNECTIONS: Final = 64
+_CONNECTIONS_OF_A_USER: Final = 16
 _PROCESS: Final = "process"
 _LOOK: Final = b"w"
 
@@ -94,7 +95,7 @@ def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool 
     wake.setblocking(False)  # noqa: FBT003 - socket's own signature
     previous = [signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)]
     signal.set_wakeup_fd(wake.fileno())
-    connections: set[socket.socket] = set()
+    connections: dict[socket.socket, int] = {}  # and the user at the other end
     threads: list[threading.Thread] = []
     interval = watchdog_interval_s()
     serving = _Serving(context, state, slot, TpmWork(context, state) if tpm_in_child else None)
@@ -114,11 +115,12 @@ def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool 
                 if server in ready:
                     client, _ = server.accept()
                     threads = [thread for thread in threads if thread.is_alive()]
-                    if len(threads) >= _CONNECTIONS:
+                    uid = uid_of(client)
+                    if len(threads) >= _CONNECTIONS or list(connections.values()).count(uid) >= _CONNECTIONS_OF_A_USER:
                         client.close()
                         continue
-                    connections.add(client)
-                    threads.append(_spawn(serving, client, connections.discard, wake))
+                    connections[client] = uid
+                    threads.append(_spawn(serving, client, connections.pop, wake))
     finally:
         notify("STOPPING=1")
         for client in list(connections):
@@ -189,7 +191,7 @@ class _Serving:
 
 
 def _spawn(
-    serving: _Serving, client: socket.socket, forget: Callable[[socket.socket], None], wake: socket.socket
+    serving: _Serving, client: socket.socket, forget: Callable[[socket.socket], object], wake: socket.socket
 ) -> threading.Thread:
     def run() -> None:
         with client:

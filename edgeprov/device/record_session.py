@@ -12,6 +12,7 @@ Spec: FORMAT.md section "Recording protocol".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from edgeprov.device.labels import add_labels
 from edgeprov.device.model_store import StoredModel, find_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.ring_session import RingSession, Sessions
-from edgeprov.device.segments import SegmentKind
+from edgeprov.device.segments import SegmentKind, parse_opening
 from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load, confirm
 from edgeprov.errors import EdgeprovError, FormatError, ModelNotReady, TensorMismatch, UsageError
@@ -28,6 +29,7 @@ from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
 from edgeprov.formats.shapes import has_varying, shape_of_length
 from edgeprov.limits import LIMITS
 from edgeprov.store.ring import MAX_RING_BYTES
+from edgeprov.store.spool import read_segment
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
@@ -277,6 +279,7 @@ class Session:
         n, value, source, slot = (*arguments, self._slot)[:4]
         if not isinstance(slot, str):
             raise FormatError("label: the slot is not text")
+        self._verify_own(slot)
         next_n = None
         if slot == self._slot and self._recorder is not None:
             next_n = self._recorder.next_n
@@ -284,6 +287,17 @@ class Session:
             next_n = session.next_n()
         add_labels(self._state, check_slot(slot), [(n, value)], source=source, next_n=next_n)
         return ["labelled", n]
+
+    def _verify_own(self, slot: str) -> None:
+        """An application labels records of its own user only; root and the service's user label all."""
+        if self._peer is None or self._peer.uid in (0, os.getuid()):
+            return
+        evidence = [read_segment(info.path).evidence for info in self._state.spool(slot).segments()]
+        if any(parse_opening(item).user != self._peer.uid for item in evidence if item):
+            raise UsageError(
+                f"slot {slot} holds records of another user",
+                advice="Give each user's application a slot of its own; `edgeprov label` as root labels all.",
+            )
 
     def _sync(self, arguments: list[Any]) -> list[Any]:
         if not arguments and self._session is not None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov.device.appender import Appender, Capture
 from edgeprov.errors import FormatError, ModelNotReady
-from edgeprov.store.ring import ENDED
 from edgeprov.store.ring_writer import RingWriter
 
 if TYPE_CHECKING:
@@ -122,12 +121,12 @@ class RemoteRecorder(Appender):
         self._client.tell(["jump", round(moved_s * 1000)])
 
     def _listen(self) -> None:
-        if self._control[0] & ENDED:
+        if self._rows.ended:
             raise ModelNotReady(
                 f"the session in slot {self._slot} has ended: another model is active, or the service gave it up",
                 advice="Load the model again.",
             )
-        self.floor_ns = max(self.floor_ns, self._rows.floor_ns())
+        self.floor_ns = max(self.floor_ns, self._rows.told_floor_ns())
 
     def _wake(self) -> None:
         self._client.tell(["wake"])

@@ -5,11 +5,10 @@
 The file has one page of positions and then the data, whose size is a power of two. ``head`` at byte 0 is
 written by the application: behind the last record. ``limit`` at byte 64 is written by the owner: up to where
 the application may write, which is bounded by the ring and by the disk space that was set aside. The byte at 80
-tells that the owner sleeps and wants a message. The byte at 81 tells the application to look at what the owner has
-to say: bit 0, a lower bound of time at byte 96 (int64); bit 1, the session has ended. Numbers are in the machine's
-byte order. Positions are uint32, count bytes modulo 2**32, and stand at ``position % data size``; a frame may go
-round the end. The file lies in a tmpfs, so
-what was appended survives a kill of both processes.
+tells that the owner sleeps and wants a message. Two bytes tell the application to look before its next record: at
+82, a new lower bound of time stands at 96 (int64); at 83, the session has ended. Numbers are in the machine's byte
+order. Positions are uint32, count bytes modulo 2**32, and stand at ``position % data size``; a frame may go round
+the end. The file lies in a tmpfs, so what was appended survives a kill of both processes.
 
 The owner never maps the file: a ring that an application cut, punched or filled with impossible positions
 gives a short read or a broken position, and no signal. What was copied is out of the application's reach.
@@ -35,10 +34,9 @@ PAGE_BYTES: Final = 4096
 HEAD_OFFSET: Final = 0
 LIMIT_OFFSET: Final = 64
 ATTENTION_OFFSET: Final = 80
-CONTROL_OFFSET: Final = 81
+NEW_FLOOR_OFFSET: Final = 82
+ENDED_OFFSET: Final = 83
 FLOOR_OFFSET: Final = 96
-NEW_FLOOR: Final = 1
-ENDED: Final = 2
 POSITIONS: Final = 1 << 32
 RING_BYTES: Final = 256 * KIB
 MAX_RING_BYTES: Final = 256 * MIB
@@ -100,7 +98,7 @@ class RingReader:
         tail: Position up to which was copied, modulo 2**32; kept here, since the application can change the ring.
     """
 
-    __slots__ = ("_control", "_fd", "_limit", "_shared", "size_bytes", "tail")
+    __slots__ = ("_fd", "_limit", "_shared", "size_bytes", "tail")
 
     def __init__(self, fd: int, size_bytes: int, *, tail: int = 0, shared: bool = True) -> None:
         """Take over a descriptor.
@@ -114,7 +112,6 @@ class RingReader:
         """
         self._fd = fd
         self._shared = shared
-        self._control = 0
         self.size_bytes = size_bytes
         self.tail = tail % POSITIONS
         raw = os.pread(fd, 4, LIMIT_OFFSET)  # after a restart: what the application was allowed
@@ -194,13 +191,11 @@ class RingReader:
     def tell_floor(self, floor_ns: int) -> None:
         """Tell the application the lower bound of time (nanoseconds since 1970), before its next record."""
         os.pwrite(self._fd, floor_ns.to_bytes(8, sys.byteorder), FLOOR_OFFSET)
-        self._control |= NEW_FLOOR
-        os.pwrite(self._fd, bytes((self._control,)), CONTROL_OFFSET)
+        os.pwrite(self._fd, b"\1", NEW_FLOOR_OFFSET)
 
     def tell_end(self) -> None:
         """Tell the application that its session has ended, before its next record."""
-        self._control |= ENDED
-        os.pwrite(self._fd, bytes((self._control,)), CONTROL_OFFSET)
+        os.pwrite(self._fd, b"\1", ENDED_OFFSET)
 
     def fileno(self) -> int:
         """The descriptor, to be sent to the application."""

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from edgeprov.errors import LimitError, StoreFull, UsageError
 from edgeprov.store.frames import CHECKSUM_OF_KIND, FRAME, INPUT, RECORD, encode_frame, verify_length
-from edgeprov.store.ring import ATTENTION_OFFSET, CONTROL_OFFSET, FLOOR_OFFSET, LIMIT_OFFSET, PAGE_BYTES, POSITIONS
+from edgeprov.store.ring import ATTENTION_OFFSET, FLOOR_OFFSET, LIMIT_OFFSET, NEW_FLOOR_OFFSET, PAGE_BYTES, POSITIONS
 
 _MADV_WIPEONFORK: Final = 18  # no name in Python 3.11
 _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
@@ -33,12 +33,12 @@ class RingWriter:
 
     Attributes:
         next_n: Number that the next row must carry.
-        control: One byte, what the owner has to say: bits NEW_FLOOR and ENDED of the ring.
+        control: Not 0 when the owner has something to say: told_floor_ns(), or ended.
     """
 
     __slots__ = (
         "__weakref__", "_alive", "_allowed", "_attention", "_before", "_data", "_floor", "_head", "_limit",
-        "_make_room", "_map", "_position", "_size", "_wake", "control", "next_n",
+        "_make_room", "_map", "_news", "_position", "_size", "_wake", "control", "next_n",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +66,8 @@ class RingWriter:
         self._head = view[:4].cast("I")
         self._allowed = view[LIMIT_OFFSET : LIMIT_OFFSET + 4].cast("I")
         self._attention = view[ATTENTION_OFFSET : ATTENTION_OFFSET + 1]
-        self.control = view[CONTROL_OFFSET : CONTROL_OFFSET + 1]
+        self.control = view[NEW_FLOOR_OFFSET : NEW_FLOOR_OFFSET + 2].cast("H")  # this byte and that of the end
+        self._news = view[NEW_FLOOR_OFFSET : NEW_FLOOR_OFFSET + 2]
         self._floor = view[FLOOR_OFFSET : FLOOR_OFFSET + 8].cast("q")
         self._data = view[PAGE_BYTES:]
         self._size = size_bytes
@@ -133,10 +134,16 @@ class RingWriter:
         """Have another function called when the limit is reached."""
         self._make_room = make_room
 
-    def floor_ns(self) -> int:
-        """The lower bound of time that the owner told, nanoseconds since 1970. Read until two reads agree."""
+    @property
+    def ended(self) -> bool:
+        """Whether the owner has ended the session."""
+        return self._news[1] != 0
+
+    def told_floor_ns(self) -> int:
+        """Take note of the lower bound of time that the owner told, nanoseconds since 1970."""
+        self._news[0] = 0  # before the bound is read: a later one is told again
         first = self._floor[0]
-        while (again := self._floor[0]) != first:
+        while (again := self._floor[0]) != first:  # until two reads agree, where one may be torn
             first = again
         return first
 
@@ -149,7 +156,9 @@ class RingWriter:
     def close(self) -> None:
         """Unmap the ring; a second call does nothing. What was appended stays for the owner."""
         self._limit = -1
-        for view in (self._head, self._allowed, self._attention, self.control, self._floor, self._data):
+        for view in (
+            self._head, self._allowed, self._attention, self.control, self._news, self._floor, self._data
+        ):  # fmt: skip
             view.release()
         self._map.close()
 

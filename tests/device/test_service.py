@@ -295,3 +295,42 @@ def test_a_hostile_ring_ends_its_own_session_only(service: Service, harm: str) -
     assert int(out) >= 1
     kits = [item for item in service.box.run("seal") if item.get("type") == "kit"]
     assert sum(kit["records"] for kit in kits) >= 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+def test_another_user_records_and_can_do_nothing_else(service: Service, tmp_path: Path) -> None:
+    """User 65534 has the socket only: no state, no ring of others, no label for their records."""
+    for folder in (tmp_path, *tmp_path.parents):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    service.box.site.config_file.chmod(0o644)
+    service.socket.chmod(0o666)  # systemd gives it to the group edgeprov-app
+    own = service.run("""
+        import edgeprov, numpy
+        with edgeprov.open_device() as device:
+            print(device.load_model().run(numpy.zeros((1, 30), numpy.int8)).record)
+    """)
+    out = service.run(
+        """
+        import os, sys
+        import edgeprov, numpy
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+        device = edgeprov.open_device()
+        try:
+            device.label(sys.argv[1], 1)
+        except edgeprov.errors.UsageError as error:
+            print(error)
+        for path in sys.argv[2:]:
+            try:
+                os.listdir(path)
+                print("read", path)
+            except PermissionError:
+                pass
+        model = device.load_model()
+        print(model.run(numpy.zeros((1, 30), numpy.int8)).record)
+        device.close()
+        """,
+        own.strip(),
+        tmp_path / "state" / "spool" / "default",
+        service.box.site.context.run_dir / "rings",
+    )
+    assert out.splitlines() == ["slot default holds records of another user", "default:2"]

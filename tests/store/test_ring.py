@@ -230,6 +230,20 @@ def test_random_rubbish_never_does_more_than_end_the_session(tmp_path: Path) -> 
         ring.reader.close()
 
 
+def test_the_owner_tells_time_and_end(ring: Ring) -> None:
+    assert ring.writer.control[0] == 0
+    ring.reader.tell_floor(5)
+    ring.reader.tell_floor(1_796_000_000_000_000_000)
+    assert ring.writer.control[0] != 0
+    assert not ring.writer.ended
+    assert ring.writer.told_floor_ns() == 1_796_000_000_000_000_000
+    assert ring.writer.control[0] == 0  # told once
+    ring.reader.tell_end()
+    ring.reader.tell_floor(7)
+    assert ring.writer.told_floor_ns() == 7
+    assert ring.writer.ended
+
+
 # -- forks ----------------------------------------------------------------------------------------------
 
 

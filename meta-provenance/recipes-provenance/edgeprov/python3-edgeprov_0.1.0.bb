@@ -51,7 +51,7 @@ do_configure:prepend() {
 do_install:append:class-target() {
     data=${S}/edgeprov/data
     install -d ${D}${systemd_system_unitdir}
-    install -m 0644 $data/*.service $data/*.socket $data/*.timer $data/*.path $data/*.target ${D}${systemd_system_unitdir}
+    install -m 0644 $data/*.service $data/*.socket $data/*.mount $data/*.timer $data/*.path $data/*.target ${D}${systemd_system_unitdir}
     install -D -m 0644 $data/tpm-timeout.conf ${D}${systemd_system_unitdir}/dev-tpmrm0.device.d/edgeprov.conf
     install -D -m 0644 $data/tmpfiles-edgeprov.conf ${D}${nonarch_libdir}/tmpfiles.d/edgeprov.conf
     install -D -m 0644 $data/sysusers-edgeprov.conf ${D}${nonarch_libdir}/sysusers.d/edgeprov.conf
