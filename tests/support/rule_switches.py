@@ -132,6 +132,15 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
     ),
     "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
+    "W-num-1": replaced("edgeprov.device.segments:SegmentKeeper.go_on", lambda _go_on: lambda _keeper: False),
+    "W-num-2": replaced("edgeprov.device.counter_state:Reconciled.half_taken", lambda _half: property(lambda _: False)),
+    "W-num-3": replaced("edgeprov.device.counter_state:OPENINGS_A_DAY", lambda _number: 10**9),
+    "W-num-4": replaced("edgeprov.device.counter_state:_miss", lambda _miss: lambda _state, now, _found: now),
+    "W-num-5": replaced("edgeprov.device.counter_state:_owe", lambda owe: lambda now, of, _why: owe(now, of, "crash")),
+    "W-num-6": replaced("edgeprov.device.seal:_Sealer._empty", lambda _empty: lambda _sealer: ()),
+    "W-num-7": replaced("edgeprov.device.slot_owner:load_floor_ns", lambda _load: lambda *_of: 0),
+    "W-num-8": replaced("edgeprov.store.spool:add_stop", lambda _add: lambda *_of: None),
+    "W-num-9": replaced("edgeprov.device.seal:_Sealer.seal_events", lambda _seal: lambda _sealer, **_of: None),
     "W-ring-1": replaced("edgeprov.store.ring:RingReader.pending", lambda _pending: lambda reader: reader.size_bytes),
     "W-ring-2": replaced("edgeprov.store.ring_file:RingFile.save", _only_the_first),
     "W-ring-3": replaced(
