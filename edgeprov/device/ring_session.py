@@ -115,8 +115,8 @@ class RingSession:
             self._owner.writer.ring.tell_end()
         try:
             self._owner.close()
-        except EdgeprovError as error:
-            journal.event("failed", f"slot {self.kind.slot}: {error.message}", priority=journal.ERROR)
+        except Exception as error:  # noqa: BLE001 - whatever one application did, the service goes on for the others
+            journal.event("failed", f"slot {self.kind.slot}: its session ended badly: {error}", priority=journal.ERROR)
         self.peer.close()
 
 

@@ -11,6 +11,7 @@ Spec: FORMAT.md section "Data kit".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -26,10 +27,11 @@ from edgeprov.device.labels import label_models, model_labels
 from edgeprov.device.lost import LOST_LOCK, Loss, forget_present, load_losses, note_loss
 from edgeprov.device.rotation import reach, request_rotation
 from edgeprov.device.seal_recovery import quarantine_segment
+from edgeprov.device.segments import parse_opening
 from edgeprov.device.sequencer import Sealed, Sequencer
 from edgeprov.device.series_state import SEAL_LOCK, first_active
 from edgeprov.device.standing_maker import OpenItem, quoted_segments
-from edgeprov.errors import NotStored, StoreCorrupt
+from edgeprov.errors import FormatError, NotStored, StoreCorrupt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.store.frames import count_of
@@ -184,8 +186,9 @@ class _Sealer:
                 segments = _in_order(work)
                 part_bytes = self._context.config.seal.part_bytes
                 try:
+                    _verify_foreign(work)
                     contents = build_parts(layout, segments, label_rows, part_bytes)
-                except StoreCorrupt:
+                except (StoreCorrupt, FormatError):
                     read = self._read_damaged(work)
                     if read is None:
                         return False
@@ -204,23 +207,24 @@ class _Sealer:
 
     def _read_damaged(self, work: KitPlan) -> KitPlan | None:
         """Find out what the segments still give back; None when one was set aside, or has gone."""
-        from edgeprov.store.salvage import salvaged_numbers
+        from edgeprov.store.salvage import has_only_records, salvaged_numbers
 
         found: dict[str, list[Range]] = {}
         for info in work.segments:
             try:
                 segment = read_segment(info.path)
-                for _ in segment.rows():
-                    pass
+                if has_only_records(segment):
+                    continue
             except NotStored:
                 return None
-            except StoreCorrupt:
-                # Without its quote no record of a segment can ever be verified.
-                read = salvaged_numbers(segment) if segment.evidence else []
-                if not read:
-                    self._set_aside(work.slot, work.model, info)
-                    return None
-                found[info.path.name] = read
+            except (StoreCorrupt, FormatError):
+                pass
+            # Without its quote no record of a segment can ever be verified.
+            read = salvaged_numbers(segment) if segment.evidence else []
+            if not read:
+                self._set_aside(work.slot, work.model, info)
+                return None
+            found[info.path.name] = read
         return replace(work, damaged=found)
 
     def _set_aside(self, slot: str, model: Digest | None, info: SegmentInfo) -> None:
@@ -236,6 +240,23 @@ class _Sealer:
             with self._state.lock(LOST_LOCK, wait=True):
                 note_loss(self._state, slot, loss)
         quarantine_segment(self._state, slot, info, "damaged: nothing in it can be proved")
+
+
+def _verify_foreign(work: KitPlan) -> None:
+    """Look at each row of an application that is not this user: it may write what it likes into its ring.
+
+    Raises:
+        StoreCorrupt: Something else than the records that follow each other.
+        FormatError: The evidence of a segment is not one.
+    """
+    for info in work.segments:
+        segment = read_segment(info.path)
+        if parse_opening(segment.evidence).user == os.getuid():
+            continue
+        from edgeprov.store.salvage import has_only_records
+
+        if not has_only_records(segment):
+            raise StoreCorrupt(f"segment {info.path.name} holds something else than its records")
 
 
 def _in_order(work: KitPlan) -> list[tuple[SegmentInfo, list[Range]]]:

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from edgeprov.errors import FormatError
+from edgeprov.formats.block import encode_block
 from edgeprov.formats.record import parse_input, parse_record
-from edgeprov.formats.segment import parse_segment_header
+from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import open_regular
 from edgeprov.store.frames import (
@@ -49,17 +50,51 @@ def salvaged_rows(segment: Segment) -> Iterator[tuple[int, bytes]]:
         FormatError: The header is not one.
         StoreError: The file cannot be opened.
     """
-    captures = parse_segment_header(segment.header).input_key is not None
+    header = parse_segment_header(segment.header)
+    captures = header.input_key is not None
     last, kept = -1, -1
     for kind, payload in salvaged_frames(segment, search=not captures):
         number = _number(kind, payload)
         if kind == RECORD:
             kept = -1
-            if last < number and any(low <= number <= high for low, high in segment.ranges):
+            inside = last < number and any(low <= number <= high for low, high in segment.ranges)
+            if inside and is_record_of(payload, header):
                 kept = last = number
                 yield kind, payload
         elif kind == INPUT and number == kept >= 0:
             yield kind, payload
+
+
+def has_only_records(segment: Segment) -> bool:
+    """Whether each RECORD frame of a closed segment is a record of it, with the number that follows.
+
+    An application in another process writes these frames, and their copy is blind.
+
+    Raises:
+        StoreCorrupt: Damage before the END frame.
+        StoreError: The file cannot be read.
+    """
+    header = parse_segment_header(segment.header)
+    expected = (n for first, last in segment.ranges for n in range(first, last + 1))
+    before = -1
+    for kind, payload in segment.rows():
+        number = _number(kind, payload)
+        if kind == RECORD:
+            if number != next(expected, -1) or not is_record_of(payload, header):
+                return False
+            before = number
+        elif number != before or header.input_key is None:
+            return False
+    return True
+
+
+def is_record_of(row: bytes, header: SegmentHeader) -> bool:
+    """Whether a canonical row fits the tensors of its segment."""
+    try:
+        encode_block([row], 0, header)
+    except FormatError:
+        return False
+    return True
 
 
 def salvaged_end(segment: Segment, *, end: int) -> int:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from edgeprov._dataclass import replace
-from edgeprov.errors import StoreError, StoreFull, UsageError
+from edgeprov.errors import FormatError, StoreError, StoreFull, UsageError
 from edgeprov.store.atomic import DurableFile
 from edgeprov.store.frames import FRAME_BYTES, count_records
 from edgeprov.store.lock import Lock
@@ -289,6 +289,13 @@ class SpoolWriter(SegmentOwner):
                 self._allow(file.size)
         except StoreFull:
             raise
+        except FormatError as error:
+            broken = StoreError(
+                f"{file.path.parent.name}: {error.message}",
+                advice="Restart the application, and report it to its maker.",
+            )
+            self._fail(broken)
+            raise broken from error
         except StoreError as error:
             self._fail(error)
             raise

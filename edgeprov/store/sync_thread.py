@@ -23,6 +23,7 @@ class SyncThread:
         """
         self._sync = sync
         self._interval_s = interval_s
+        self._lock = threading.Lock()  # around the start of the thread
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -31,8 +32,14 @@ class SyncThread:
         """Tell that something has to be synced."""
         self._dirty.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="edgeprov-sync", daemon=True)
-            self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                thread = threading.Thread(target=self._run, name="edgeprov-sync", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def synced(self) -> None:
         """Tell that a sync begins: what is appended from now on needs another one."""
@@ -42,8 +49,10 @@ class SyncThread:
         """End the thread and wait for it."""
         self._stop.set()
         self._dirty.set()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -297,6 +297,65 @@ def test_a_hostile_ring_ends_its_own_session_only(service: Service, harm: str) -
     assert sum(kit["records"] for kit in kits) >= 1
 
 
+def test_rows_that_are_no_records_cost_their_own_session_only(service: Service) -> None:
+    """Whole frames with rubbish in them: the copy is blind, and the seal meets them."""
+    service.run("""
+        import edgeprov, numpy, os
+        model = edgeprov.open_device().load_model()
+        for _ in range(3):
+            model.run(numpy.zeros((1, 30), numpy.int8))
+        rows = model._recorder._rows
+        rows.append(b"no record")
+        rows.append(b"\\x99" + bytes(40))
+        model.run(numpy.zeros((1, 30), numpy.int8))
+        os._exit(0)
+    """)
+    service.run("""
+        import edgeprov, numpy
+        with edgeprov.open_device() as device:
+            device.load_model().run(numpy.zeros((1, 30), numpy.int8))
+    """)
+    first = service.box.run("seal", code=31)
+    print(first)
+    assert sum(item.get("records", 0) for item in first if item["type"] == "kit") >= 4
+    service.run("""
+        import edgeprov, numpy
+        with edgeprov.open_device() as device:
+            device.load_model().run(numpy.zeros((1, 30), numpy.int8))
+    """)
+    (kit, *_) = service.box.run("seal")
+    assert kit["records"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+def test_another_user_cannot_make_a_kit_that_nobody_verifies(service: Service, tmp_path: Path) -> None:
+    """Records that claim numbers which are not theirs are named as lost; those that follow each other are sealed."""
+    for folder in (tmp_path, *tmp_path.parents):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    service.box.site.config_file.chmod(0o644)
+    service.socket.chmod(0o666)
+    service.run("""
+        import os
+        import edgeprov, numpy
+        from edgeprov.formats.record import pack_record
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+        model = edgeprov.open_device().load_model()
+        x = numpy.zeros((1, 30), numpy.int8)
+        outputs = [item.tobytes() for item in model.run(x).outputs]
+        at = 1_796_000_000_000_000_000
+        for n, out in ((1, outputs), (9, outputs), (4, [b"too long" * 9])):
+            model._recorder._rows.append(pack_record((n, at, 5, 5, 0, out, None, None, None)))
+        model.run(x)
+        os._exit(0)
+    """)
+    service.run("import edgeprov; edgeprov.open_device().load_model().close()")
+    sealed = service.box.run("seal", code=31)
+    (kit,) = [item for item in sealed if item["type"] == "kit"]
+    assert kit["records"] == 2
+    ranges, _ = service.sealed()
+    assert ranges == [(1, 1), (5, 5)]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 def test_another_user_records_and_can_do_nothing_else(service: Service, tmp_path: Path) -> None:
     """User 65534 has the socket only: no state, no ring of others, no label for their records."""
