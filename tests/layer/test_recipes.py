@@ -244,7 +244,7 @@ def expansions(root: Path, source: Path) -> dict[str, str]:
     return {
         "PYTHON": sys.executable, "PROVENANCE_LAYERDIR": str(LAYER), "PYTHON_SITEPACKAGES_DIR": f"/{site}",
         "D": str(root), "S": str(source), "systemd_system_unitdir": "/usr/lib/systemd/system",
-        "nonarch_libdir": "/usr/lib", "nonarch_base_libdir": "/usr/lib",
+        "nonarch_libdir": "/usr/lib", "nonarch_base_libdir": "/usr/lib", "includedir": "/usr/include",
     }  # fmt: skip
 
 
@@ -265,7 +265,9 @@ def package_of(path: str) -> str | None:
                 pattern = pattern.replace("${" + name + "}", value)
             if path == pattern or path.startswith(pattern + "/"):
                 return package
-    # oe-core's default FILES of the main package.
+    # oe-core's default FILES of the development package and the main one.
+    if path.startswith("/usr/include/"):
+        return "${PN}-dev"
     return "${PN}" if path.startswith(("/usr/bin/", site + "/")) else None
 
 
@@ -290,7 +292,8 @@ def test_every_installed_file_is_in_a_package_and_in_the_right_one(installed: Pa
 def test_every_system_file_of_edgeprov_is_installed_where_systemd_looks(installed: Path) -> None:
     placed = {
         path.read_bytes()
-        for path in (installed / "usr/lib").rglob("*")
+        for folder in ("usr/lib", "usr/include")
+        for path in (installed / folder).rglob("*")
         if path.is_file() and "site-packages" not in path.parts
     }
     for path in (ROOT / "edgeprov/data").iterdir():

@@ -16,7 +16,11 @@ from edgeprov.device import identity
 from edgeprov.store.state import State
 
 DATA = Path(__file__).parents[2] / "edgeprov" / "data"
-UNITS = sorted(path for pattern in ("*.service", "*.timer", "*.path", "*.target") for path in DATA.glob(pattern))
+UNITS = sorted(
+    path
+    for pattern in ("*.service", "*.socket", "*.mount", "*.timer", "*.path", "*.target")
+    for path in DATA.glob(pattern)
+)
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
 
 
@@ -125,6 +129,6 @@ def test_systemd_makes_folders_and_users_as_the_units_want_them(tmp_path: Path) 
     users = (tmp_path / "etc/passwd").read_text()
     assert "edgeprov:" in users
     assert re.search(r"^tss:[^:]*:\d+:edgeprov$", (tmp_path / "etc/group").read_text(), re.MULTILINE)
-    assert (tmp_path / "run/edgeprov").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "run/edgeprov").stat().st_mode & 0o777 == 0o711
     assert (tmp_path / "run/edgeprov/trigger").stat().st_mode & 0o777 == 0o770
     assert (tmp_path / "var/lib/edgeprov").stat().st_mode & 0o777 == 0o750

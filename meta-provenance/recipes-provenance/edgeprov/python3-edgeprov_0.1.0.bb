@@ -119,6 +119,7 @@ RDEPENDS:${PN}:append:class-target = " \
     python3-cffi \
     python3-compression \
     python3-crypt \
+    python3-ctypes \
     python3-datetime \
     python3-email \
     python3-fcntl \
