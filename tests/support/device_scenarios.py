@@ -23,7 +23,7 @@ import edgeprov
 from edgeprov.device.boot import active_models, boot_check
 from edgeprov.device.identity import counter_base
 from edgeprov.device.seal import seal
-from edgeprov.formats.datakit import PartContents
+from edgeprov.formats.datakit import PartContents, parse_kit_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.evidence_part import EvidencePart
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
@@ -191,7 +191,7 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
     layouts = [site.layout, state.layout, *([Layout.open(stick)] if (stick / "oci-layout").exists() else [])]
     for layout in layouts:
         for ref, entry in layout.refs().items():
-            if f"{site.serial}.0" in ref and "@" not in ref:
+            if parse_kit_tag(ref) is not None:  # not the tag of a signature
                 found.setdefault(entry.digest, layout)
     queued = {entry.digest for entry in state.outbox()}
     in_registry = {entry.digest for entry in site.layout.manifests()}
