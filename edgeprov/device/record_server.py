@@ -76,7 +76,7 @@ def serve_stream(context: Context, slot: str, requests: BinaryIO, answers: Binar
         raise session.refused
 
 
-def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool = True) -> None:
+def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool = False) -> None:
     """Serve connections until SIGTERM or SIGINT.
 
     Args:

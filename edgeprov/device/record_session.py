@@ -157,6 +157,7 @@ class Session:
             outputs=self._outputs,
             runtime=info,
             params=params,
+            open_segment=None if self._work is None else self._work.open_segment,
         )
         self._slot = slot
         if hello.get("weights") is True:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprov import journal
 from edgeprov.device.appender import Appender, Capture
 from edgeprov.device.events import add_event
-from edgeprov.device.segments import SegmentKind
+from edgeprov.device.segments import Open, SegmentKind
 from edgeprov.device.slot_owner import SlotOwner
 from edgeprov.device.trial import confirm
 from edgeprov.errors import StoreError, StoreFull
@@ -43,6 +43,7 @@ class Recorder(Appender):
         outputs: Sequence[Tensor],
         runtime: RuntimeInfo,
         params: Mapping[str, Any] | None = None,
+        open_segment: Open | None = None,
     ) -> None:
         """Take the slot's writer lock, recover what a crash left, and go on with a segment or open one.
 
@@ -55,6 +56,7 @@ class Recorder(Appender):
             outputs: Output tensors; their raw bytes make up a row.
             runtime: Interpreter name, version, threads and delegate.
             params: Inference parameters common to all rows.
+            open_segment: Opens a quoted segment somewhere else than in this process.
 
         Raises:
             StoreBusy: Another process records in this slot.
@@ -76,7 +78,7 @@ class Recorder(Appender):
             captures=settings.capture != "none",
             user=os.getuid(),
         )
-        self._owner = owner = SlotOwner(context, state, kind)
+        self._owner = owner = SlotOwner(context, state, kind, open_segment=open_segment)
         capture = Capture(mode=settings.capture, rate=settings.capture_rate, key=owner.input_key)
         rows = owner.writer.rows
         rows.on_full(owner.make_room)

@@ -25,7 +25,7 @@ from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind
-from edgeprov.errors import EdgeprovError, StoreFull
+from edgeprov.errors import EdgeprovError, StoreBusy, StoreFull
 from edgeprov.store.spool import Quota, SpoolWriter
 
 if TYPE_CHECKING:
@@ -135,7 +135,12 @@ class SlotOwner:
             if self._context.config.record.full != "discard-oldest":
                 raise
             with self.lock:
-                self._free(size)
+                try:
+                    self._free(size)
+                except (
+                    StoreBusy
+                ) as error:  # an END is on the disk, and head.json could not be written for want of space
+                    raise StoreFull(f"slot {self._slot}: the spool is full, and so is the disk") from error
             self.ensure_segment()
             self.writer.make_room(size)
 

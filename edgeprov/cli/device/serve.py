@@ -26,4 +26,4 @@ def run(args: argparse.Namespace, _out: Output) -> None:
 
     context = load_context()
     path = args.socket or service_socket(context)
-    serve_socket(context, context.config.device.slots[0], path.absolute())
+    serve_socket(context, context.config.device.slots[0], path.absolute(), tpm_in_child=True)
