@@ -180,8 +180,10 @@ def make_initrd(work: Path, debs: Path, modules: list[Path], init: str) -> None:
 
 def vendor() -> Path:
     """The vendor's CAs, trust anchors for devices, the baked-in model, and the bench's SSH key."""
-    kit = sorted(path for path in (ROOT / "hil/model/kit").rglob("*") if path.is_file())
-    inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in kit]
+    kit = [path for path in (ROOT / "hil/model/kit").rglob("*") if path.is_file()]
+    # What writes these files: an older trust folder would be kept, and refused by the programs of today.
+    writers = [path for name in ("enrollment", "publishing") for path in (ROOT / "edgeprov/fleet" / name).glob("*.py")]
+    inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((*kit, *writers))]
 
     def make(work: Path) -> None:
         run(FLEET, "ca", "init", work / "ca")
