@@ -191,7 +191,7 @@ def check(bench: Bench, acknowledged: list[str], *, power_cut: bool) -> int:
     layouts = [site.layout, state.layout, *([Layout.open(stick)] if (stick / "oci-layout").exists() else [])]
     for layout in layouts:
         for ref, entry in layout.refs().items():
-            if parse_kit_tag(ref) is not None:  # not the tag of a signature
+            if parse_kit_tag(ref.rpartition(":")[2]) is not None:  # not the tag of a signature
                 found.setdefault(entry.digest, layout)
     queued = {entry.digest for entry in state.outbox()}
     in_registry = {entry.digest for entry in site.layout.manifests()}
