@@ -156,11 +156,12 @@ def confirmations(notes: Path, signatures: dict[str, list[str]], tags: dict[str,
 
     Args:
         notes: Written by relay.py.
-        signatures: Digests of the signatures of each kit, as the registry tells them.
+        signatures: Digests of the signatures of each kit, as the registry tells them; each was sent under a tag.
         tags: The tag of each kit.
     """
     when: dict[str, int] = {}
     for line in notes.read_text().splitlines():
         note = json.loads(line)
         when.setdefault(note["reference"], note["at"])
-    return {kit: max(when[name] for name in (tags[kit], *parts)) for kit, parts in signatures.items()}
+    names = {kit: [tags[kit], *(f"{tags[kit]}.s{n + 1}" for n in range(len(of)))] for kit, of in signatures.items()}
+    return {kit: max(when[name] for name in wanted) for kit, wanted in names.items()}
