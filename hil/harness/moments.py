@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -135,6 +136,8 @@ class Judge:
         folder = self._work / "state"
         shutil.rmtree(folder, ignore_errors=True)
         blocklog.unpack(image, folder)
+        for path in (folder, *folder.rglob("*")):  # its files belong to the device's user, who is another one here
+            os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
         self._process.stdin.write(f"{folder}\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
