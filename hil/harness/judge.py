@@ -28,10 +28,11 @@ def judge(folder: Path) -> dict[str, object]:
         for blob in state.layout.load_manifest(entry.digest).blobs:
             state.layout.verify_blob(blob)
     spool = state.spool("default")
-    spool.recover()
+    spool.end_open()  # as a seal does: segments outlive their sessions
     numbers: list[int] = []
     for info in spool.segments():
-        numbers += [parse_record(row).n for kind, row in read_segment(info.path).rows() if kind == RECORD]
+        if info.closed:  # what stays open has no record
+            numbers += [parse_record(row).n for kind, row in read_segment(info.path).rows() if kind == RECORD]
     kits = []
     for entry in state.outbox():
         manifest = state.layout.load_manifest(entry.digest)
