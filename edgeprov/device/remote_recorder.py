@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov.device.appender import Appender, Capture
 from edgeprov.errors import FormatError, ModelNotReady
+from edgeprov.formats.segment import encode_runtime, encode_tensor
 from edgeprov.store.ring_writer import RingWriter
 
 if TYPE_CHECKING:
@@ -56,14 +57,9 @@ class RemoteRecorder(Appender):
             "v": 1,
             "slot": slot,
             "model": model,
-            "inputs": [_tensor(item) for item in inputs],
-            "outputs": [_tensor(item) for item in outputs],
-            "runtime": {
-                "name": runtime.name,
-                "version": runtime.version,
-                "threads": runtime.threads,
-                "delegate": runtime.delegate,
-            },
+            "inputs": [encode_tensor(item) for item in inputs],
+            "outputs": [encode_tensor(item) for item in outputs],
+            "runtime": encode_runtime(runtime),
             "params": dict(params or {}),
             "ring": True,
         }
@@ -73,7 +69,6 @@ class RemoteRecorder(Appender):
             for descriptor in descriptors:
                 os.close(descriptor)
             raise FormatError("the device service sent no ring")
-        self._every = ready["sync"] == "every"
         rows = RingWriter(descriptors[0], ready["ring"], ready["first"], wake=self._wake, make_room=self._make_room)
         capture = Capture(mode=ready["capture"], rate=ready["capture_rate"], key=ready["input_key"])
         super().__init__(slot, outputs, rows, capture, threading.RLock(), every=ready["sync"] == "every")
@@ -139,17 +134,6 @@ class RemoteRecorder(Appender):
         self._closed = True
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - another thread may have held it
         self._client.close()
-
-
-def _tensor(tensor: Tensor) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "scale": list(tensor.scale),
-        "zero_point": list(tensor.zero_point),
-        "axis": tensor.axis,
-    }
 
 
 def _close_all() -> None:

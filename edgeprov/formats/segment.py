@@ -157,14 +157,9 @@ def build_segment_header(
                 "reset_count": reset_count,
                 "restart_count": restart_count,
                 "tpm_clock_ms": tpm_clock_ms,
-                "inputs": [_encode_tensor(tensor) for tensor in inputs],
-                "outputs": [_encode_tensor(tensor) for tensor in outputs],
-                "runtime": {
-                    "name": runtime.name,
-                    "version": runtime.version,
-                    "threads": runtime.threads,
-                    "delegate": runtime.delegate,
-                },
+                "inputs": [encode_tensor(tensor) for tensor in inputs],
+                "outputs": [encode_tensor(tensor) for tensor in outputs],
+                "runtime": encode_runtime(runtime),
                 "params": dict(params or {}),
                 "input_key": input_key,
             }
@@ -257,7 +252,18 @@ def check_slot(slot: str) -> str:
     return slot
 
 
-def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
+def encode_runtime(runtime: RuntimeInfo) -> dict[str, Any]:
+    """A runtime as it stands in a header and in ``hello``."""
+    return {
+        "name": runtime.name,
+        "version": runtime.version,
+        "threads": runtime.threads,
+        "delegate": runtime.delegate,
+    }
+
+
+def encode_tensor(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as it stands in a header and in ``hello``."""
     return {
         "name": tensor.name,
         "shape": list(tensor.shape),
