@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeprov.errors import StoreFull, TpmError
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.packing import Feeder, pack
-from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.formats.segment import (
+    RuntimeInfo,
+    SegmentHeader,
+    encode_runtime,
+    encode_tensor,
+    parse_segment_header,
+    parse_tensor,
+)
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.store.segment_file import NewSegment
 
@@ -48,9 +55,9 @@ class TpmWork:
             {
                 "slot": kind.slot,
                 "model": str(kind.model),
-                "inputs": [_tensor(item) for item in kind.inputs],
-                "outputs": [_tensor(item) for item in kind.outputs],
-                "runtime": [kind.runtime.name, kind.runtime.version, kind.runtime.threads, kind.runtime.delegate],
+                "inputs": [encode_tensor(item) for item in kind.inputs],
+                "outputs": [encode_tensor(item) for item in kind.outputs],
+                "runtime": encode_runtime(kind.runtime),
                 "params": dict(kind.params),
                 "captures": kind.captures,
                 "user": kind.user,
@@ -102,31 +109,10 @@ def _in_child(request: list[Any]) -> list[Any]:
     raise TpmError(f"the process that asks the TPM ended with code {done.returncode} and no answer")
 
 
-def _tensor(tensor: Any) -> list[Any]:
-    return [
-        tensor.name,
-        list(tensor.shape),
-        tensor.dtype,
-        list(tensor.scale),
-        list(tensor.zero_point),
-        tensor.axis,
-    ]
-
-
-def _parse_tensor(item: list[Any]) -> Any:
-    from edgeprov.formats.segment import Tensor
-
-    name, shape, dtype, scale, zero_point, axis = item
-    return Tensor(
-        name=name, shape=tuple(shape), dtype=dtype, scale=tuple(scale), zero_point=tuple(zero_point), axis=axis
-    )
-
-
 def _work(request: list[Any]) -> list[Any]:
     from edgeprov.device.context import load_context
     from edgeprov.device.segments import Opened, SegmentKind, open_quoted
     from edgeprov.device.trial import begin_load, confirm
-    from edgeprov.formats.segment import RuntimeInfo
 
     context = load_context()
     state = context.state()
@@ -136,13 +122,12 @@ def _work(request: list[Any]) -> list[Any]:
         confirm(context, state, request[1], parse_digest(request[2]))
     else:
         asked = request[1]
-        name, version, threads, delegate = asked["runtime"]
         kind = SegmentKind(
             slot=asked["slot"],
             model=parse_digest(asked["model"]),
-            inputs=tuple(_parse_tensor(item) for item in asked["inputs"]),
-            outputs=tuple(_parse_tensor(item) for item in asked["outputs"]),
-            runtime=RuntimeInfo(name=name, version=version, threads=threads, delegate=delegate),
+            inputs=tuple(parse_tensor(item, "inputs") for item in asked["inputs"]),
+            outputs=tuple(parse_tensor(item, "outputs") for item in asked["outputs"]),
+            runtime=RuntimeInfo(**asked["runtime"]),
             params=asked["params"],
             captures=asked["captures"],
             user=asked["user"],

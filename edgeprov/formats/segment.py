@@ -284,10 +284,16 @@ def _tensors(value: object, what: str) -> tuple[Tensor, ...]:
         raise FormatError(f"segment header: {what} are not an array")
     if len(value) > LIMITS.tensors:
         raise LimitError(f"segment header has {len(value)} {what}, more than {LIMITS.tensors}")
-    return tuple(_tensor(item, f"{what}[{number}]") for number, item in enumerate(value))
+    return tuple(parse_tensor(item, f"{what}[{number}]") for number, item in enumerate(value))
 
 
-def _tensor(value: object, what: str) -> Tensor:
+def parse_tensor(value: object, what: str) -> Tensor:
+    """Read what encode_tensor() wrote.
+
+    Raises:
+        FormatError: An unknown or missing key, or a wrong value.
+        LimitError: Too large.
+    """
     obj = check_keys(value, _TENSOR_KEYS, what)
     shape, scale, zero_point = obj["shape"], obj["scale"], obj["zero_point"]
     if not _list_of(shape, int) or len(shape) > LIMITS.tensor_rank or any(not -1 <= size < 2**31 for size in shape):
