@@ -81,13 +81,36 @@ def create_ring(path: Path, size_bytes: int) -> int:
         except FileExistsError as error:
             raise StoreBusy(f"{path}: this ring is there already") from error
         try:
-            os.posix_fallocate(fd, 0, PAGE_BYTES + size_bytes)
+            _allocate(fd, size_bytes)
         except BaseException:
-            os.close(fd)
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
     return fd
+
+
+def create_memory_ring(size_bytes: int) -> int:
+    """Make a ring without a name, which ends with its process, and return its descriptor (close-on-exec).
+
+    Args:
+        size_bytes: Of the data, from ring_bytes().
+
+    Raises:
+        StoreFull: No memory for it.
+        StoreError: The memory file cannot be made.
+    """
+    with translated("ring in memory"):
+        fd = os.memfd_create("edgeprov-ring", os.MFD_CLOEXEC)
+        _allocate(fd, size_bytes)
+    return fd
+
+
+def _allocate(fd: int, size_bytes: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, PAGE_BYTES + size_bytes)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class RingReader:
@@ -114,7 +137,7 @@ class RingReader:
         self._shared = shared
         self.size_bytes = size_bytes
         self.tail = tail % POSITIONS
-        raw = os.pread(fd, 4, LIMIT_OFFSET)  # after a restart: what the application was allowed
+        raw = self._load(4, LIMIT_OFFSET)  # after a restart: what the application was allowed
         self._limit = int.from_bytes(raw, sys.byteorder) if len(raw) == 4 else self.tail
 
     def pending(self) -> int:
@@ -123,7 +146,7 @@ class RingReader:
         Raises:
             RingBroken: Impossible positions, or a file that was cut.
         """
-        raw = os.pread(self._fd, 4, HEAD_OFFSET)
+        raw = self._load(4, HEAD_OFFSET)
         if len(raw) != 4:
             raise RingBroken("the application cut its ring")
         waiting = (int.from_bytes(raw, sys.byteorder) - self.tail) % POSITIONS
@@ -182,20 +205,20 @@ class RingReader:
         Raises:
             RingBroken: Impossible positions, or a file that was cut.
         """
-        os.pwrite(self._fd, b"\1", ATTENTION_OFFSET)
+        self._store(b"\1", ATTENTION_OFFSET)
         if (self._shared and not barrier()) or self.pending():
-            os.pwrite(self._fd, b"\0", ATTENTION_OFFSET)
+            self._store(b"\0", ATTENTION_OFFSET)
             return False
         return True
 
     def tell_floor(self, floor_ns: int) -> None:
         """Tell the application the lower bound of time (nanoseconds since 1970), before its next record."""
-        os.pwrite(self._fd, floor_ns.to_bytes(8, sys.byteorder), FLOOR_OFFSET)
-        os.pwrite(self._fd, b"\1", NEW_FLOOR_OFFSET)
+        self._store(floor_ns.to_bytes(8, sys.byteorder), FLOOR_OFFSET)
+        self._store(b"\1", NEW_FLOOR_OFFSET)
 
     def tell_end(self) -> None:
         """Tell the application that its session has ended, before its next record."""
-        os.pwrite(self._fd, b"\1", ENDED_OFFSET)
+        self._store(b"\1", ENDED_OFFSET)
 
     def fileno(self) -> int:
         """The descriptor, to be sent to the application."""
@@ -207,16 +230,24 @@ class RingReader:
             os.close(self._fd)
             self._fd = -1
 
+    def _load(self, size: int, offset: int) -> bytes:
+        with translated("ring"):
+            return os.pread(self._fd, size, offset)
+
+    def _store(self, data: bytes, offset: int) -> None:
+        with translated("ring"):
+            os.pwrite(self._fd, data, offset)
+
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
-        os.pwrite(self._fd, limit.to_bytes(4, sys.byteorder), LIMIT_OFFSET)
+        self._store(limit.to_bytes(4, sys.byteorder), LIMIT_OFFSET)
 
     def _read(self, size: int) -> bytes:
         place = self.tail % self.size_bytes
         first = min(size, self.size_bytes - place)
-        data = os.pread(self._fd, first, PAGE_BYTES + place)
+        data = self._load(first, PAGE_BYTES + place)
         if first < size:
-            data += os.pread(self._fd, size - first, PAGE_BYTES)
+            data += self._load(size - first, PAGE_BYTES)
         if len(data) != size:
             raise RingBroken("the application cut its ring")
         return data

@@ -20,7 +20,7 @@ from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_obj
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import DurableFile, make_dirs, open_regular, save_bytes, translated
 from edgeprov.store.frames import END, FRAME_BYTES, Segment, count_records, read_segment
-from edgeprov.store.ring import PAGE_BYTES, POSITIONS, RingReader, create_ring, ring_bytes
+from edgeprov.store.ring import POSITIONS, RingReader, create_memory_ring, create_ring, ring_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +72,7 @@ class RingFile:
     def create(self) -> int:
         """Make the ring anew and return its descriptor. Errors as in create_ring()."""
         if self._path is None:
-            fd = os.memfd_create("edgeprov-ring", os.MFD_CLOEXEC)
-            os.posix_fallocate(fd, 0, PAGE_BYTES + self.size_bytes)
-            return fd
+            return create_memory_ring(self.size_bytes)
         make_dirs(self._path.parent, 0o700)
         self.remove()
         return create_ring(self._path, self.size_bytes)

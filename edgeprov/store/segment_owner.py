@@ -106,7 +106,10 @@ class SegmentOwner:
         with self.lock, self._syncing, self._mutex:
             self._verify_usable()
             self._flush()
-            before, ranges, unsynced = self._file, self._ranges(), self._unsynced
+            before, ranges = self._file, self._ranges()
+            # The new segment's RANGE frame and the head name the next number: the records below it must be durable
+            # before, or a power cut would take some that no stop names.
+            self._sync_before_turn()
             self._write_range(new.file)
             try:
                 allocated = self._turn(new.file, end_bytes(1))
@@ -117,7 +120,7 @@ class SegmentOwner:
                 if before is not None and self._file is before:
                     self._turn(before, self._end_bytes)
                 raise
-            return self._finish(before, ranges, unsynced=unsynced)
+            return self._finish(before, ranges, unsynced=False)
 
     def go_on(self, path: Path) -> None:
         """Let records go into a segment that an earlier writer left open.
@@ -260,6 +263,17 @@ class SegmentOwner:
         self._unsynced = False
         self._space.allocated = allocated
         self._end_bytes = end_bytes(len(ranges) + 1)
+
+    def _sync_before_turn(self) -> None:
+        if self._file is None or not self._unsynced:
+            return
+        try:
+            self._file.sync()
+        except StoreError as error:
+            self._fail(error)
+            raise
+        self._unsynced = False
+        self.synced_n = max(self.synced_n, self.copied_n)
 
     def _write_range(self, file: DurableFile) -> None:
         """Tell in a segment which number its next record has."""

@@ -144,7 +144,8 @@ class SpoolWriter(SegmentOwner):
             Its number.
 
         Raises:
-            StoreFull: No space or quota: nothing was taken, the number is still free.
+            StoreFull: No space or quota: nothing was taken, the number is still free. Where it came from the sync of
+                a file that was written, the writer is of no further use.
             LimitError: A row is too long.
             UsageError: This process was forked from the one that opened the writer.
             StoreError: The disk failed.
@@ -159,6 +160,8 @@ class SpoolWriter(SegmentOwner):
                     if self.copied_n <= n:
                         self.rows.take_back(n)
                         raise
+                    if self._failed is not None:
+                        raise  # it was written and could not be synced
                 self.sync()  # another thread's sync copied it meanwhile
         return n
 

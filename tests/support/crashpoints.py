@@ -165,15 +165,15 @@ def _child(
     return 0 if seen <= number else 98  # an error that nobody noticed
 
 
-def count_calls(argv: Sequence[str], log: Path, *, env: dict[str, str] | None = None) -> Counter[str]:
-    """How often a program makes each of the changing calls."""
+def count_calls(argv: Sequence[str], log: Path, *, env: dict[str, str] | None = None, but: str = "\0") -> Counter[str]:
+    """How often a program makes each of the changing calls; ``but`` as for calls_in."""
     subprocess.run(
         ["strace", "-f", "-qq", *trace_changes(log), *argv],
         check=True,
         env=env,
         stdout=subprocess.DEVNULL,
     )
-    return calls_in(log)
+    return calls_in(log, but=but)
 
 
 def trace_changes(log: Path) -> tuple[str | Path, ...]:
