@@ -10,11 +10,13 @@ inference path.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgeprov._dataclass import dataclass
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.tombstone import LostRange, NumberEntry
+from edgeprov.store.spool import read_segment
 
 if TYPE_CHECKING:
     from edgeprov.store.state import State
@@ -76,14 +78,37 @@ def forget_losses(state: State, slot: str, named: Collection[Loss]) -> None:
             _save(state, slot, kept)
 
 
-def forget_present(state: State, slot: str, present: Collection[bytes]) -> None:
-    """Drop losses whose segment (SHA-256 of its header) is still here: the discarding process was stopped.
+def forget_present(state: State, slot: str) -> None:
+    """Drop losses whose segment is still in the spool: the discarding process was stopped.
 
     Raises:
-        StoreError: The note cannot be written.
+        StoreError: The spool cannot be read, or the note not written.
     """
-    named = [loss for loss in load_losses(state, slot) if loss.number is not None and loss.number.header in present]
-    forget_losses(state, slot, named)
+    # Note and removal are one step under this lock: a note that a recorder has just written must not be dropped.
+    with state.lock(LOST_LOCK, wait=True):
+        losses = load_losses(state, slot)
+        if any(loss.number is not None for loss in losses):
+            headers = [read_segment(info.path).header for info in state.spool(slot).segments()]
+            _drop(state, slot, losses, {sha256(header).digest() for header in headers if header})
+
+
+def forget_sealed(state: State, headers: Collection[bytes]) -> None:
+    """Drop losses of segments (SHA-256 of the header) that a kit holds: they were discarded while it was made.
+
+    Raises:
+        StoreError: A note cannot be written.
+    """
+    if not headers:
+        return
+    with state.lock(LOST_LOCK, wait=True):
+        for slot in state.slots():
+            _drop(state, slot, load_losses(state, slot), headers)
+
+
+def _drop(state: State, slot: str, losses: tuple[Loss, ...], headers: Collection[bytes]) -> None:
+    kept = tuple(loss for loss in losses if loss.number is None or loss.number.header not in headers)
+    if kept != losses:
+        _save(state, slot, kept)
 
 
 def noted_headers(state: State) -> frozenset[bytes]:

@@ -24,7 +24,7 @@ from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.kit_builder import build_parts
 from edgeprov.device.kit_plan import KitPlan, WaitingSegment, group, is_due, is_old
 from edgeprov.device.labels import label_models, model_labels
-from edgeprov.device.lost import LOST_LOCK, Loss, forget_present, load_losses, note_loss
+from edgeprov.device.lost import LOST_LOCK, Loss, load_losses, note_loss
 from edgeprov.device.rotation import reach, request_rotation
 from edgeprov.device.seal_recovery import quarantine_segment
 from edgeprov.device.segments import parse_opening
@@ -99,14 +99,12 @@ class _Sealer:
             return
         spool = self._state.spool(slot)
         reach(lambda: request_rotation(self._context, slot), spool.end_open)
-        here = [read_segment(info.path).header for info in spool.segments()]
-        forget_present(self._state, slot, {parse_segment_header(header).sha256 for header in here if header})
-        self._account(slot)
+        self._sequencer.account_losses(slot)
         self._state.labels(slot).rotate()
         # Planned anew when a segment had to be set aside.
         while not all(self._kit(work) for work in self._plan(slot)):
             pass
-        self._account(slot)
+        self._sequencer.account_losses(slot)
 
     def seal_events(self, *, rest: bool) -> None:
         """A kit of events alone, when they have waited for ``seal.max_age_s``; with ``rest`` in any case."""
@@ -134,12 +132,6 @@ class _Sealer:
         self._state.labels(slot).rotate()
         owed = any(loss.model is not None for loss in load_losses(self._state, slot))
         return owed or is_due(waiting, bool(label_models(self._state, slot)), settings)
-
-    def _account(self, slot: str) -> None:
-        losses = [loss for loss in load_losses(self._state, slot) if loss.model is not None]
-        for model in dict.fromkeys(loss.model for loss in losses):
-            if model is not None:
-                self._sequencer.add_tombstone(slot, model, (), [loss for loss in losses if loss.model == model])
 
     def _plan(self, slot: str) -> list[KitPlan]:
         known: list[tuple[SegmentInfo, SegmentHeader]] = []

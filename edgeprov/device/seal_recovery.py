@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprov import journal
 from edgeprov.device.events import forget_events
-from edgeprov.device.lost import LOST_LOCK, forget_losses, note_loss, parse_losses
+from edgeprov.device.lost import LOST_LOCK, forget_losses, forget_sealed, note_loss, parse_losses
 from edgeprov.device.series_state import INTENT, SeriesHead, add_numbers, load_head, save_head
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import parse_digest
@@ -47,9 +47,9 @@ def settle(state: State, head: SeriesHead, intent: Mapping[str, Any]) -> None:
     owed = tuple(
         item for item in counter.owed if (item.number, item.header.hex() if item.header else None) not in named
     )
-    settled = replace(counter, known=max(counter.known, head.seq), owed=owed).without(
-        f"{slot}/{name}" for slot, name in intent["segments"]
-    )
+    names = [f"{slot}/{name}" for slot, name in intent["segments"]]
+    sealed = {counter.tracked[name][1] for name in names if name in counter.tracked}
+    settled = replace(counter, known=max(counter.known, head.seq), owed=owed)
     if settled != counter:
         save_counter_state(state, settled)
     # Unless it was sent and freed already, it belongs into the outbox.
@@ -57,6 +57,9 @@ def settle(state: State, head: SeriesHead, intent: Mapping[str, Any]) -> None:
     if state.layout.has_manifest(entry.digest):
         state.save_outbox(entry)
     free_sealed(state, intent)
+    forget_sealed(state, sealed)  # once none of them can be discarded any more
+    if settled != settled.without(names):  # last: their headers are known until here
+        save_counter_state(state, settled.without(names))
     state.remove_document(INTENT)
 
 

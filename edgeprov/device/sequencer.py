@@ -21,7 +21,7 @@ from edgeprov.device.counter_state import COUNTER_LOCK, Reconciled, reconcile, t
 from edgeprov.device.discard import lost_ranges
 from edgeprov.device.events import waiting_events
 from edgeprov.device.kit_builder import save_evidence
-from edgeprov.device.lost import Loss, encode_losses
+from edgeprov.device.lost import Loss, encode_losses, forget_present, load_losses
 from edgeprov.device.model_store import find_model
 from edgeprov.device.outbox import data_repo, rebuild_outbox
 from edgeprov.device.seal_recovery import drop_uncommitted, finish_committed, rebuild_head, settle
@@ -107,11 +107,23 @@ class Sequencer:
             known = head.seq if head else 0
             rebuild_outbox(self._context, self._state, known)
             drop_uncommitted(self._state, known)
+        for slot in self._state.slots():
+            forget_present(self._state, slot)
         named = sorted(found.state.owed, key=lambda item: (item.number, item.header or b""))
         active = first_active(self._state)
         while named and active is not None:
             self.add_tombstone(active.slot, active.model, named[:_NAMED_AT_ONCE])
             named = named[_NAMED_AT_ONCE:]
+        # Before any item lists what is open: a segment that was given up is in no list.
+        for slot in self._state.slots():
+            self.account_losses(slot)
+
+    def account_losses(self, slot: str) -> None:
+        """Sign for the lost segments and records of a slot that no tombstone names yet. Errors as in add_tombstone."""
+        losses = [loss for loss in load_losses(self._state, slot) if loss.model is not None]
+        for model in dict.fromkeys(loss.model for loss in losses):
+            if model is not None:
+                self.add_tombstone(slot, model, (), [loss for loss in losses if loss.model == model])
 
     def has_half_taken_number(self) -> bool:
         """Whether a number was taken from the counter that nothing stands under yet.

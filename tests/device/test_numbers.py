@@ -14,9 +14,11 @@ import pytest
 import edgeprov
 from edgeprov.device.attest import attest
 from edgeprov.device.boot import boot_check
+from edgeprov.device.discard import discard_oldest
 from edgeprov.device.doctor import examine
 from edgeprov.device.events import waiting_events
 from edgeprov.device.seal import seal
+from edgeprov.device.sequencer import Sequencer
 from edgeprov.errors import TpmError
 from edgeprov.formats.head import parse_head
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
@@ -252,3 +254,33 @@ def test_a_power_cut_is_told_by_heads_and_kits_until_a_kit_carries_it(ready: Sit
     assert shown.standing.stops == (stop,)
     assert [row.n for row in decoded(ready, kit)["records"]] == [1, stop.resumed]
     assert parse_head(attest(ready.context, "00" * 16)).parsed_standing().stops == ()
+
+
+def test_a_discarded_segment_is_signed_for_before_a_head_lists_what_is_open(ready: Site) -> None:
+    record(ready, 2)
+    state = ready.context.state()
+    state.spool("default").end_open()
+    assert discard_oldest(state, "default", 1) > 0
+    head = parse_head(attest(ready.context, "00" * 16))
+    assert head.parsed_standing().open == ()
+    (entry,) = state.outbox()
+    _, (contents,) = ready.verify(state.layout, entry.digest)
+    assert [(item.number, item.reason) for item in contents.numbers] == [(ready.tpm.counter - 1, "discarded")]
+    assert head.newest == entry.digest
+
+
+def test_a_segment_that_is_discarded_while_a_kit_seals_it_is_not_signed_as_lost(
+    ready: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(ready, 2)
+    state, commit = ready.context.state(), Sequencer.commit
+
+    def after_discard(sequencer: Sequencer, signed: Any) -> None:
+        assert discard_oldest(state, "default", 1) > 0
+        commit(sequencer, signed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequencer, "commit", after_discard)
+        (kit,) = seal(ready.context)
+    assert evidence(ready, kit).segments[0].ranges == ((1, 2),)
+    assert seal(ready.context, rest=True) == []
