@@ -97,7 +97,11 @@ class DurableFile:
                 self.size = 0
             else:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                self.size = os.fstat(self._fd).st_size
+                try:
+                    self.size = os.fstat(self._fd).st_size
+                except OSError:
+                    os.close(self._fd)
+                    raise
 
     def fileno(self) -> int:
         """The descriptor, for flock and ioctl."""
@@ -170,10 +174,16 @@ def open_temporary(folder: Path, mode: int = 0o600) -> DurableFile:
             if isinstance(error.__cause__, FileExistsError):
                 continue  # left by an earlier process of this number, and sweep() has not come by
             raise
-        with translated(path):
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
+        try:
+            with translated(path):
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_nlink:
+                    return file
+        except BaseException:
+            with suppress(StoreError):
+                remove(path)
+            file.close()
+            raise
         file.close()  # swept between create and lock
 
 
@@ -244,7 +254,11 @@ def open_regular(path: Path | str, what: str) -> tuple[int, int]:
     try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        status = os.fstat(fd)
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            raise
     except OSError as error:
         raise translate(error, f"{what} ({path})") from error
     if not stat.S_ISREG(status.st_mode):
@@ -265,10 +279,21 @@ def _read_at_most(fd: int, count: int, likely: int) -> bytes:
     return b"".join(chunks)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something of this name.
+
+    Raises:
+        StoreError: The folder cannot be searched, or the disk failed.
+    """
+    with translated(path):
+        return path.exists()
+
+
 def make_dirs(path: Path, mode: int = 0o700) -> None:
     """Create the folder and those above it, each durable in its parent. Existing ones stay as they are."""
-    if path.is_dir():
-        return
+    with translated(path):
+        if path.is_dir():
+            return
     if path.parent != path:
         make_dirs(path.parent, mode)
     with translated(path):

@@ -25,6 +25,7 @@ from edgeprov.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
 from edgeprov.formats.signature_manifest import may_hold_signature
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import (
+    exists,
     load_bytes,
     make_dirs,
     rename,
@@ -83,11 +84,11 @@ class Layout(LayoutBlobs):
         layout = cls(root)
         make_dirs(root, 0o755)
         make_dirs(layout._blobs, 0o755)
-        if not anew and not layout._index_path.exists():
+        if not anew and not exists(layout._index_path):
             with lock(root, wait=True):
-                if not layout._index_path.exists():
+                if not exists(layout._index_path):
                     save_bytes(layout._index_path, LayoutIndex().encode(), mode=_FILE_MODE)
-        if anew or not (root / "oci-layout").exists():
+        if anew or not exists(root / "oci-layout"):
             save_bytes(root / "oci-layout", encode_json(_MARKER), mode=_FILE_MODE)
         return cls.open(root)
 
@@ -112,7 +113,7 @@ class Layout(LayoutBlobs):
         layout = cls(root, read_only=read_only)
         if not read_only:
             sweep(root)
-            if layout._ingest.is_dir():
+            if exists(layout._ingest):
                 sweep(layout._ingest)
         return layout
 

@@ -127,7 +127,7 @@ class RingReader:
         """Take over a descriptor.
 
         Args:
-            fd: Of a file that create_ring() made; closed by close().
+            fd: Of a file that create_ring() made; closed by close(), and when this raises.
             size_bytes: The size that the ring was made with. Not taken from the file, which the application can cut.
             tail: Position to go on from: after a restart, that of the first frame that was copied into the segment
                 plus the bytes of whole frames in the segment file.
@@ -137,7 +137,11 @@ class RingReader:
         self._shared = shared
         self.size_bytes = size_bytes
         self.tail = tail % POSITIONS
-        raw = self._load(4, LIMIT_OFFSET)  # after a restart: what the application was allowed
+        try:
+            raw = self._load(4, LIMIT_OFFSET)  # after a restart: what the application was allowed
+        except BaseException:
+            self.close()
+            raise
         self._limit = int.from_bytes(raw, sys.byteorder) if len(raw) == 4 else self.tail
 
     def pending(self) -> int:
@@ -223,6 +227,11 @@ class RingReader:
     def fileno(self) -> int:
         """The descriptor, to be sent to the application."""
         return self._fd
+
+    def duplicate(self) -> int:
+        """A second descriptor, for an application's end in this process."""
+        with translated("ring"):
+            return os.dup(self._fd)
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass
-from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError
+from edgeprov.errors import FormatError, NotStored, StoreBusy
 from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_object
 from edgeprov.limits import KIB
-from edgeprov.store.atomic import DurableFile, make_dirs, open_regular, save_bytes, translated
+from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, open_regular, save_bytes, translated
 from edgeprov.store.frames import END, FRAME_BYTES, Segment, count_records, read_segment
 from edgeprov.store.ring import POSITIONS, RingReader, create_memory_ring, create_ring, ring_bytes
 
@@ -100,15 +100,15 @@ class RingFile:
             temporary.replace(path)
 
     def load(self) -> tuple[RingPlace, RingReader] | None:
-        """What a process that was killed left; None where there is nothing that can be read."""
+        """What a process that was killed left; None where there is no ring, or a document that tells nothing.
+
+        Raises:
+            StoreError: It cannot be read just now, so nobody knows yet whether records wait there.
+        """
         if self._path is None:
             return None
         try:
-            fd, size = open_regular(self._place_path, "ring")
-            try:
-                obj = parse_json_object(os.pread(fd, min(size, 4 * KIB), 0), "ring")
-            finally:
-                os.close(fd)
+            obj = parse_json_object(load_bytes(self._place_path, max_bytes=4 * KIB, what="ring"), "ring")
             place = RingPlace(
                 segment=get_str(obj, "segment", "ring"),
                 offset=get_int(obj, "offset", "ring"),
@@ -117,8 +117,9 @@ class RingFile:
                 pid=get_int(obj, "pid", "ring"),
                 started=get_int(obj, "started", "ring"),
             )
-            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FormatError, NotStored, StoreError, OSError):
+            with translated(self._path):
+                fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FormatError, NotStored):
             return None
         return place, RingReader(fd, place.size_bytes, tail=place.position)
 

@@ -20,7 +20,8 @@ from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
-from edgeprov.errors import LimitError, StoreFull, UsageError
+from edgeprov.errors import FormatError, LimitError, StoreError, StoreFull, UsageError
+from edgeprov.store.atomic import translated
 from edgeprov.store.frames import CHECKSUM_OF_KIND, FRAME, INPUT, RECORD, encode_frame, verify_length
 from edgeprov.store.ring import ATTENTION_OFFSET, FLOOR_OFFSET, LIMIT_OFFSET, NEW_FLOOR_OFFSET, PAGE_BYTES, POSITIONS
 
@@ -53,12 +54,24 @@ class RingWriter:
             wake: Called after an append when the owner sleeps.
             make_room: Called with the bytes of a frame when the limit is reached; returns when the owner has copied
                 what was in the ring and moved the limit, or raises why it cannot.
+
+        Raises:
+            StoreError: The process may map no more.
+            FormatError: The file is shorter than ``size_bytes``.
         """
         try:
-            self._map = mmap.mmap(fd, PAGE_BYTES + size_bytes)
+            with translated("ring"):
+                self._map = mmap.mmap(fd, PAGE_BYTES + size_bytes)
+        except ValueError as error:
+            raise FormatError(f"the ring has not the {size_bytes} bytes that its owner told") from error
         finally:
             os.close(fd)
-        self._alive = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            with translated("ring"):
+                self._alive = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except StoreError:
+            self._map.close()
+            raise
         self._alive[0] = 1
         with suppress(OSError):  # a kernel before 4.14; the interpreter's hook is still there
             self._alive.madvise(_MADV_WIPEONFORK)

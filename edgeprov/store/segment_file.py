@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgeprov.errors import StoreError, StoreFull
 from edgeprov.limits import KIB, MIB
-from edgeprov.store.atomic import DurableFile, open_temporary, remove, rename, save_bytes, sync_dir, translated
+from edgeprov.store.atomic import DurableFile, exists, open_temporary, remove, rename, save_bytes, sync_dir, translated
 from edgeprov.store.frames import (
     EVIDENCE,
     HEADER,
@@ -58,7 +58,6 @@ class NewSegment:
         verify_length(header, HEADER)
         self.header_sha256 = sha256(header).digest()
         self.file = _create(path, encode_frame(HEADER, header))
-        sync_dir(path.parent)
 
     @classmethod
     def opened(cls, path: Path) -> NewSegment:
@@ -105,19 +104,20 @@ class NewSegment:
 
 
 def _create(path: Path, frames: bytes) -> DurableFile:
-    if path.exists():
+    if exists(path):
         raise StoreError(f"segment {path.name} is there already")
     file = open_temporary(path.parent)
     try:
         file.write(frames)
         file.sync()
         rename(file.path, path)
+        file.path = path
+        sync_dir(path.parent)
     except BaseException:
         with suppress(StoreError):
             remove(file.path)
         file.close()
         raise
-    file.path = path
     return file
 
 
@@ -169,9 +169,9 @@ def segment_paths(folder: Path) -> list[Path]:
     Raises:
         StoreError: The folder cannot be read.
     """
-    if not folder.is_dir():
-        return []
     with translated(folder):
+        if not folder.is_dir():
+            return []
         return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit() and len(path.stem) == 20)
 
 
@@ -181,7 +181,7 @@ def is_damaged(segment: Segment, quarantine: Quarantine) -> bool:
 
     damaged = damage_within(segment)
     if damaged is False:
-        with segment.path.open("rb") as file:
+        with translated(segment.path), segment.path.open("rb") as file:
             file.seek(segment.valid_bytes)
             tail = file.read(_TAIL_BYTES)
         copy = segment.path.with_name(f"{segment.path.stem}.tail")

@@ -101,8 +101,16 @@ class SegmentOwner:
             The file of the segment before; None where there was none, or where it holds no record and stays open.
 
         Raises:
-            StoreError: The disk failed.
+            StoreError: The disk failed; a new one that takes no records is closed.
         """
+        try:
+            return self._use(new)
+        except BaseException:
+            if self._file is not new.file:
+                new.close()
+            raise
+
+    def _use(self, new: NewSegment) -> Path | None:
         with self.lock, self._syncing, self._mutex:
             self._verify_usable()
             self._flush()
@@ -159,7 +167,11 @@ class SegmentOwner:
         if self._file is not None:
             raise UsageError("the segment before is still open")
         new = self.prepare(header)
-        new.start(evidence)
+        try:
+            new.start(evidence)
+        except BaseException:
+            new.close()
+            raise
         self.use(new)
         return new.path
 
@@ -218,6 +230,8 @@ class SegmentOwner:
                 self._keep_open(file, ranges, unsynced=unsynced)
         except StoreError as error:
             self._fail(error)
+            with suppress(StoreError):
+                file.close()
             raise
         file.close()
         return file.path if ranges else None
@@ -236,7 +250,8 @@ class SegmentOwner:
         except StoreError as error:
             self._fail(error)
             raise
-        file.close()
+        finally:
+            file.close()
 
     def _keep_open(self, file: DurableFile, ranges: tuple[Range, ...], *, unsynced: bool) -> None:
         if unsynced:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeprov._dataclass import replace
-from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError
+from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError, UsageError
 from edgeprov.store.atomic import DurableFile, make_dirs, remove, sweep, sync_dir
 from edgeprov.store.frames import (
     END,
@@ -53,7 +53,7 @@ from edgeprov.store.spool_head import (
     load_stops,
     save_head,
 )
-from edgeprov.store.spool_writer import SpoolWriter
+from edgeprov.store.spool_writer import SYNC_MODES, SpoolWriter
 
 __all__ = [
     "END", "EVIDENCE", "HEADER", "INPUT", "LABEL", "RECORD", "LabelLog", "Quota", "Range", "Segment",
@@ -150,6 +150,8 @@ class SlotSpool:
             StoreFull: No space.
             StoreError: The folder cannot be read or written.
         """
+        if sync not in SYNC_MODES:
+            raise UsageError(f"sync mode {sync[:20]!r} is none of {', '.join(SYNC_MODES)}")
         lock = self._lock()
         try:
             head, reader = self._recover_with_ring(resume=resume)
@@ -250,14 +252,21 @@ class SlotSpool:
 
     def _recover_with_ring(self, *, resume: bool) -> tuple[SpoolHead, RingReader | None]:
         sweep(self.folder)
+        reader = copy_ring(RingFile(self._ring), self.folder, self._quarantine, resume=resume)
+        try:
+            return self._recover_numbers(ended_clean=reader is not None), reader
+        except BaseException:
+            _close(reader)
+            raise
+
+    def _recover_numbers(self, *, ended_clean: bool) -> SpoolHead:
+        """Recover once the ring was copied; ``ended_clean``: it was there, so that a killed writer lost nothing."""
         found = self._load_head()
         known = found or SpoolHead()
         next_n = known.next
         last = FIRST_NUMBER - 1
-        reader = copy_ring(RingFile(self._ring), self.folder, self._quarantine, resume=resume)
         opened: dict[str, OpenState] = {}
         rebuilt_open = False
-        ended_clean = reader is not None  # with its ring at hand, a writer that was killed lost nothing
         for info in self.segments():
             segment = read_segment(info.path)
             state = known.open.get(info.path.name)
@@ -304,7 +313,7 @@ class SlotSpool:
         head = SpoolHead(reserved=next_n, next=next_n, order=order, writing=None, open=opened)
         if head != known:
             save_head(self.folder, head)
-        return head, reader
+        return head
 
     def _cut_behind_end(self, segment: Segment) -> bool:
         """Cut the space that was set aside behind an END frame; False when the segment has none."""

@@ -70,9 +70,6 @@ class SpoolWriter(SegmentOwner):
         reader: RingReader | None,
     ) -> None:
         """For SlotSpool.open_writer only: takes over ``lock``."""
-        if sync not in SYNC_MODES:
-            lock.release()
-            raise UsageError(f"sync mode {sync[:20]!r} is none of {', '.join(SYNC_MODES)}")
         bound_ms = {"every": 0, "interval": interval_ms}.get(sync, UNBOUNDED_MS)
         super().__init__(folder, head, quota=quota, bound_ms=bound_ms)
         self._file_lock = lock
@@ -84,15 +81,19 @@ class SpoolWriter(SegmentOwner):
         self._rows: RingWriter | None = None
         try:
             self._ring = reader or RingReader(ring.create(), ring.size_bytes, shared=not own)
-            ring.size_bytes = self._ring.size_bytes
-            if own:
-                fd = os.dup(self._ring.fileno())
-                self._rows = RingWriter(fd, ring.size_bytes, self.copied_n, wake=self.wake, make_room=self.make_room)
         except BaseException:
             lock.release()
             raise
-        if self._by_itself:
-            self._ring.sleep()
+        try:
+            ring.size_bytes = self._ring.size_bytes
+            if own:
+                fd = self._ring.duplicate()
+                self._rows = RingWriter(fd, ring.size_bytes, self.copied_n, wake=self.wake, make_room=self.make_room)
+            if self._by_itself:
+                self._sleep()
+        except BaseException:
+            self._release()
+            raise
         atexit.register(self._close_at_exit)
         _writers.add(self)
 
@@ -129,7 +130,9 @@ class SpoolWriter(SegmentOwner):
     @property
     def segment_bytes(self) -> int:
         """Bytes of the open segment, with what still waits in the ring."""
-        return super().segment_bytes + self._ring.pending()
+        with suppress(FormatError, StoreError):  # the next copy meets it, and ends the session
+            return super().segment_bytes + self._ring.pending()
+        return super().segment_bytes
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class SpoolWriter(SegmentOwner):
                 self._verify_usable()
                 self._sync_thread.synced()
                 self._flush()
-                if self._by_itself and not self._ring.sleep():
+                if self._by_itself and not self._sleep():
                     self._sync_thread.appended()  # a record came meanwhile
                 reached = self.copied_n
                 file, unsynced = self._file, self._unsynced
@@ -293,15 +296,23 @@ class SpoolWriter(SegmentOwner):
         except StoreFull:
             raise
         except FormatError as error:
-            broken = StoreError(
-                f"{file.path.parent.name}: {error.message}",
-                advice="Restart the application, and report it to its maker.",
-            )
-            self._fail(broken)
-            raise broken from error
+            raise self._broken(error) from error
         except StoreError as error:
             self._fail(error)
             raise
+
+    def _sleep(self) -> bool:
+        try:
+            return self._ring.sleep()
+        except FormatError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: FormatError) -> StoreError:
+        broken = StoreError(
+            f"{self._folder.name}: {error.message}", advice="Restart the application, and report it to its maker."
+        )
+        self._fail(broken)
+        return broken
 
     def _copy(self, file: DurableFile, data: bytes) -> None:
         records = count_records(data)

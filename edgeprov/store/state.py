@@ -31,7 +31,17 @@ from edgeprov.errors import FormatError, NotStored, StateNewer, StoreCorrupt, St
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.jsonx import JsonObject, encode_json, parse_json_object
 from edgeprov.formats.names import is_slot
-from edgeprov.store.atomic import load_bytes, make_dirs, remove, rename, save_bytes, sweep, sync_dir, translated
+from edgeprov.store.atomic import (
+    exists,
+    load_bytes,
+    make_dirs,
+    remove,
+    rename,
+    save_bytes,
+    sweep,
+    sync_dir,
+    translated,
+)
 from edgeprov.store.layout import Layout
 from edgeprov.store.lock import lock
 from edgeprov.store.state_documents import (
@@ -91,7 +101,7 @@ class State:
         """
         if write:
             _verify_owner(root)
-        if not (root / "VERSION").exists():
+        if not exists(root / "VERSION"):
             if not write:
                 raise NotStored(f"no state in {root}", advice="Run `edgeprov identity create` first.")
             _create(root)
@@ -243,7 +253,7 @@ class State:
         """
         folder = self.root / "quarantine"
         number = 1
-        while (target := folder / f"{path.name}.{number}").exists():
+        while exists(target := folder / f"{path.name}.{number}"):
             number += 1
         rename(path, target)
         sync_dir(folder)
@@ -261,7 +271,7 @@ class State:
             if path.suffix != ".reason":
                 reason = (
                     load_bytes(note, max_bytes=MAX_BYTES, what="reason").decode(errors="replace").strip()
-                    if note.exists()
+                    if exists(note)
                     else ""
                 )
                 found.append((path, reason))
@@ -335,7 +345,7 @@ def _create(root: Path) -> None:
         for name in _FOLDERS:
             make_dirs(root / name)
         Layout.create(root / "layout")
-        if not (root / "VERSION").exists():
+        if not exists(root / "VERSION"):
             save_bytes(root / "VERSION", f"{VERSION}\n".encode())  # last: now the folder is whole
 
 
