@@ -37,6 +37,7 @@ from edgeprov.errors import ModelNotReady
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.segment import Tensor
 from edgeprov.formats.shapes import has_varying
+from edgeprov.store.atomic import translated
 from edgeprov.store.ring_writer import forked_error
 
 if TYPE_CHECKING:
@@ -177,11 +178,12 @@ class Device:
     """An open device; a context manager."""
 
     def __init__(self, context: Context) -> None:
-        """Open the state folder, or connect to the device service. Applications call open_device()."""
+        """Open the state folder, or find the device service. Applications call open_device()."""
         self._context = context
         self._models: dict[str, Model] = {}
         path = service_socket(context)
-        self._service = path if path.is_socket() else None
+        with translated(path):
+            self._service = path if path.is_socket() else None
         self._state: State | None = None if self._service else context.state()
 
     def load_model(self, slot: str | None = None, *, params: Mapping[str, Any] | None = None) -> Model:
@@ -289,15 +291,14 @@ def _load_from_service(context: Context, path: Path, slot: str, params: Mapping[
 
     client = ServiceClient(path)
     try:
-        answer, descriptors = client.request(["model", slot])
+        answer, weights = client.request_file(["model", slot], "model")
         about = answer[1]
         runtime = context.config.runtime
         try:
             # The memory file is sealed: these are the very bytes that the service hashed.
-            engine = InterpreterEngine(f"/proc/self/fd/{descriptors[0]}", name=runtime.name, threads=runtime.threads)
+            engine = InterpreterEngine(f"/proc/self/fd/{weights}", name=runtime.name, threads=runtime.threads)
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            os.close(weights)
         recorder = RemoteRecorder(
             client,
             slot=slot,

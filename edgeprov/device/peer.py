@@ -7,9 +7,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import selectors
 import socket
 import struct
+from collections.abc import Set as AbstractSet
 from typing import Final
+
+from edgeprov.errors import NotStored
+from edgeprov.store.atomic import translate
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -27,11 +32,17 @@ class Peer:
         """Watch a process.
 
         Raises:
-            ProcessLookupError: It has ended.
+            NotStored: It has ended.
+            StoreError: It cannot be watched.
         """
         self.pid = pid
         self.uid = uid
-        self.pidfd = os.pidfd_open(pid)
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise NotStored(f"process {pid} has ended") from error
+        except OSError as error:
+            raise translate(error, f"process {pid} cannot be watched") from error
 
     @classmethod
     def of(cls, client: socket.socket) -> Peer:
@@ -41,15 +52,32 @@ class Peer:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended."""
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        """Whether the process has ended, or is watched no more."""
+        pidfd = self.pidfd
+        if pidfd < 0:
+            return True  # another thread has closed it
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Stop watching; a second call does nothing."""
-        if self.pidfd >= 0:
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
             with contextlib.suppress(OSError):
-                os.close(self.pidfd)
-            self.pidfd = -1
+                os.close(pidfd)
+
+
+def watch_ends(selector: selectors.BaseSelector, peers: AbstractSet[Peer]) -> None:
+    """Have the ends of these processes, and of no others, wake a selector."""
+    # By process, not by descriptor: a number that was closed is soon another process's.
+    known = {key.data: key.fd for key in selector.get_map().values() if isinstance(key.data, Peer)}
+    open_peers = {peer for peer in peers if peer.pidfd >= 0}
+    for peer in known.keys() - open_peers:
+        selector.unregister(known[peer])
+    for peer in open_peers - known.keys():
+        with contextlib.suppress(OSError, ValueError):  # another thread has closed it just now
+            selector.register(peer.pidfd, selectors.EVENT_READ, peer)
 
 
 def uid_of(client: socket.socket) -> int:

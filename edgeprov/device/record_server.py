@@ -17,21 +17,23 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from edgeprov import journal
 from edgeprov.device.notify import inherited_socket, notify, watchdog_interval_s
-from edgeprov.device.peer import Peer, uid_of
+from edgeprov.device.peer import Peer, uid_of, watch_ends
 from edgeprov.device.record_session import Session, encode_error
 from edgeprov.device.ring_session import RingSession, Sessions, resume_kind
 from edgeprov.device.rotation import at_path
 from edgeprov.device.tpm_work import TpmWork
-from edgeprov.errors import EdgeprovError, StoreError
+from edgeprov.errors import EdgeprovError, NotStored, StoreError
 from edgeprov.formats.packing import Feeder, pack
 from edgeprov.limits import KIB, LIMITS, MIB
+from edgeprov.store.atomic import translated
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
@@ -43,7 +45,7 @@ _MESSAGE_BYTES: Final = LIMITS.record_bytes + LIMITS.input_bytes + 1 * MIB
 _ANSWER_S: Final = 30.0
 _CONNECTIONS: Final = 64
 _CONNECTIONS_OF_A_USER: Final = 16
-_PROCESS: Final = "process"
+_ACCEPT_AGAIN_S: Final = 0.5
 _LOOK: Final = b"w"
 
 
@@ -112,9 +114,8 @@ def serve_socket(context: Context, slot: str, path: Path, *, tpm_in_child: bool 
                 if woken in ready and woken.recv(64).strip(_LOOK):
                     break  # the number of a signal
                 serving.end_of_processes(watched)
-                if server in ready:
-                    client, _ = server.accept()
-                    threads = [thread for thread in threads if thread.is_alive()]
+                threads = [thread for thread in threads if thread.is_alive()]
+                if server in ready and (client := _accept(server)) is not None:
                     uid = uid_of(client)
                     if len(threads) >= _CONNECTIONS or list(connections.values()).count(uid) >= _CONNECTIONS_OF_A_USER:
                         client.close()
@@ -151,43 +152,45 @@ class _Serving:
     def resume(self) -> None:
         """Go on with the sessions of applications that live, after this service was killed."""
         for slot in self.state.slots():
-            found = resume_kind(self.context, self.state, slot)
-            if found is None:
-                continue
-            kind, pid = found
             try:
+                found = resume_kind(self.context, self.state, slot)
+                if found is None:
+                    continue
+                kind, pid = found
                 peer = Peer(pid, kind.user)
                 open_segment = None if self.work is None else self.work.open_segment
                 make = partial(
                     RingSession, self.context, self.state, kind, peer, resume=True, open_segment=open_segment
                 )
                 self.sessions.add(slot, peer, make)
-            except ProcessLookupError:
-                continue
+            except NotStored:
+                continue  # it ended just now
             except EdgeprovError as error:
                 journal.event("failed", f"slot {slot}: {error.message}", priority=journal.ERROR)
 
     def watch(self, selector: selectors.BaseSelector) -> list[RingSession]:
         """Have the ends of all applications wake the selector."""
         living = self.sessions.living()
-        wanted = {session.peer.pidfd for session in living}
-        known = {key.fd for key in selector.get_map().values() if key.data == _PROCESS}
-        for pidfd in known - wanted:
-            selector.unregister(pidfd)
-        for pidfd in wanted - known:
-            selector.register(pidfd, selectors.EVENT_READ, _PROCESS)
+        watch_ends(selector, {session.peer for session in living})
         return living
 
     def end_of_processes(self, watched: list[RingSession]) -> None:
         """End the sessions of applications that have ended."""
         for session in watched:
-            if session.peer.pidfd >= 0 and session.peer.ended:
+            if session.peer.ended:
                 self.sessions.end(session)
 
     def leave(self) -> None:
         """Stop copying. Applications go on: the next service copies what they append meanwhile."""
         for session in self.sessions.living():
-            session.leave()
+            try:
+                session.leave()
+            except EdgeprovError as error:
+                journal.event(
+                    "failed",
+                    f"slot {session.kind.slot}: not synced at the end: {error.message}",
+                    priority=journal.ERROR,
+                )
 
 
 def _spawn(
@@ -203,10 +206,22 @@ def _spawn(
     return thread
 
 
+def _accept(server: socket.socket) -> socket.socket | None:
+    """The next connection; None where it broke off, or where there are no descriptors for it."""
+    try:
+        return server.accept()[0]
+    except OSError as error:
+        journal.event("failed", f"a connection was not accepted: {error.strerror}", priority=journal.WARNING)
+        time.sleep(_ACCEPT_AGAIN_S)  # it still waits, and the selector would come back at once
+        return None
+
+
 def _serve_client(serving: _Serving, client: socket.socket, wake: socket.socket) -> None:
     try:
         peer = Peer.of(client)
-    except ProcessLookupError:
+    except EdgeprovError as error:
+        with contextlib.suppress(OSError):
+            _send(client, pack(encode_error(error)))
         return
     session = Session(
         serving.context,
@@ -223,14 +238,14 @@ def _serve_client(serving: _Serving, client: socket.socket, wake: socket.socket)
             try:
                 for message in feeder.feed(data):
                     answer = session.handle(message)
+                    if session.wants_weights is not None:
+                        answers, answer = _send_weights(client, answers, answer, session.wants_weights), None
+                        session.wants_weights = None
                     answers += b"" if answer is None else pack(answer)
                     if session.ring is not None:
                         _send_descriptor(client, answers, session.ring.fileno())
                         session.ring, answers = None, b""
                         _wake(wake)  # the main thread watches this application from now on
-                    if session.wants_weights is not None:
-                        _send_weights(client, answers, session.wants_weights)
-                        session.wants_weights, answers = None, b""
             except EdgeprovError as error:
                 _send(client, answers + pack(encode_error(error)))
                 return
@@ -255,24 +270,44 @@ def _send(client: socket.socket, data: bytes) -> None:
     client.settimeout(None)
 
 
-def _send_weights(client: socket.socket, answer: bytes, model: StoredModel) -> None:
-    """Hand the verified bytes over as a sealed memory file: nobody can change them any more."""
+def _send_weights(client: socket.socket, before: bytes, answer: list[Any] | None, model: StoredModel) -> bytes:
+    """Send an answer, and the model's bytes with it; returns what is still to be sent: an error in its place."""
+    try:
+        fd = _weights(model)
+    except EdgeprovError as error:
+        return before + pack(encode_error(error))
+    try:
+        _send_descriptor(client, before + pack(answer), fd)
+    finally:
+        os.close(fd)
+    return b""
+
+
+def _weights(model: StoredModel) -> int:
+    """The verified bytes in a sealed memory file: nobody can change them any more.
+
+    Raises:
+        DigestMismatch: They are not the model's.
+        StoreError: They cannot be read, or there is no memory for them.
+    """
     import fcntl
 
     from edgeprov.device.model_store import load_weights
 
     weights = memoryview(load_weights(model))
-    fd = os.memfd_create("edgeprov-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        while weights:
-            weights = weights[os.write(fd, weights) :]
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.fchmod(fd, 0o444)  # another user opens it through /proc/self/fd
-        _send_descriptor(client, answer, fd)
-    finally:
-        os.close(fd)
+    with translated("weights in memory"):
+        fd = os.memfd_create("edgeprov-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            while weights:
+                weights = weights[os.write(fd, weights) :]
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.fchmod(fd, 0o444)  # another user opens it through /proc/self/fd
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
 
 
 def _send_descriptor(client: socket.socket, answer: bytes, fd: int) -> None:

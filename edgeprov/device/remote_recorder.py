@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeprov.device.appender import Appender, Capture
-from edgeprov.errors import FormatError, ModelNotReady
+from edgeprov.errors import ModelNotReady
 from edgeprov.formats.segment import encode_runtime, encode_tensor
 from edgeprov.store.ring_writer import RingWriter
 
@@ -63,13 +63,9 @@ class RemoteRecorder(Appender):
             "params": dict(params or {}),
             "ring": True,
         }
-        answer, descriptors = client.request(["hello", hello])
+        answer, fd = client.request_file(["hello", hello], "ring")
         ready = answer[1]
-        if len(descriptors) != 1:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise FormatError("the device service sent no ring")
-        rows = RingWriter(descriptors[0], ready["ring"], ready["first"], wake=self._wake, make_room=self._make_room)
+        rows = RingWriter(fd, ready["ring"], ready["first"], wake=self._wake, make_room=self._make_room)
         capture = Capture(mode=ready["capture"], rate=ready["capture_rate"], key=ready["input_key"])
         super().__init__(slot, outputs, rows, capture, threading.RLock(), every=ready["sync"] == "every")
         self.floor_ns = ready["floor_ns"]

@@ -18,7 +18,7 @@ from edgeprov import journal
 from edgeprov.device.recorder import note_jump
 from edgeprov.device.segments import SegmentKind, parse_opening
 from edgeprov.device.slot_owner import SlotOwner
-from edgeprov.errors import EdgeprovError, StoreBusy
+from edgeprov.errors import EdgeprovError, StoreBusy, StoreError
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.ring_file import RingFile
 from edgeprov.store.spool import read_segment
@@ -54,7 +54,11 @@ class RingSession:
         self.kind = kind
         self.peer = peer
         self._owner = SlotOwner(context, state, kind, pid=peer.pid, resume=resume, open_segment=open_segment)
-        self._owner.on_floor(self._owner.writer.ring.tell_floor)
+        try:
+            self._owner.on_floor(self._owner.writer.ring.tell_floor)
+        except BaseException:
+            self._owner.close()
+            raise
         self._ended = False
 
     def ready(self) -> dict[str, Any]:
@@ -111,7 +115,7 @@ class RingSession:
         if self._ended:
             return
         self._ended = True
-        with suppress(OSError):
+        with suppress(StoreError):
             self._owner.writer.ring.tell_end()
         try:
             self._owner.close()
@@ -176,6 +180,9 @@ def resume_kind(context: Context, state: State, slot: str) -> tuple[SegmentKind,
     """What an application that appended while the service was away records, and its process id; None without one.
 
     It is read from the header of the segment that its ring belongs to.
+
+    Raises:
+        StoreError: Its ring cannot be read just now.
     """
     left = RingFile(context.run_dir / "rings" / slot).load()
     if left is None:

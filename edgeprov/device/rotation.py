@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edgeprov.errors import EdgeprovError, StoreBusy, StoreError
+from edgeprov.store.atomic import translated
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
@@ -56,8 +57,13 @@ class RotationServer:
         self._due_in_s = due_in_s
         self._sync = sync
         self._path = socket_path(context, slot)
-        self._wake, self._woken = socket.socketpair()
         self._socket = _listen(self._path, context.make_run_dir())
+        try:
+            with translated(self._path):
+                self._wake, self._woken = socket.socketpair()
+        except StoreError:
+            self._socket.close()
+            raise
         self._thread = threading.Thread(target=self._serve, name=f"edgeprov-{slot}", daemon=True)
         self._thread.start()
 
@@ -89,7 +95,8 @@ class RotationServer:
                             client.settimeout(_WAIT_S)
                             self._answer(client)
                 else:
-                    self._rotate(forced=False)
+                    with contextlib.suppress(EdgeprovError):  # as in _answer
+                        self._rotate(forced=False)
 
     def _answer(self, client: socket.socket) -> None:
         request = client.recv(1)
@@ -147,7 +154,9 @@ def request_sync(context: Context, slot: str) -> bool:
 
 def _request(context: Context, slot: str, verb: bytes) -> bool:
     path = socket_path(context, slot)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+    with translated(path):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with client:
         client.settimeout(_WAIT_S)
         try:
             at_path(path, client.connect)
@@ -174,7 +183,8 @@ def service_socket(context: Context) -> Path:
 
 
 def _listen(path: Path, folder: Path) -> socket.socket:
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with translated(path):
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # The writer lock of the slot is ours, so a socket that is here belongs to a dead process.
         path.unlink(missing_ok=True)

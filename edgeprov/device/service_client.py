@@ -61,6 +61,22 @@ class ServiceClient:
             raise remote_error(answer[1])
         return answer, descriptors
 
+    def request_file(self, message: list[Any], what: str) -> tuple[list[Any], int]:
+        """As request, for an answer that comes with one descriptor, which the caller closes.
+
+        Args:
+            message: The request.
+            what: What the descriptor is, for the message of an error.
+
+        Raises:
+            FormatError: It came with none, or with several.
+        """
+        answer, descriptors = self.request(message)
+        if len(descriptors) != 1:
+            _close(descriptors)
+            raise FormatError(f"the device service sent no {what}")
+        return answer, descriptors[0]
+
     def tell(self, message: list[Any]) -> None:
         """Send what needs no answer; a service that is away will find out by itself when it is back."""
         with self._lock:
@@ -90,11 +106,14 @@ class ServiceClient:
         return answer
 
     def _connect(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            at_path(self._path, self._socket.connect)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                at_path(self._path, self._socket.connect)
+            except OSError:
+                self._socket.close()
+                raise
         except OSError as error:
-            self._socket.close()
             raise StoreError(
                 f"{self._path}: the device service cannot be reached: {error.strerror or error}",
                 advice="Check `systemctl status edgeprov`, and that this user is in the group edgeprov-app.",
@@ -107,9 +126,9 @@ class ServiceClient:
         try:
             self._socket.sendall(pack(message))
             while True:
-                data, ancillary, _, _ = self._socket.recvmsg(_ANSWER_BYTES, socket.CMSG_SPACE(4 * 4))
+                data, ancillary, flags, _ = self._socket.recvmsg(_ANSWER_BYTES, socket.CMSG_SPACE(4 * 4))
                 descriptors += _descriptors(ancillary)
-                _verify_more(data)
+                _verify_more(data, flags)
                 for answer in feeder.feed(data):
                     return _verified(answer), descriptors
         except BaseException:
@@ -122,7 +141,7 @@ class ServiceClient:
         try:
             return self._exchange(message)
         except OSError as error:
-            raise StoreError(f"the device service does not answer: {error}") from error
+            raise _silent(error) from error
 
     def _reconnect(self) -> None:
         """Wait for a service that is being restarted."""
@@ -133,15 +152,28 @@ class ServiceClient:
                 self._connect()
                 if self._again is not None:
                     self._again(self)
-            except (StoreError, OSError):
+            except (StoreError, OSError) as error:
                 if time.monotonic() > deadline:
-                    raise
+                    raise _silent(error) from error
                 time.sleep(_RETRY_S)
             else:
                 return
 
 
-def _verify_more(data: bytes) -> None:
+def _silent(error: Exception) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    return StoreError(
+        f"the device service does not answer: {error}", advice="Check `systemctl status edgeprov` and its journal."
+    )
+
+
+def _verify_more(data: bytes, flags: int) -> None:
+    if flags & socket.MSG_CTRUNC:
+        raise StoreError(
+            "a descriptor of the device service could not be received",
+            advice="Let the application have fewer files open, or raise its limit (ulimit -n).",
+        )
     if not data:
         raise ConnectionResetError("the device service closed the connection")
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -361,10 +361,8 @@ def _verify_version(root: Path) -> None:
 def _tree_bytes(folder: Path) -> int:
     total = 0
     for path in _files(folder):
-        try:
+        with suppress(NotStored), translated(path):  # sealed or collected meanwhile
             total += path.stat().st_size
-        except FileNotFoundError:
-            continue  # sealed or collected meanwhile
     return total
 
 

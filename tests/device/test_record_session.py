@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import array
+import errno
 import hashlib
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,3 +271,94 @@ def test_service_tells_systemd_and_stops_cleanly(ready: Site, tmp_path: Path) ->
             pass
         assert child.wait(60) == 0
     assert not (tmp_path / "r.sock").exists()
+
+
+def lowest_free(pid: int) -> int:
+    """The number of the next descriptor that a process gets."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return min(set(range(len(used) + 1)) - used)
+
+
+def test_a_service_without_descriptors_goes_on(ready: Site, tmp_path: Path) -> None:
+    path = tmp_path / "r.sock"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edgeprov.cli.device_main", "record", "--socket", str(path)], stderr=subprocess.PIPE
+    )
+    assert child.stderr is not None
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        client = Client(path)
+        client.ask(["sing"])
+        client.close()
+        while len(os.listdir(f"/proc/{child.pid}/task")) > 1:
+            time.sleep(0.02)  # the thread of this connection ends
+        _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        free = lowest_free(child.pid)
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (free, hard))
+        client = Client(path)
+        assert b"a connection was not accepted: Too many open files" in child.stderr.readline()
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (free + 1, hard))
+        ((kind, error),) = client.ask(["sing"])  # no descriptor for its process
+        assert (kind, error["code"]) == ("error", 34)
+        client.close()
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (free + 8, hard))
+        client = Client(path)
+        ((kind, error),) = client.ask(["sing"])
+        assert (kind, error["code"]) == ("error", 4)
+        client.close()
+    finally:
+        child.terminate()
+        assert child.wait(60) == 0
+        child.stderr.close()
+
+
+def test_an_application_without_descriptors_is_told(server: Path) -> None:
+    program = """
+import os, resource, sys
+from pathlib import Path
+from edgeprov.device.service_client import ServiceClient
+from edgeprov.errors import StoreError
+
+client = ServiceClient(Path(sys.argv[1]))
+os.close(free := os.dup(0))
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    client.request_file(["model", "default"], "model")
+except StoreError as error:
+    print(error.message)
+try:
+    ServiceClient(Path(sys.argv[1]))
+except StoreError as error:
+    print(error.message)
+"""
+    child = subprocess.run([sys.executable, "-c", program, server], capture_output=True, text=True, timeout=60)
+    assert child.stderr == ""
+    first, second = child.stdout.splitlines()
+    assert first == "a descriptor of the device service could not be received"
+    assert second.endswith("the device service cannot be reached: Too many open files")
+
+
+@pytest.mark.parametrize("verb", ["model", "hello"])
+def test_weights_that_cannot_be_handed_over_are_an_error(
+    ready: Site, server: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    request = ["model", "default"] if verb == "model" else ["hello", {**HELLO[1], "weights": True}]
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    client = Client(server)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", refuse)
+        ((kind, error),) = client.ask(request)
+    assert (kind, error["code"], error["message"]) == ("error", 34, "weights in memory: Too many open files")
+    blob = max((ready.context.state_dir / "layout/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    if verb == "model":
+        ((kind, error),) = client.ask(request)
+        assert (kind, error["code"]) == ("error", 11)
+    assert not client.fds
+    client.close()

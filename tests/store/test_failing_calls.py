@@ -109,7 +109,7 @@ def try_each_call(tmp_path: Path, run: Callable[[State, Acknowledge, int], None]
                 try:
                     run(state, told.append, pid)
                 except EdgeprovError as error:
-                    assert error.exit_code in (30, 34), (len(failed), injected.name, error)  # noqa: PT017
+                    assert error.exit_code in (30, 34), (len(failed), injected.name, error)
             left = {fd: name for fd, name in descriptors().items() if during.get(fd) != name}
         assert not left, (len(failed), injected.name, left)
         assert descriptors().keys() == before.keys()

@@ -26,6 +26,7 @@ CALLS: dict[tuple[Any, str], int] = {
     (os, "dup"): errno.EMFILE,
     (os, "memfd_create"): errno.EMFILE,
     (os, "pidfd_open"): errno.EMFILE,
+    (socket, "socket"): errno.EMFILE,
     (socket, "socketpair"): errno.EMFILE,
     (mmap, "mmap"): errno.ENOMEM,
     (os, "posix_fallocate"): errno.ENOSPC,
