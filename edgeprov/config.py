@@ -91,6 +91,7 @@ class UploadConfig:
     metered: str = "no"  # no | yes: upload on metered links
     min_battery_percent: int = 0  # on battery power, wait below this charge
     retention: str = "confirmed"  # confirmed: free a kit once the registry confirmed it | keep
+    head_s: int = 86_400  # nothing sealed for so long: leave an attested head in the next run; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

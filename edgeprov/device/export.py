@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, free_bytes
+from edgeprov.device.head_upload import leave_head_when_due
 from edgeprov.device.identity import verify_own_name
 from edgeprov.device.kit_repository import repository_of
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, intact, signature_digests
@@ -87,6 +88,7 @@ def export(
     verify_own_name(context, state)
     result = Exported()
     with state.lock(UPLOAD_LOCK):
+        leave_head_when_due(context, state)
         entries = unsent(state)
         with _on_stick(folder):
             stick = LayoutRegistry(folder, create=True)

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from edgeprov.store.state import OutboxEntry
 
 
-def data_repo(context: Context, model: Digest, created: str) -> str:
+def data_repo(context: Context, model: Digest | None, created: str) -> str:
     """Where a kit would go as configured now; empty where the template gives no repository.
 
     Sealing never fails for a template: it is rendered again, and told, when the kit is sent (repository_of).
 
     Args:
         context: The device, for its template.
-        model: The source model.
+        model: The source model; None where there is none.
         created: RFC 3339, the time of sealing.
     """
     try:
-        return _render(context, context.serial, model.hex, created)
+        return _render(context, context.serial, model.hex if model else None, created)
     except ConfigError:
         return ""
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, Context
+from edgeprov.device.head_upload import leave_head_when_due
 from edgeprov.device.identity import verify_own_name
 from edgeprov.device.kit_repository import repository_of
 from edgeprov.device.registry_access import open_registry, split_name
@@ -115,9 +116,13 @@ def upload(
     verify_own_name(context, state)
     with state.lock(UPLOAD_LOCK):
         result = Uploaded()
-        entries = _ordered(state, options.order or settings.order)
-        if entries and not options.regardless:
+        if not options.regardless:
             result.reason = why_not_now(context) or ""
+        if not result.reason:
+            leave_head_when_due(context, state)
+        entries = _ordered(state, options.order or settings.order)
+        if not entries:
+            result.reason = ""
         if entries and not result.reason:
             pace = Pace(
                 budget_s=settings.budget_s if options.budget_s is None else options.budget_s,

@@ -28,7 +28,7 @@ from edgeprov.formats.packing import pack
 from edgeprov.formats.rfc3339 import check_utc_text
 from edgeprov.formats.segment import device_serial, device_urn
 from edgeprov.formats.standing import Standing, parse_standing
-from edgeprov.formats.tpmt import Attestation, parse_pcr_values
+from edgeprov.formats.tpmt import Attestation, NvCertify, parse_attest, parse_pcr_values
 from edgeprov.limits import LIMITS
 
 NONCE_BYTES: Final = (8, 64)
@@ -178,6 +178,18 @@ def parse_head_artifact(manifest: Manifest, layer_raw: bytes) -> Head:
     if any(manifest.annotations.get(key) != value for key, value in stated.items()):
         raise FormatError("head: annotations and layer say different things")
     return head
+
+
+def certified_counter(head: Head) -> int:
+    """The value of the kit counter that the TPM certified; nothing is verified here.
+
+    Raises:
+        FormatError: The attestation is malformed, or certifies something else.
+    """
+    info = parse_attest(head.counter.attest).info
+    if not isinstance(info, NvCertify):
+        raise FormatError("head: the counter's attestation certifies no NV index")
+    return int.from_bytes(info.contents, "big")
 
 
 def head_tag(serial: str, counter: int, digest: Digest) -> str:

@@ -18,7 +18,7 @@ from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object,
 from edgeprov.limits import MIB
 
 MAX_BYTES: Final = 4 * MIB
-KINDS: Final = ("kit", "tombstone", "device")
+KINDS: Final = ("kit", "tombstone", "head", "device")
 
 SWITCH_LOCK: Final = "switch"
 """Lock of the state folder that every switch of a slot's model holds."""
@@ -49,10 +49,10 @@ class Active:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEntry:
-    """One signed artifact that has to reach a registry.
+    """One artifact that has to reach a registry.
 
     Attributes:
-        kind: ``kit``, ``tombstone`` or ``device``.
+        kind: ``kit``, ``tombstone``, ``head`` or ``device``.
         digest: Its manifest digest.
         seq: Place in the device's series; entries are kept in this order.
         repo: Repository that it goes to.

@@ -8,6 +8,7 @@ a regression, also where it is quick on this machine.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,13 @@ def test_a_new_segment_asks_four_and_an_upload_nothing(box: Counted) -> None:
     assert "Quote" in names(asked)
     box.run("seal")
     assert box.count("upload") == []
+
+
+def test_an_upload_that_leaves_a_head_asks_six_at_most(box: Counted) -> None:
+    box.run("boot-check")
+    box.run("upload")
+    box.settings("\n[upload]\nhead_s = 1\n")
+    time.sleep(1.1)
+    asked = box.count("upload")
+    assert Counter(map(str, asked)) >= Counter({"NV_Certify": 1, "Quote": 1})
+    assert len(asked) <= 6, names(asked)

@@ -7,16 +7,24 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgeprov.formats.head import Head
+from edgeprov.formats.segment import parse_segment_header
+from edgeprov.formats.standing import OpenSegment, Standing
 from tests.bench.fleetgen.fleet import Settings, make_fleet
+from tests.fleet.conftest import Hub
 from tests.support.browser import browser
-from tests.support.fleet import Run, fleet, push_kit
+from tests.support.fleet import Run, data_repo, fleet, push_head, push_kit
 from tests.support.peers import peer
+from tests.support.world import START_NS
 
 
 class Made:
@@ -454,3 +462,76 @@ def test_a_head_from_before_the_enrollment_is_refused(hub):
     period = ("--from", "2026-02", "--to", "2026-02")
     told = hub.run("audit", *period, "--head", hub.root / "head.json", "--nonce", nonce.hex())
     assert (told.code, "below the enrollment's base" in told.err) == (15, True)
+
+
+class Left:
+    """A device with a kit of February, whose heads nobody asked for."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub, self.unit = hub, hub.device("a1")
+        self.kit = self.unit.seal(records=3)
+        push_kit(hub.registry, self.unit, self.kit)
+
+    def leave(self, at: str, *, standing: Standing | None = None, claimed: str = "") -> Head:
+        """``claimed`` takes the place of the time that the TPM attested."""
+        head = replace(self.unit.head(None, at=at, standing=standing), at=claimed or at)
+        push_head(self.hub.registry, data_repo(self.kit), head)
+        return head
+
+    def audit(self) -> dict[str, Any]:
+        self.hub.sync()
+        run = self.hub.run("audit", "--from", "2026-02", "--to", "2026-02", "--json")
+        assert run.code == 0, run.err
+        return run.last("audit")
+
+
+MARCH = "2026-03-02T00:00:00.000Z"
+
+
+@pytest.fixture
+def left(hub: Hub) -> Left:
+    return Left(hub)
+
+
+def test_a_head_that_nobody_asked_for_closes_the_period(left):
+    assert left.audit()["verdict"] == "headless"
+    left.leave(MARCH)
+    report = left.audit()
+    assert report["verdict"] == "complete"
+    assert (report["totals"]["headless"], report["totals"]["closed_by_clock"]) == (0, 1)
+    assert report["devices"][0]["series"]["head_at"] == MARCH
+    withheld = left.unit.seal(records=4)
+    left.leave("2026-03-03T00:00:00.000Z")
+    report = left.audit()
+    assert report["devices"][0]["series"]["missing"] == [[withheld.kit.seq - 1, withheld.kit.seq]]
+    assert report["verdict"] == "gaps"
+
+
+@pytest.mark.parametrize(
+    "why", ["before the end", "doubtful clock", "open records", "older than a kit", "forged", "seen before the end"]
+)
+def test_a_head_closes_no_period_that_it_does_not_reach(left, why):
+    standing = Standing(at_ns=START_NS, newest=left.unit.prev_segment)
+    if why == "before the end":
+        left.leave("2026-02-27T23:59:59.000Z")
+    elif why == "doubtful clock":
+        left.leave(MARCH, standing=replace(standing, doubt=True))
+    elif why == "open records":
+        header = parse_segment_header(left.unit.open_segment().header)
+        segment = OpenSegment(
+            number=header.number, header=header.sha256, slot="default", first=3, last=3, leaf=bytes(32),
+            least_ns=START_NS, greatest_ns=START_NS,
+        )  # fmt: skip
+        left.leave(MARCH, standing=replace(standing, newest=header.sha256, open=(segment,)))
+    elif why == "older than a kit":
+        left.leave(MARCH)
+        push_kit(left.hub.registry, left.unit, left.unit.seal(records=2))
+    elif why == "forged":
+        left.leave("2026-02-27T23:59:59.000Z", claimed=MARCH)
+    elif why == "seen before the end":
+        left.leave(MARCH)
+        left.hub.sync()
+        with sqlite3.connect(left.hub.fleet / "index.sqlite") as base:
+            assert base.execute("UPDATE heads SET found_at = '2026-02-27T00:00:00.000Z'").rowcount == 1
+    report = left.audit()
+    assert (report["verdict"], report["totals"]["closed_by_clock"]) == ("headless", 0)

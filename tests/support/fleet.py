@@ -14,8 +14,10 @@ from pathlib import Path
 from edgeprov.cli.fleet_main import main
 from edgeprov.formats.datakit import kit_tag
 from edgeprov.formats.devicerecord import record_tag
+from edgeprov.formats.head import Head, build_head_manifest, certified_counter, head_tag
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest
 from edgeprov.formats.mediatypes import EMPTY_BLOB
+from edgeprov.formats.segment import device_serial
 from edgeprov.registry.base import Registry
 from edgeprov.registry.push_order import attach, push_signed
 from edgeprov.store.layout_registry import LayoutRegistry
@@ -95,3 +97,13 @@ def write_trust(world: World, folder: Path) -> Path:
     for name, data in world.policy_files.items():
         (folder / name).write_bytes(data)
     return folder
+
+
+def push_head(registry: Registry, repo: str, head: Head) -> Manifest:
+    """A head as a device's upload leaves it: no signature, the tag last."""
+    manifest, layer = build_head_manifest(head)
+    registry.push_blob(repo, manifest.layers[0], layer)
+    registry.push_blob(repo, manifest.config, EMPTY_BLOB)
+    tag = head_tag(device_serial(head.device), certified_counter(head), manifest.digest)
+    registry.push_manifest(repo, manifest, tag=tag)
+    return manifest

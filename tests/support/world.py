@@ -439,13 +439,13 @@ class Unit:
         signature = sign_bundle(manifest.descriptor, statement, self.tpm, TOMBSTONE_PREDICATE)
         return evidence_of_tombstone(parse_tombstone(manifest, layer), [signature])
 
-    def head(self, nonce: bytes | None, *, standing: Standing | None = None) -> Head:
+    def head(self, nonce: bytes | None, *, standing: Standing | None = None, at: str = CREATED) -> Head:
         claims = HeadClaims(
             device=self.urn,
             enrollment=self.record.enrollment,
             nonce=nonce,
             newest=self.prev,
-            at=CREATED,
+            at=at,
             standing=encode_standing(standing or Standing(at_ns=START_NS, newest=self.prev_segment)),
         )
         qualifying = head_qualifying(claims)

@@ -44,10 +44,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     out.item(
         "imported",
         (
-            f"{report.kits} kits of {len(report.arrived)} devices ({report.known} were there), "
+            f"{report.kits} kits and {report.heads} heads of {len(report.arrived)} devices "
+            f"({report.known} were there), "
             f"{size(report.bytes)} sent; {len(report.faults)} not taken"
         ),
         kits=report.kits,
+        heads=report.heads,
         known=report.known,
         bytes=report.bytes,
         faults=len(report.faults),

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 shards=report.shards,
                 kits=report.kits,
                 tombstones=report.tombstones,
+                heads=report.heads,
                 devices=report.devices,
                 models=report.models,
                 known=report.known,
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             for repo, reference, why in report.faults[:1000]:
                 out.item("fault", source=source.name, repo=repo, reference=reference, why=why)
     out.table(
-        ("registry", "shards", "new kits", "tombstones", "devices", "models", "unusable"),
-        [(r.source, r.shards, r.kits, r.tombstones, r.devices, r.models, len(r.faults)) for r in reports],
+        ("registry", "shards", "new kits", "tombstones", "heads", "devices", "models", "unusable"),
+        [(r.source, r.shards, r.kits, r.tombstones, r.heads, r.devices, r.models, len(r.faults)) for r in reports],
     )
     for report in reports:
         for repo, reference, why in report.faults[:5]:

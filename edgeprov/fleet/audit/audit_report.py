@@ -25,7 +25,8 @@ _DOUBTS: Final = (
     "refused_models",
 )
 _COUNTED: Final = (
-    "devices", "kits", "label_kits", "results", "labels", "voided", "headless", "silent_devices", *_DOUBTS
+    "devices", "kits", "label_kits", "results", "labels", "voided", "headless", "closed_by_clock", "silent_devices",
+    *_DOUBTS,
 )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from edgeprov.fleet.audit.audit_report import Audit
 from edgeprov.fleet.audit.clock import ClockReport, judge_clock
 from edgeprov.fleet.audit.series_lines import missing_days, model_runs, series_json
 from edgeprov.fleet.index.query import Artifact, Query
+from edgeprov.fleet.verification.attested_heads import ClosingHead
 from edgeprov.fleet.verification.series_facts import SeriesFacts, stored_item
 from edgeprov.formats.segment import device_serial
 from edgeprov.verify.enrollment import VerifiedDevice
-from edgeprov.verify.head_check import VerifiedHead
 from edgeprov.verify.series import SeriesReport, check_series, series_end
 
 REFUSED_SHOWN: Final = 10_000
@@ -46,14 +46,17 @@ class DeviceAudit:
         self.good = [item for item in items if item.verified]
         self.inside: dict[str, Inside] = {}
 
-    def judge(self, head: VerifiedHead | None, identity: list[str]) -> dict[str, Any] | None:
+    def judge(self, closing: ClosingHead | None, identity: list[str]) -> dict[str, Any] | None:
         """The device's entry; None when it has nothing to do with the question."""
         verified = self.record if isinstance(self.record, VerifiedDevice) else None
         base = verified.record.counter_base if verified else min((item.seq for item in self.items), default=1) - 1
+        newest = max((item.seq for item in self.good), default=base)
+        if closing is not None and closing.found_at is not None and closing.head.seq < newest:
+            closing = None  # a kit was sealed after it: it tells nothing of the end
         series = check_series(
             [stored_item(item, self.facts.get(item.digest, SeriesFacts())) for item in self.good],
             base,
-            head=series_end(head) if head else None,
+            head=series_end(closing.head) if closing else None,
         )
         clock = judge_clock(self.good, verified.record if verified else None)
         forks = set(series.forks)
@@ -89,7 +92,7 @@ class DeviceAudit:
             "refused": [self._refusal(item) for item in refused[:REFUSED_SHOWN]],
             "refused_count": len(refused),
             "unchecked": len(unchecked),
-            "series": (told := series_json(series, base, self.items, head, self.facts)),
+            "series": (told := series_json(series, base, self.items, closing, self.facts, to=self.period[1])),
             "identity_doubts": identity + [f"number {seq} has two explanations" for seq in sorted(forks)[:5]],
             "clock": clock.as_json(),
             "doubtful": [self._refusal(item) | {"why": clock.why(item)} for item in doubtful if item.verified],
@@ -229,7 +232,8 @@ class DeviceAudit:
         totals["clock_doubts"] += bool(entry["clock"]["doubts"])
         totals["identity_doubts"] += bool(entry["identity_doubts"])
         totals["unknown_devices"] += self.record is None
-        totals["headless"] += series.head is None
+        totals["headless"] += told["head"] is None
+        totals["closed_by_clock"] += bool(told["head_at"])
         totals["silent_devices"] += not (entry["kits"] or entry["refused"] or entry["unchecked"] or entry["doubtful"])
         for interval in entry["intervals"]:
             model = self.result.models.setdefault(

@@ -24,6 +24,7 @@ from edgeprov.fleet.audit.device_audit import DeviceAudit, unlabelled
 from edgeprov.fleet.index.database import Index
 from edgeprov.fleet.index.query import Query
 from edgeprov.fleet.trust.folder import Trust
+from edgeprov.fleet.verification.attested_heads import ClosingHead, left_heads
 from edgeprov.fleet.verification.device_records import verified_devices
 from edgeprov.fleet.verification.series_facts import SeriesFacts, parse_facts
 from edgeprov.formats.rfc3339 import rfc3339
@@ -49,7 +50,8 @@ def audit(
         query: ``since`` and ``to`` are the period; model and device restrict.
         trust: Names the policy, and judges the device records.
         now: Time of the report, and at which certificates are judged.
-        heads: Verified answers to `edgeprov attest`, by device URN: they close the end of a series.
+        heads: Verified answers to `edgeprov attest`, by device URN: they close the end of a series. Where a device
+            was not asked, the newest head that it left in a registry does.
         exact: Open kits that reach over an end of the period and count their records, and kits with labels; else such
             kits count whole, and labels as the most that they can be, both marked.
         progress: Called with done and total devices.
@@ -72,6 +74,7 @@ def audit(
         ],
         query={"model": query.model, "device": query.device, "slot": query.slot},
     )
+    closing = left_heads(index, records, trust) | {device: ClosingHead(head) for device, head in (heads or {}).items()}
     identity = _identity_doubts(index)
     series = Query(device=query.device, policy=query.policy)
     total = index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0]
@@ -80,7 +83,7 @@ def audit(
         work = DeviceAudit(
             result, device, list(group), records.get(device), names, kits, _facts(index, device), query, (since, to)
         )
-        entry = work.judge((heads or {}).get(device), identity.get(device, []))
+        entry = work.judge(closing.get(device), identity.get(device, []))
         if entry is not None:
             result.devices.append(entry)
             seen.add(device)

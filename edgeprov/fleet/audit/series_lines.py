@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from edgeprov.fleet.index.query import Artifact
+from edgeprov.fleet.verification.attested_heads import ClosingHead
 from edgeprov.fleet.verification.series_facts import SeriesFacts
-from edgeprov.verify.head_check import VerifiedHead
 from edgeprov.verify.series import SeriesReport
 
 
@@ -35,13 +35,17 @@ def series_json(
     series: SeriesReport,
     base: int,
     items: list[Artifact],
-    head: VerifiedHead | None,
+    closing: ClosingHead | None,
     facts: Mapping[str, SeriesFacts],
+    *,
+    to: str,
 ) -> dict[str, Any]:
     """For the report; a number that is there but refused is not called missing.
 
-    ``facts`` are those of the device's verified items, by digest.
+    ``facts`` are those of the device's verified items, by digest. ``head`` is the number of a head that closes the
+    time before ``to``, ``head_at`` its time by the device's clock where no auditor asked for it.
     """
+    head = closing.head if closing is not None and closing.closes(to) else None
     present = {item.seq for item in items if not item.verified}
     missing, refused_there = [], []
     count = 0
@@ -73,6 +77,7 @@ def series_json(
         "reordered": list(series.reordered),
         "closed_until": series.closed_until,
         "head": head.seq if head else None,
+        "head_at": head.at if head and head.nonce is None else None,
         "whole": series.whole,
     }
 

@@ -32,7 +32,7 @@ from edgeprov.fleet.registries.sources import Source
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.store.atomic import make_dirs
 
-VERSION: Final = 4
+VERSION: Final = 5
 FILE: Final = "index.sqlite"
 _BUSY_S: Final = 30.0
 _HEX: Final = re.compile(r"(sha256:)?([0-9a-f]{6,64})")

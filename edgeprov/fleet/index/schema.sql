@@ -79,6 +79,21 @@ CREATE INDEX artifacts_by_model ON artifacts(model, device, seq, records, labels
 CREATE INDEX artifacts_by_device ON artifacts(device, seq);
 CREATE INDEX artifacts_by_time ON artifacts(recorded_first, recorded_last);
 
+-- Attested heads that devices left without being asked. The attestation key vouches for each; nothing is judged here.
+CREATE TABLE heads (
+  digest TEXT PRIMARY KEY,
+  source INTEGER NOT NULL REFERENCES sources(id),
+  repo TEXT NOT NULL,
+  tag TEXT,
+  device TEXT NOT NULL,               -- URN
+  enrollment TEXT NOT NULL,           -- id, hex
+  counter INTEGER NOT NULL,           -- as certified; verified only when the head is used
+  created TEXT NOT NULL,              -- device clock
+  layer BLOB NOT NULL,                -- the head
+  found_at TEXT NOT NULL              -- our clock when sync first saw it: it existed before
+) WITHOUT ROWID;
+CREATE INDEX heads_by_enrollment ON heads(enrollment, counter, created);
+
 -- Signature manifests known without asking the registry (folders list them; registries are asked by digest).
 CREATE TABLE signatures (
   subject TEXT NOT NULL, digest TEXT NOT NULL,

@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from edgeprov.errors import EdgeprovError, FormatError, NotStored, RegistryConflict, VerificationError
-from edgeprov.fleet.ingest.sync_columns import artifact_kind
+from edgeprov.fleet.ingest.sync_columns import artifact_kind, head_tag_fault
 from edgeprov.fleet.registries.chunk_stream import ChunkStream
 from edgeprov.fleet.registries.sources import Source, open_registry
 from edgeprov.fleet.trust.signers import sign_statement
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.envelope import Signer
+from edgeprov.formats.head import parse_head_artifact, parse_head_tag
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_DEVICE, ANNOTATION_REF_NAME, OCI_MANIFEST
 from edgeprov.formats.receipt import MAX_KITS, Receipt, encode_receipt
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.formats.segment import device_serial
 from edgeprov.formats.signature_manifest import parse_signature_tag, signature_tag
+from edgeprov.limits import LIMITS
 from edgeprov.registry.base import Registry
 from edgeprov.registry.push_order import list_as_referrers
 from edgeprov.store.layout import Layout
@@ -39,9 +41,10 @@ from edgeprov.store.layout_registry import LayoutRegistry
 
 @dataclass(slots=True)
 class ImportReport:
-    """What a stick held; ``faults`` are (name or digest, why), ``arrived`` kits by device URN."""
+    """What a stick held; ``faults`` are (name or digest, why), ``arrived`` artifacts by device URN."""
 
     kits: int = 0
+    heads: int = 0
     known: int = 0
     bytes: int = 0
     arrived: dict[str, list[Digest]] = field(default_factory=dict)
@@ -57,7 +60,7 @@ class _Found:
 
 
 def import_stick(folder: Path, to: Source, *, progress: Callable[[int, int], None] | None = None) -> ImportReport:
-    """Push all kits and tombstones of a stick with their signatures.
+    """Push all kits and tombstones of a stick with their signatures, and its heads.
 
     Args:
         folder: OCI layout; it is only read.
@@ -76,7 +79,7 @@ def import_stick(folder: Path, to: Source, *, progress: Callable[[int, int], Non
         if entry.subject and (entry.tag is None or parse_signature_tag(entry.tag)):
             signatures.setdefault(entry.subject, []).append(entry)
     report = ImportReport()
-    tagged = [entry for entry in entries if entry.tag and parse_kit_tag(entry.tag)]
+    tagged = [entry for entry in entries if entry.tag and (parse_kit_tag(entry.tag) or parse_head_tag(entry.tag))]
     batch = registry.layout.batch if isinstance(registry, LayoutRegistry) else _no_batch
     with batch():
         for done, entry in enumerate(tagged, 1):
@@ -121,14 +124,14 @@ def _import_one(
     layout: Layout, registry: Registry, to: Source, entry: _Found, signatures: list[_Found], report: ImportReport
 ) -> None:
     manifest = layout.load_manifest(entry.digest)
-    if artifact_kind(manifest) not in ("kit", "tombstone"):
-        raise FormatError("not a data kit or tombstone")
+    kind = artifact_kind(manifest)
     device = manifest.annotations.get(A_DEVICE, "")
-    tag = parse_kit_tag(entry.tag or "")
-    if tag is None or tag.device != device_serial(device) or tag.prefix != entry.digest.hex[:16]:
-        raise FormatError("the tag does not belong to this kit")
-    if not signatures:
-        raise FormatError("the kit has no signature on this stick")
+    if kind == "head":
+        _verify_head_tag(layout, manifest, entry.tag or "")
+    else:
+        _verify_kit_tag(kind, device, entry)
+        if not signatures:
+            raise FormatError("the kit has no signature on this stick")
     repo = f"{to.prefix}{entry.repo}"
     there = registry.head_manifest(repo, entry.tag or "")
     if there is not None and there.digest != entry.digest:
@@ -156,8 +159,23 @@ def _import_one(
     head = registry.head_manifest(repo, str(manifest.digest))
     if head is None or head.digest != manifest.digest:
         raise EdgeprovError(f"the registry took {manifest.digest}, but does not show it")
-    report.kits += 1
+    report.heads += kind == "head"
+    report.kits += kind != "head"
     report.arrived.setdefault(device, []).append(manifest.digest)
+
+
+def _verify_kit_tag(kind: str, device: str, entry: _Found) -> None:
+    if kind not in ("kit", "tombstone"):
+        raise FormatError("not a data kit, tombstone or head")
+    tag = parse_kit_tag(entry.tag or "")
+    if tag is None or tag.device != device_serial(device) or tag.prefix != entry.digest.hex[:16]:
+        raise FormatError("the tag does not belong to this kit")
+
+
+def _verify_head_tag(layout: Layout, manifest: Manifest, tag: str) -> None:
+    head = parse_head_artifact(manifest, layout.load_blob(manifest.layers[0], max_bytes=LIMITS.head_bytes))
+    if fault := head_tag_fault(tag, manifest.digest, head):
+        raise FormatError(fault)
 
 
 def _push_blobs(layout: Layout, registry: Registry, repo: str, manifest: Manifest) -> int:

@@ -28,6 +28,7 @@ from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.ingest.sync_columns import (
     artifact_kind,
     encode_signatures,
+    head_tag_fault,
     is_bound,
     is_cut,
     is_referrer,
@@ -41,6 +42,7 @@ from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.devicerecord import KEY_TAG, parse_device_record_artifact, record_tag
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.head import certified_counter, parse_head_artifact
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_COLLECTION,
@@ -77,6 +79,7 @@ class SyncReport:
     shards: int = 0
     kits: int = 0
     tombstones: int = 0
+    heads: int = 0
     devices: int = 0
     models: int = 0
     known: int = 0
@@ -277,6 +280,9 @@ class _Sync:
             tags = signature_tags(record, self.signature_numbers.get((name.repo, record), 0))
             signatures = self.reader.signatures(name.repo, manifest.digest, tags=tags)
             return parse_device_record_artifact(manifest, layer), layer, signatures
+        if kind == "head":
+            layer = self.reader.blob(name.repo, manifest.layers[0], max_bytes=LIMITS.head_bytes)
+            return parse_head_artifact(manifest, layer), layer
         if kind == "model":
             config = self.reader.blob(name.repo, manifest.config, max_bytes=LIMITS.config_bytes)
             return parse_modelkit(manifest, config)
@@ -308,6 +314,8 @@ class _Sync:
             return self._keep_kit(name, manifest, kind, tag)
         if kind == "device":
             return self._keep_device(name, manifest, extra)
+        if kind == "head":
+            return self._keep_head(name, manifest, extra, tag)
         if kind == "model":
             self._keep_model(name, manifest, extra, tag)
             return ""
@@ -364,6 +372,29 @@ class _Sync:
             signatures=encode_signatures(signatures),
         )
         self.report.devices += new
+        return ""
+
+    def _keep_head(self, name: _Name, manifest: Manifest, extra: Any, tag: str | None) -> str:
+        head, layer = extra
+        if tag is not None and (fault := head_tag_fault(tag, manifest.digest, head)):
+            return fault
+        new = not self.index.rows("SELECT 1 FROM heads WHERE digest = ?", (str(manifest.digest),))
+        if new:
+            self.index.put(
+                "heads",
+                digest=str(manifest.digest),
+                source=self.source_id,
+                repo=name.repo,
+                tag=tag,
+                device=head.device,
+                enrollment=head.enrollment.hex(),
+                counter=certified_counter(head),
+                created=head.at,
+                layer=layer,
+                found_at=self.found_at,
+            )
+        self.report.heads += new
+        self.report.known += not new
         return ""
 
     def _keep_model(self, name: _Name, manifest: Manifest, kit: Any, tag: str | None) -> None:

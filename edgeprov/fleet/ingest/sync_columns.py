@@ -18,7 +18,7 @@ from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.devicerecord import parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.head import parse_head_tag
+from edgeprov.formats.head import Head, certified_counter, head_tag, parse_head_tag
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
     A_DEVICE,
@@ -29,6 +29,7 @@ from edgeprov.formats.mediatypes import (
     A_SLOT,
     ANNOTATION_CREATED,
     DEVICE_RECORD,
+    HEAD,
     KIT_ARTIFACT,
     KIT_CONFIG,
     TOMBSTONE,
@@ -39,9 +40,11 @@ from edgeprov.verify.signature import SignatureArtifact
 
 
 def artifact_kind(manifest: Manifest) -> str:
-    """``kit``, ``tombstone``, ``device``, ``model``, or ``other``."""
+    """``kit``, ``tombstone``, ``head``, ``device``, ``model``, or ``other``."""
     if manifest.artifact_type == TOMBSTONE:
         return "tombstone"
+    if manifest.artifact_type == HEAD:
+        return "head"
     if manifest.artifact_type == DEVICE_RECORD:
         return "device"
     if manifest.config.media_type == KIT_CONFIG or manifest.artifact_type == KIT_ARTIFACT:
@@ -118,6 +121,13 @@ def tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
     if named != (device_serial(values["device"]), values["seq"], digest.hex[:16]):
         return f"the tag was moved or forged: it names {parsed.device} number {parsed.seq}, the artifact is {digest}"
     return ""
+
+
+def head_tag_fault(tag: str, digest: Digest, head: Head) -> str:
+    """Why a tag is not the one of this head; empty when it is."""
+    if tag == head_tag(device_serial(head.device), certified_counter(head), digest):
+        return ""
+    return f"the tag was moved or forged: the artifact is the head {digest} of {head.device}"
 
 
 def encode_signatures(signatures: Iterable[SignatureArtifact]) -> bytes:

@@ -235,6 +235,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
     ),
     "R-head-3": (HEAD + "test_what_is_no_head_is_refused", REFUSALS + "test_head_document_refuses"),
     "R-head-4": (HEAD + "test_a_head_as_an_artifact", HEAD + "test_what_is_no_head_artifact_is_refused"),
+    "R-head-6": (
+        "device/test_head_upload.py::test_the_desk_keeps_heads_and_refuses_moved_ones",
+        "device/test_head_upload.py::test_a_stick_with_a_moved_head_gives_none",
+    ),
     "R-head-5": (
         CHAIN + "test_head_of_a_counter_below_the_base",
         "fleet/test_audit.py::test_a_head_from_before_the_enrollment_is_refused",

@@ -76,6 +76,10 @@ def _commands(device: Mapping[str, Any], commands: Commands) -> Iterator[str]:
         )
 
 
+def _asked(series: Mapping[str, Any]) -> str:
+    return f", left on {series['head_at'][:10]} by the device's clock" if series["head_at"] else ""
+
+
 def _series(device: Mapping[str, Any]) -> Iterator[str]:
     series = device["series"]
     if device["record_fault"]:
@@ -88,7 +92,7 @@ def _series(device: Mapping[str, Any]) -> Iterator[str]:
         f"closed until {series['closed_until']}",
         "no attested head: kits withheld at the end would not show"
         if series["head"] is None
-        else f"attested head {series['head']}",
+        else f"attested head {series['head']}{_asked(series)}",
     ]
     for name, text in (
         ("missing", "missing"),

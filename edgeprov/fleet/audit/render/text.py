@@ -50,13 +50,19 @@ def verdict_text(report: Mapping[str, Any]) -> str:
 
 
 def head_note(report: Mapping[str, Any]) -> str:
-    """What the verdict leaves open: the ends of series that no head closes; empty when it leaves nothing."""
+    """Ends of series that no head closes, or only the word of the device's own clock; empty where there are none."""
     totals = report["totals"]
+    by_clock = totals.get("closed_by_clock", 0)
+    told = (
+        f"The end of {by_clock:,} of {totals['devices']:,} devices rests on the device's clock: nobody asked them."
+        if by_clock
+        else ""
+    )
     if report["verdict"] not in ("headless", "gaps") or not totals.get("headless"):
-        return ""
+        return told
     return (
         f"No head from {totals['headless']:,} of {totals['devices']:,} devices: kits withheld at the end would not "
-        "show; ask each with `edgeprov attest`, and give the answers with --head."
+        f"show; ask each with `edgeprov attest`, and give the answers with --head. {told}".rstrip()
     )
 
 
