@@ -27,12 +27,14 @@ from edgeprov.errors import (
 from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.ingest.sync_columns import (
     artifact_kind,
-    encode_signatures,
+    device_columns,
+    head_columns,
     head_tag_fault,
     is_bound,
     is_cut,
     is_referrer,
     kit_columns,
+    model_columns,
     split_ref,
     tag_fault,
     tombstone_columns,
@@ -42,11 +44,9 @@ from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.devicerecord import KEY_TAG, parse_device_record_artifact, record_tag
 from edgeprov.formats.digest import Digest
-from edgeprov.formats.head import certified_counter, parse_head_artifact
+from edgeprov.formats.head import parse_head_artifact
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
-    A_COLLECTION,
-    ANNOTATION_CREATED,
     ANNOTATION_REF_NAME,
     NOTATION_SIGNATURE,
     OCI_MANIFEST,
@@ -356,21 +356,7 @@ class _Sync:
         if not name.reference.startswith("sha256:") and serial != device_serial(record.device):
             return f"the tag names the device {serial[:60]}, the record {record.device}"
         new = not self.index.rows("SELECT 1 FROM devices WHERE digest = ?", (str(manifest.digest),))
-        self.index.put(
-            "devices",
-            digest=str(manifest.digest),
-            device=record.device,
-            enrollment=record.enrollment.hex(),
-            replaces=None if record.replaces is None else record.replaces.hex(),
-            source=self.source_id,
-            enrolled_at=record.enrolled_at,
-            assurance=record.assurance,
-            ak=record.ak.name.hex(),
-            counter_base=record.counter_base,
-            manifest=manifest.raw,
-            layer=layer,
-            signatures=encode_signatures(signatures),
-        )
+        self.index.put("devices", source=self.source_id, **device_columns(manifest, record, layer, signatures))
         self.report.devices += new
         return ""
 
@@ -380,19 +366,8 @@ class _Sync:
             return fault
         new = not self.index.rows("SELECT 1 FROM heads WHERE digest = ?", (str(manifest.digest),))
         if new:
-            self.index.put(
-                "heads",
-                digest=str(manifest.digest),
-                source=self.source_id,
-                repo=name.repo,
-                tag=tag,
-                device=head.device,
-                enrollment=head.enrollment.hex(),
-                counter=certified_counter(head),
-                created=head.at,
-                layer=layer,
-                found_at=self.found_at,
-            )
+            values = head_columns(manifest, head, layer)
+            self.index.put("heads", source=self.source_id, repo=name.repo, tag=tag, found_at=self.found_at, **values)
         self.report.heads += new
         self.report.known += not new
         return ""
@@ -400,17 +375,7 @@ class _Sync:
     def _keep_model(self, name: _Name, manifest: Manifest, kit: Any, tag: str | None) -> None:
         new = not self.index.rows("SELECT 1 FROM models WHERE digest = ?", (str(manifest.digest),))
         if new:
-            self.index.put(
-                "models",
-                digest=str(manifest.digest),
-                source=self.source_id,
-                repo=name.repo,
-                name=kit.name,
-                version=kit.version,
-                security_version=kit.security_version,
-                trained_on=manifest.annotations.get(A_COLLECTION),
-                created=manifest.annotations.get(ANNOTATION_CREATED),
-            )
+            self.index.put("models", source=self.source_id, repo=name.repo, **model_columns(manifest, kit))
         if tag is not None:
             self.index.put("model_tags", source=self.source_id, repo=name.repo, tag=tag, digest=str(manifest.digest))
         self.report.models += new

@@ -16,11 +16,12 @@ from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
 from edgeprov.formats.descriptor import Descriptor
-from edgeprov.formats.devicerecord import parse_enrollment
+from edgeprov.formats.devicerecord import DeviceRecord, parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.head import Head, certified_counter, head_tag, parse_head_tag
 from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import (
+    A_COLLECTION,
     A_DEVICE,
     A_ENROLLMENT,
     A_MODEL,
@@ -34,6 +35,7 @@ from edgeprov.formats.mediatypes import (
     KIT_CONFIG,
     TOMBSTONE,
 )
+from edgeprov.formats.modelkit import ModelKit
 from edgeprov.formats.names import is_number
 from edgeprov.formats.segment import check_slot, device_serial
 from edgeprov.verify.signature import SignatureArtifact
@@ -110,6 +112,49 @@ def _moment(text: str | None) -> str | None:
 def is_bound(repo: str, tag: str) -> bool:
     """Tell if a tag ends in the start of its digest: of a kit, tombstone, head, or one of several device records."""
     return bool(parse_kit_tag(tag) or parse_head_tag(tag) or ("." in tag and repo.endswith("devices")))
+
+
+def device_columns(
+    manifest: Manifest, record: DeviceRecord, layer: bytes, signatures: Iterable[SignatureArtifact]
+) -> dict[str, Any]:
+    """Columns of a device record."""
+    return {
+        "digest": str(manifest.digest),
+        "device": record.device,
+        "enrollment": record.enrollment.hex(),
+        "replaces": None if record.replaces is None else record.replaces.hex(),
+        "enrolled_at": record.enrolled_at,
+        "assurance": record.assurance,
+        "ak": record.ak.name.hex(),
+        "counter_base": record.counter_base,
+        "manifest": manifest.raw,
+        "layer": layer,
+        "signatures": encode_signatures(signatures),
+    }
+
+
+def head_columns(manifest: Manifest, head: Head, layer: bytes) -> dict[str, Any]:
+    """Columns of a head."""
+    return {
+        "digest": str(manifest.digest),
+        "device": head.device,
+        "enrollment": head.enrollment.hex(),
+        "counter": certified_counter(head),
+        "created": head.at,
+        "layer": layer,
+    }
+
+
+def model_columns(manifest: Manifest, kit: ModelKit) -> dict[str, Any]:
+    """Columns of a model."""
+    return {
+        "digest": str(manifest.digest),
+        "name": kit.name,
+        "version": kit.version,
+        "security_version": kit.security_version,
+        "trained_on": manifest.annotations.get(A_COLLECTION),
+        "created": manifest.annotations.get(ANNOTATION_CREATED),
+    }
 
 
 def tag_fault(tag: str, digest: Digest, values: dict[str, Any]) -> str:
