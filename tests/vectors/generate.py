@@ -18,10 +18,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edgeprov.fleet.conclusion.json_form import canonical_json
 from tests.support.softtpm import SoftTpm, spki
 from tests.vectors.cases_device import Stage
 from tests.vectors.cases_evidence import all_evidence
 from tests.vectors.cases_proof import ED25519_KEY, P384_KEY, PUBLISHER_KEY, all_proof
+from tests.vectors.conclusion.all_cases import all_histories
 from tests.vectors.make import make_world
 
 HERE = Path(__file__).parent
@@ -106,16 +108,25 @@ def files() -> Iterator[tuple[str, bytes]]:
     )
 
 
+def conclusion_files() -> Iterator[tuple[str, bytes]]:
+    """One file of histories for each rule of the conclusion."""
+    by_rule: dict[str, list[object]] = {}
+    for vector in all_histories():
+        by_rule.setdefault(vector.rule, []).append(vector.as_json())
+    for rule, vectors in by_rule.items():
+        yield f"conclusion/{rule}.json", b"[" + b",\n".join(map(canonical_json, vectors)) + b"]\n"
+
+
 def _json(value: object, *, indent: int | None) -> bytes:
     return (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode()
 
 
 def main(check: bool) -> int:
-    wanted = dict(files())
+    wanted = dict(files()) | dict(conclusion_files())
     present = {
         str(path.relative_to(HERE))
-        for name in ("cases", "trust")
-        for path in (HERE / name).rglob("*")
+        for found in ((HERE / "cases").rglob("*"), (HERE / "trust").rglob("*"), (HERE / "conclusion").glob("*.json"))
+        for path in found
         if path.is_file()
     }
     stale = sorted(present - set(wanted))

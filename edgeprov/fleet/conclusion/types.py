@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the conclusion is drawn from: facts about artifacts, sightings and the question, as plain values.
 
-(The trust policy is in ``trust``, the question in ``question``, the answer in ``report``.)
+(Trust is in ``trust``, the question in ``question``, the answer in ``fleet_report``, the function in ``judge``.)
 
 Checks are free of policy: which checks hold, by which key and certificate, at which time. ``judge`` applies trust,
 so another trust folder or a dated denial needs no artifact again. Nothing here is read from a disk or a network.
@@ -11,8 +11,6 @@ Times are integers: nanoseconds since 1970, UTC, unless a name ends in ``_ms``. 
 bytes; ``Manifest`` marks the digest of an OCI manifest, which JSON shows as ``sha256:...`` (others are hex).
 The order of tuples carries no meaning, except in ``Kit.labels``. The same artifact may stand in several entries (one
 for each collector that tells it): ``judge`` merges them.
-
-Changes of these types (newest last): first version.
 
 Spec: FORMAT.md part "Conclusion".
 """
@@ -348,12 +346,22 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """One collector's chain of signed tables: the time that it speaks for, and if a table in it is missing."""
+    """One collector's chain of signed tables. What a collector tells counts only with a chain that is accepted.
+
+    Attributes:
+        collector: Identity, as in ``Checks.by`` and ``Sighting.collector``.
+        first: Start of the time that the tables speak for.
+        last: Its end.
+        whole: False where a table in between is missing or does not verify.
+        signatures: Over the newest table; one needs the role collector.
+        detail: For people.
+    """
 
     collector: str
     first: int
     last: int
     whole: bool = True
+    signatures: tuple[SignatureFacts, ...] = ()
     detail: str = ""
 
 

@@ -192,7 +192,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "step-09/records-shifted_fail",
         "step-09/records-none_fail",
     ),
-    "R-con-1": (
+    "R-cnt-1": (
         CONTENT + "test_segment_without_evidence",
         CONTENT + "test_record_moved_to_the_segment_of_another_model",
         CONTENT + "test_numbers_of_two_segments_may_interleave",
