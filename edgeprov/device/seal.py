@@ -31,6 +31,7 @@ from edgeprov.device.segments import parse_opening
 from edgeprov.device.sequencer import Sealed, Sequencer
 from edgeprov.device.series_state import SEAL_LOCK, first_active
 from edgeprov.device.standing_maker import OpenItem, quoted_segments
+from edgeprov.device.storage_faults import note_quarantined
 from edgeprov.errors import FormatError, NotStored, StoreCorrupt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
@@ -72,10 +73,12 @@ def seal(
     with state.lock(SEAL_LOCK), context.tpm() as tpm:
         sequencer = Sequencer(context, state, tpm, progress)
         sequencer.recover()
+        note_quarantined(context, state)  # also what recovery has just found
         sealer = _Sealer(context, state, sequencer)
         early = due_only and _too_early(context, sequencer)
         for slot in state.slots():
             sealer.seal_slot(slot, due_only=due_only, early=early)
+        note_quarantined(context, state)
         sealer.seal_events(rest=rest)
         return sequencer.done
 

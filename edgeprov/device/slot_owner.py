@@ -25,7 +25,8 @@ from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
 from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind
-from edgeprov.errors import EdgeprovError, StoreBusy, StoreFull
+from edgeprov.device.storage_faults import FaultNotes
+from edgeprov.errors import EdgeprovError, StoreBusy, StoreError, StoreFull
 from edgeprov.store.spool import Quota, SpoolWriter
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class SlotOwner:
         self._state = state
         self._slot = kind.slot
         self._closed: bool = False
+        self._faults = FaultNotes(context, state, kind.slot)
         self.floor_ns = 0
         self.header: SegmentHeader | None = None
         self._floor_raised: Callable[[int], object] | None = None
@@ -128,6 +130,14 @@ class SlotOwner:
             StoreFull: No room.
             StoreError: The disk failed.
         """
+        try:
+            self._make_room(size)
+        except StoreError as error:
+            self._faults.refuse(error)
+            raise
+        self._faults.tell()
+
+    def _make_room(self, size: int) -> None:
         self.ensure_segment()
         try:
             self.writer.make_room(size)
@@ -153,6 +163,7 @@ class SlotOwner:
                 self.writer.close()
         finally:
             self._server.close()
+            self._faults.tell(failure=self.writer.failure, last=True)
 
     def leave(self) -> None:
         """Give the slot up while the application goes on to append; see SpoolWriter.leave."""
@@ -162,6 +173,7 @@ class SlotOwner:
                 self.writer.leave()
         finally:
             self._server.close()
+            self._faults.tell(failure=self.writer.failure, last=True)
 
     # -- segments -------------------------------------------------------------------------------
 

@@ -328,6 +328,11 @@ class SegmentOwner:
     def _hold(self) -> None:
         """Let nothing more come into the ring."""
 
+    @property
+    def failure(self) -> StoreError | None:
+        """The error after which this writer gave its file up; None while it is of use."""
+        return self._failed
+
     def _fail(self, error: StoreError) -> None:
         with self._mutex:
             self._failed = error

@@ -134,6 +134,8 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
     "W-head-1": replaced("edgeprov.device.upload:leave_head_when_due", lambda _leave: lambda *_of: None),
     "W-head-2": replaced("edgeprov.device.head_upload:_drop_others", lambda _drop: lambda *_of: None),
+    "W-evt-1": replaced("edgeprov.device.seal:note_quarantined", lambda _note: lambda *_of: None),
+    "W-evt-2": replaced("edgeprov.device.slot_owner:FaultNotes.refuse", lambda _refuse: lambda *_of: None),
     "W-num-1": replaced("edgeprov.device.segments:SegmentKeeper.go_on", lambda _go_on: lambda _keeper: False),
     "W-num-2": replaced("edgeprov.device.counter_state:Reconciled.half_taken", lambda _half: property(lambda _: False)),
     "W-num-3": replaced("edgeprov.device.counter_state:OPENINGS_A_DAY", lambda _number: 10**9),
