@@ -11,7 +11,8 @@
  *     long long n = edgeprov_append(&ring, row, row_bytes);
  *
  * edgeprov_append returns the record's number, and the record then survives a kill of this process. Otherwise it
- * returns EDGEPROV_FULL (ask the service for room with ["room"], then call again), EDGEPROV_FORKED (this process
+ * returns EDGEPROV_FULL (ask the service with ["room", 9 + row_bytes]; its answer ["room", n] gives the number of the
+ * next record: set ring.next to it, build the row with that number, then call again), EDGEPROV_FORKED (this process
  * was forked after edgeprov_attach: open a session of its own) or EDGEPROV_LONG. When edgeprov_wake() returns 1
  * after an append, send ["wake"] to the service. One thread at a time.
  */

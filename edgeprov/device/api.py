@@ -18,6 +18,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -29,7 +30,7 @@ from edgeprov.device.labels import LabelValue, add_labels, parse_record
 from edgeprov.device.model_store import find_model, load_weights
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.remote_recorder import RemoteRecorder
-from edgeprov.device.rotation import service_socket
+from edgeprov.device.rotation import request_sync_of_all, service_socket
 from edgeprov.device.series_state import remember_model
 from edgeprov.device.service_client import ServiceClient
 from edgeprov.device.trial import begin_load
@@ -154,6 +155,11 @@ class Model:
         """
         self._recorder.sync()
 
+    def store(self) -> None:
+        """Have what was recorded so far in its segment, where other processes see it. Errors as in sync()."""
+        if isinstance(self._recorder, Recorder):
+            self._recorder.store()
+
     def close(self) -> None:
         """End recording in this slot."""
         self._recorder.close()
@@ -267,8 +273,11 @@ class Device:
             return _label_by_service(self._service, slots, source)
         count = 0
         for slot, items in slots.items():
-            next_n = self._models[slot].next_n if slot in self._models else None
-            count += add_labels(self._own_state(), slot, items, source=source, next_n=next_n)
+            if slot in self._models:
+                self._models[slot].store()
+            state = self._own_state()
+            write_out = partial(request_sync_of_all, self._context, state.spool(slot))
+            count += add_labels(state, slot, items, source=source, write_out=write_out)
         return count
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError, TensorMismatch
 from edgeprov.formats.record import CLOCK_DOUBTFUL, encode_input, encode_record, keyed_input_digest, pack_record
 from edgeprov.formats.shapes import verify_shapes
+from edgeprov.store.ring_writer import NumbersMoved
 
 if TYPE_CHECKING:
     from edgeprov.formats.segment import Tensor
@@ -145,11 +146,18 @@ class Appender:
             if not self._slowest_ns < now_ns - mono_ns < self._fastest_ns:
                 self._note_jump(now_ns - mono_ns)
             at_ns, flags = (now_ns, 0) if now_ns >= self.floor_ns else (self.floor_ns, CLOCK_DOUBTFUL)
-            if params or shapes or flags:
-                row = encode_record(n, at_ns, mono_ns, duration_ns, outputs, digest, params, shapes=shapes, flags=flags)
-            else:
-                row = pack_record((n, at_ns, mono_ns, duration_ns, 0, outputs, None, digest, None))
-            return self._take(row, captured)
+            while True:
+                if params or shapes or flags:
+                    row = encode_record(
+                        n, at_ns, mono_ns, duration_ns, outputs, digest, params, shapes=shapes, flags=flags
+                    )
+                else:
+                    row = pack_record((n, at_ns, mono_ns, duration_ns, 0, outputs, None, digest, None))
+                try:
+                    return self._take(row, captured)
+                except NumbersMoved:  # this session's block of numbers was used up
+                    n = self._rows.next_n
+                    captured = encode_input(n, inputs) if captured is not None else None
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut.

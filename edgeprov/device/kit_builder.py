@@ -25,6 +25,7 @@ from edgeprov.formats.record import recorded_at_of
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.limits import LIMITS, MIB
 from edgeprov.store.compress import compress
+from edgeprov.store.frames import unused_of
 from edgeprov.store.layout import Layout
 from edgeprov.store.spool import INPUT, RECORD, Range, Segment, SegmentInfo, read_segment
 
@@ -96,9 +97,14 @@ class _Builder:
             segment = read_segment(info.path)
             header = parse_segment_header(segment.header)
             opening = parse_opening(segment.evidence)
+            whole = info.path.name not in damaged
             evidence.append(
                 SegmentEvidence(
-                    header=segment.header, log=opening.log, quote=opening.quote, ranges=merged(ranges), unused=()
+                    header=segment.header,
+                    log=opening.log,
+                    quote=opening.quote,
+                    ranges=merged(ranges),
+                    unused=merged(unused_of(segment.frames())) if whole and len(info.ranges) > 1 else (),
                 )
             )
             numbers.extend(n for bounds in ranges for n in bounds)

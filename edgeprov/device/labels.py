@@ -23,7 +23,7 @@ from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.label import Label, encode_label, parse_label
 from edgeprov.formats.names import is_number, is_slot
 from edgeprov.formats.segment import parse_segment_header
-from edgeprov.store.frames import numbering
+from edgeprov.store.frames import ranges_of
 from edgeprov.store.spool import END, LABEL, SegmentInfo, read_segment
 from edgeprov.store.state import State
 
@@ -48,30 +48,24 @@ def parse_record(text: str, slot: str) -> tuple[str, int]:
 class NumberMap:
     """Which model made record ``n`` of a slot, from the spool and from what was freed."""
 
-    def __init__(self, state: State, slot: str, *, next_n: int | None = None) -> None:
-        """Read headers and intervals once.
+    def __init__(self, state: State, slot: str) -> None:
+        """Read headers and intervals once. What still waits in a ring is not known.
 
         Args:
             state: The state folder.
             slot: The slot.
-            next_n: Number of the recorder's next record, where it runs in this process: its newest
-                records may not be in the file yet. Otherwise the open segment is counted.
 
         Raises:
             StoreError: The state cannot be read.
         """
         ranges = list(load_numbers(state, slot))
-        writing = state.spool(slot).head().writing if next_n is not None else None
         for info in state.spool(slot).segments():
             segment = read_segment(info.path)
             if not segment.header:
                 continue
             model = parse_segment_header(segment.header).model
-            held, following = (info.ranges, None) if info.closed else numbering(segment.frames())
+            held = info.ranges if info.closed else ranges_of(segment.frames())
             ranges.extend((first, last, model) for first, last in held)
-            written = writing is not None and writing.name == info.path.name
-            if written and next_n is not None and following is not None and following < next_n:
-                ranges.append((following, next_n - 1, model))
         self._ranges = sorted(ranges, key=lambda item: item[:2])
         self._firsts = [first for first, _, _ in self._ranges]
 
@@ -84,7 +78,12 @@ class NumberMap:
 
 
 def add_labels(
-    state: State, slot: str, labels: Iterable[tuple[int, LabelValue]], *, source: str, next_n: int | None = None
+    state: State,
+    slot: str,
+    labels: Iterable[tuple[int, LabelValue]],
+    *,
+    source: str,
+    write_out: Callable[[], None] = lambda: None,
 ) -> int:
     """Append ground truth; all numbers are checked before the first is written.
 
@@ -93,7 +92,8 @@ def add_labels(
         slot: Slot of the records.
         labels: Record number and value; the value None withdraws the labels that the record has.
         source: Who says so, for instance ``pathology`` or an operator's id.
-        next_n: As for NumberMap.
+        write_out: Has sessions of other processes put what they recorded into their segments; called once, where a
+            number is not known yet.
 
     Returns:
         How many were added.
@@ -103,7 +103,11 @@ def add_labels(
         FormatError: A value that a label cannot hold.
         StoreError: The disk failed.
     """
-    numbers = NumberMap(state, slot, next_n=next_n)
+    labels = list(labels)
+    numbers = NumberMap(state, slot)
+    if any(numbers.model(n) is None for n, _ in labels):
+        write_out()
+        numbers = NumberMap(state, slot)
     now_ns = max(time.time_ns(), 0)
     rows = []
     for n, value in labels:

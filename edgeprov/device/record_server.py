@@ -151,16 +151,17 @@ class _Serving:
 
     def resume(self) -> None:
         """Go on with the sessions of applications that live, after this service was killed."""
-        for slot in self.state.slots():
+        for lane in (lane for slot in self.state.slots() for lane in self.state.spool(slot).lanes()):
+            slot = lane.folder.name
             try:
-                found = resume_kind(self.context, self.state, slot)
+                found = resume_kind(lane)
                 if found is None:
                     continue
                 kind, pid = found
                 peer = Peer(pid, kind.user)
                 open_segment = None if self.work is None else self.work.open_segment
                 make = partial(
-                    RingSession, self.context, self.state, kind, peer, resume=True, open_segment=open_segment
+                    RingSession, self.context, self.state, kind, peer, resume=lane.lane, open_segment=open_segment
                 )
                 self.sessions.add(slot, peer, make)
             except NotStored:

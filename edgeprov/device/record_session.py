@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov.device.boot_stamp import verified_model
@@ -21,6 +22,7 @@ from edgeprov.device.labels import add_labels
 from edgeprov.device.model_store import StoredModel, find_model
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.ring_session import RingSession, Sessions
+from edgeprov.device.rotation import request_sync_of_all
 from edgeprov.device.segments import SegmentKind, parse_opening
 from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load, confirm
@@ -42,7 +44,7 @@ _VERSION: Final = 1
 
 
 class Session:
-    """One connection. Its recorder holds the slot's writer lock from ``hello`` to close().
+    """One connection. Its recorder has a lane of the slot from ``hello`` to close().
 
     Attributes:
         refused: The first error that was answered.
@@ -117,6 +119,15 @@ class Session:
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
+        self._belong(None)
+
+    def _belong(self, session: RingSession | None) -> None:
+        """Make this a connection of a session."""
+        if self._session is not None:
+            self._session.connections -= 1
+        if session is not None:
+            session.connections += 1
+        self._session = session
 
     def _hello(self, arguments: list[Any]) -> list[Any]:
         if self._recorder is not None or self._session is not None:
@@ -182,9 +193,10 @@ class Session:
             user=peer.uid,
         )
         open_segment = None if self._work is None else self._work.open_segment
-        self._session = self.ring = sessions.add(
+        self.ring = sessions.add(
             slot, peer, lambda: RingSession(self._context, self._state, kind, peer, open_segment=open_segment)
         )
+        self._belong(self.ring)
         self._slot = slot
         return ["ready", self.ring.ready()]
 
@@ -215,10 +227,11 @@ class Session:
     def _resume(self, arguments: list[Any]) -> list[Any]:
         if len(arguments) != 1 or not isinstance(arguments[0], str) or self._peer is None or self._sessions is None:
             raise FormatError("resume takes the name of a session")
-        session = self._sessions.of(check_slot(arguments[0]), self._peer)
+        session = self._sessions.of(arguments[0], self._peer)
         if session is None:
-            raise ModelNotReady(f"the session in slot {arguments[0]} has ended", advice="Load the model again.")
-        self._session, self._slot = session, session.kind.slot
+            raise ModelNotReady(f"the session {arguments[0][:40]} has ended", advice="Load the model again.")
+        self._belong(session)
+        self._slot = session.kind.slot
         return ["resumed", session.kind.slot]
 
     def _ring_session(self) -> RingSession:
@@ -229,8 +242,7 @@ class Session:
     def _room(self, arguments: list[Any]) -> list[Any]:
         if len(arguments) != 1 or type(arguments[0]) is not int or not 0 <= arguments[0] <= MAX_RING_BYTES:
             raise FormatError("room takes a number of bytes")
-        self._ring_session().make_room(arguments[0])
-        return ["room"]
+        return ["room", self._ring_session().make_room(arguments[0])]
 
     def _wake(self, _arguments: list[Any]) -> None:
         if self._session is not None:
@@ -251,7 +263,7 @@ class Session:
     def _close(self, _arguments: list[Any]) -> list[Any]:
         session = self._ring_session()
         session.sync()
-        self._session = None
+        self._belong(None)
         if self._sessions is not None:
             self._sessions.end(session)
         return ["closed"]
@@ -281,12 +293,12 @@ class Session:
         if not isinstance(slot, str):
             raise FormatError("label: the slot is not text")
         self._verify_own(slot)
-        next_n = None
         if slot == self._slot and self._recorder is not None:
-            next_n = self._recorder.next_n
-        elif self._sessions is not None and (session := self._sessions.find(slot)) is not None:
-            next_n = session.next_n()
-        add_labels(self._state, check_slot(slot), [(n, value)], source=source, next_n=next_n)
+            self._recorder.store()
+        elif slot == self._slot and self._session is not None:
+            self._session.copy()
+        write_out = partial(request_sync_of_all, self._context, self._state.spool(check_slot(slot)))
+        add_labels(self._state, slot, [(n, value)], source=source, write_out=write_out)
         return ["labelled", n]
 
     def _verify_own(self, slot: str) -> None:

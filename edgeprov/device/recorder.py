@@ -23,6 +23,7 @@ from edgeprov.device.trial import confirm
 from edgeprov.errors import StoreError, StoreFull
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import RuntimeInfo, Tensor
+from edgeprov.store.ring_writer import NumbersMoved
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Recorder(Appender):
-    """The one writer of a slot's records."""
+    """A session in one slot, in the process that owns its segments."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Recorder(Appender):
         params: Mapping[str, Any] | None = None,
         open_segment: Open | None = None,
     ) -> None:
-        """Take the slot's writer lock, recover what a crash left, and go on with a segment or open one.
+        """Take a lane of the slot, recover what a crash left, and go on with a segment or open one.
 
         Args:
             context: The device.
@@ -59,7 +60,7 @@ class Recorder(Appender):
             open_segment: Opens a quoted segment somewhere else than in this process.
 
         Raises:
-            StoreBusy: Another process records in this slot.
+            StoreBusy: Too many sessions in this slot.
             IdentityError: No enrollment, or serial, certificate and TPM do not belong together.
             ModelNotReady: The TPM has not measured this model in this boot.
             TpmError: The TPM failed; nothing is recorded without evidence.
@@ -99,15 +100,23 @@ class Recorder(Appender):
         with self.lock:
             self._owner.writer.sync()
 
+    def store(self) -> None:
+        """Have everything appended so far in its segment, without a sync. Errors as in sync()."""
+        with self.lock:
+            self._owner.writer.copy()
+
     def close(self) -> None:
-        """Sync, leave the segment for the next session and give the writer lock up. A second call does nothing."""
+        """Sync, leave the segment for the next session and give the lane up. A second call does nothing."""
         self._owner.close()
 
     def _store_synced(self, row: bytes, captured: bytes | None) -> int:
+        n = self._rows.next_n
         try:
             return self._owner.writer.append_record(row, captured)
         except StoreFull:  # on a file system that asks for space at each write
             self._owner.make_room(len(row) + len(captured or b""))
+            if self._rows.next_n != n:
+                raise NumbersMoved from None
             return self._owner.writer.append_record(row, captured)
 
     def _listen(self) -> None:

@@ -46,7 +46,7 @@ class RemoteRecorder(Appender):
         """Open a session; arguments as of Recorder.
 
         Raises:
-            StoreBusy: Another application records in this slot.
+            StoreBusy: Too many sessions in this slot, or of this user.
             ModelNotReady: The TPM has not measured this model in this boot.
             TpmError: The TPM failed; nothing is recorded without evidence.
             StoreError: The service does not answer.
@@ -123,7 +123,8 @@ class RemoteRecorder(Appender):
         self._client.tell(["wake"])
 
     def _make_room(self, size: int) -> None:
-        self._client.request(["room", size])
+        answer, _ = self._client.request(["room", size])
+        self._rows.next_n = int(answer[1])
 
     def _close_in_child(self) -> None:
         # The ring closes itself; the connection is the parent's.

@@ -11,8 +11,9 @@ Spec: FORMAT.md sections "Recording protocol" and "Ring".
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeprov import journal
 from edgeprov.device.recorder import note_jump
@@ -21,13 +22,15 @@ from edgeprov.device.slot_owner import SlotOwner
 from edgeprov.errors import EdgeprovError, StoreBusy, StoreError
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.ring_file import RingFile
-from edgeprov.store.spool import read_segment
+from edgeprov.store.spool import SlotSpool, lane_name, read_segment
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
     from edgeprov.device.peer import Peer
     from edgeprov.device.segments import Open
     from edgeprov.store.state import State
+
+SESSIONS_OF_A_USER: Final = 16
 
 
 class RingSession:
@@ -36,6 +39,7 @@ class RingSession:
     Attributes:
         kind: What its records have in common.
         peer: The application.
+        connections: Of the application that belong to it now.
     """
 
     def __init__(
@@ -45,14 +49,15 @@ class RingSession:
         kind: SegmentKind,
         peer: Peer,
         *,
-        resume: bool = False,
+        resume: int | None = None,
         open_segment: Open | None = None,
     ) -> None:
-        """Take the slot. Arguments and errors as of SlotOwner."""
+        """Take a lane of the slot. Arguments and errors as of SlotOwner."""
         self._context = context
         self._state = state
         self.kind = kind
         self.peer = peer
+        self.connections = 0
         self._owner = SlotOwner(context, state, kind, pid=peer.pid, resume=resume, open_segment=open_segment)
         try:
             self._owner.on_floor(self._owner.writer.ring.tell_floor)
@@ -60,6 +65,11 @@ class RingSession:
             self._owner.close()
             raise
         self._ended = False
+
+    @property
+    def name(self) -> str:
+        """The session's name."""
+        return lane_name(self.kind.slot, self._owner.writer.lane)
 
     def ready(self) -> dict[str, Any]:
         """What the application needs to append, beside the ring's descriptor."""
@@ -75,7 +85,7 @@ class RingSession:
             "floor_ns": self._owner.floor_ns,
             "ring": writer.ring.size_bytes,
             "first": writer.next_n,
-            "session": self.kind.slot,
+            "session": self.name,
         }
 
     def fileno(self) -> int:
@@ -86,19 +96,19 @@ class RingSession:
         """The application has appended while nothing was to be copied."""
         self._owner.writer.wake()
 
-    def make_room(self, size: int) -> None:
-        """Let the ring take ``size`` bytes more. Errors as in SlotOwner.make_room."""
+    def make_room(self, size: int) -> int:
+        """Let the ring take ``size`` bytes more; returns the number of the next record. Errors as in SlotOwner."""
         self._owner.make_room(size)
+        return self._owner.writer.next_n
 
     def sync(self) -> int:
         """Make all that was appended durable; returns the number after it. Errors as in SpoolWriter.sync."""
         self._owner.writer.sync()
         return self._owner.writer.synced_n
 
-    def next_n(self) -> int:
-        """Number of the application's next record."""
+    def copy(self) -> None:
+        """Have what was appended in its segment. Errors as in SpoolWriter.sync."""
         self._owner.writer.copy()
-        return self._owner.writer.next_n
 
     def note_jump(self, moved_ms: int) -> None:
         """The application saw a step of the wall clock."""
@@ -111,7 +121,7 @@ class RingSession:
         self.peer.close()
 
     def end(self) -> None:
-        """Copy what is left, sync, and give the slot free. A second call does nothing."""
+        """Copy what is left, sync, and give the lane free. A second call does nothing."""
         if self._ended:
             return
         self._ended = True
@@ -125,58 +135,56 @@ class RingSession:
 
 
 class Sessions:
-    """The sessions of a service: at most one in a slot."""
+    """The sessions of a service: any number of processes in a slot, but not more of one user than there may be."""
 
     def __init__(self) -> None:
         """None yet."""
         self._lock = threading.RLock()
-        self._by_slot: dict[str, RingSession] = {}
+        self._by_name: dict[str, RingSession] = {}
 
-    def add(self, slot: str, peer: Peer, make: Any) -> RingSession:
-        """Open a session with ``make()``; one of a process that has ended, or of the same process, gives way.
+    def add(self, slot: str, peer: Peer, make: Callable[[], RingSession]) -> RingSession:
+        """Open a session with ``make()``.
+
+        Sessions of the slot whose process has ended end before, and those of this process that it left without a
+        connection.
 
         Raises:
-            StoreBusy: Another living process records in the slot.
+            StoreBusy: This user has as many sessions as one may have.
             EdgeprovError: What ``make`` raises.
         """
         with self._lock:
-            known = self._by_slot.get(slot)
-            if known is not None:
-                if not known.peer.ended and known.peer.pid != peer.pid:
-                    raise StoreBusy(
-                        f"slot {slot}: process {known.peer.pid} records there",
-                        advice="End it, or give this application a slot of its own.",
-                    )
-                self.end(known)
-            session: RingSession = make()
-            self._by_slot[slot] = session
+            for known in self.living():
+                left = known.peer.pid == peer.pid and known.kind.slot == slot and not known.connections
+                if known.peer.ended or left:
+                    self.end(known)
+            if sum(known.peer.uid == peer.uid for known in self.living()) >= SESSIONS_OF_A_USER:
+                raise StoreBusy(
+                    f"user {peer.uid} has {SESSIONS_OF_A_USER} sessions", advice="End some of these applications."
+                )
+            session = make()
+            self._by_name[session.name] = session
             return session
 
-    def find(self, slot: str) -> RingSession | None:
-        """The session in a slot, whoever's it is."""
+    def of(self, name: str, peer: Peer) -> RingSession | None:
+        """The living session of this name, if it is one of this process."""
         with self._lock:
-            return self._by_slot.get(slot)
-
-    def of(self, slot: str, peer: Peer) -> RingSession | None:
-        """The living session of a process in a slot."""
-        with self._lock:
-            known = self._by_slot.get(slot)
+            known = self._by_name.get(name)
             return known if known is not None and known.peer.pid == peer.pid and known.peer.uid == peer.uid else None
 
     def end(self, session: RingSession) -> None:
         """End one session."""
         with self._lock:
-            if self._by_slot.get(session.kind.slot) is session:
-                del self._by_slot[session.kind.slot]
+            if self._by_name.get(session.name) is session:
+                del self._by_name[session.name]
             session.end()
 
     def living(self) -> list[RingSession]:
         """All sessions."""
         with self._lock:
-            return list(self._by_slot.values())
+            return list(self._by_name.values())
 
 
-def resume_kind(context: Context, state: State, slot: str) -> tuple[SegmentKind, int] | None:
+def resume_kind(lane: SlotSpool) -> tuple[SegmentKind, int] | None:
     """What an application that appended while the service was away records, and its process id; None without one.
 
     It is read from the header of the segment that its ring belongs to.
@@ -184,7 +192,8 @@ def resume_kind(context: Context, state: State, slot: str) -> tuple[SegmentKind,
     Raises:
         StoreError: Its ring cannot be read just now.
     """
-    left = RingFile(context.run_dir / "rings" / slot).load()
+    slot = lane.folder.name
+    left = RingFile(lane.ring_path).load()
     if left is None:
         return None
     place, reader = left
@@ -192,7 +201,7 @@ def resume_kind(context: Context, state: State, slot: str) -> tuple[SegmentKind,
     if not place.appended_elsewhere:
         return None
     try:
-        segment = read_segment(state.spool(slot).folder / place.segment)
+        segment = read_segment(lane.folder / place.segment)
         header, opening = parse_segment_header(segment.header), parse_opening(segment.evidence)
     except EdgeprovError as error:
         journal.event("failed", f"slot {slot}: its application cannot go on: {error.message}", priority=journal.ERROR)

@@ -22,6 +22,7 @@ from edgeprov.store.atomic import translated
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
+    from edgeprov.store.spool import SlotSpool
 
 _WAIT_S: Final = 30.0
 _LONGEST_SLEEP_S: Final = 60.0
@@ -43,12 +44,12 @@ class RotationServer:
     def __init__(
         self,
         context: Context,
-        slot: str,
+        name: str,
         rotate: _Rotate,
         due_in_s: Callable[[], float],
         sync: Callable[[], bool],
     ) -> None:
-        """Listen at the slot's socket.
+        """Listen at the socket of a lane, by its name.
 
         Raises:
             StoreError: The socket cannot be made in the run folder.
@@ -56,7 +57,7 @@ class RotationServer:
         self._rotate = rotate
         self._due_in_s = due_in_s
         self._sync = sync
-        self._path = socket_path(context, slot)
+        self._path = socket_path(context, name)
         self._socket = _listen(self._path, context.make_run_dir())
         try:
             with translated(self._path):
@@ -64,7 +65,7 @@ class RotationServer:
         except StoreError:
             self._socket.close()
             raise
-        self._thread = threading.Thread(target=self._serve, name=f"edgeprov-{slot}", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"edgeprov-{name}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -111,14 +112,14 @@ class RotationServer:
 
 
 def reach(request: Callable[[], bool], alone: Callable[[], object]) -> None:
-    """Have a slot's recorder do something, or do it where no recorder runs.
+    """Have the recorder of a lane do something, or do it where no recorder runs.
 
     A session that begins or ends just now is waited for, for a moment; one that stays silent is left alone: it has
     recorded nothing yet.
 
     Args:
         request: Asks the recorder; False when none answered.
-        alone: Does it under the slot's writer lock; StoreBusy when a recorder runs.
+        alone: Does it under the lane's writer lock; StoreBusy when a recorder runs.
 
     Raises:
         StoreError: The recorder does not answer, or the disk failed.
@@ -135,8 +136,8 @@ def reach(request: Callable[[], bool], alone: Callable[[], object]) -> None:
             return
 
 
-def request_rotation(context: Context, slot: str) -> bool:
-    """Ask the slot's recorder to end its segment for a kit, and wait until it did.
+def request_rotation(context: Context, name: str) -> bool:
+    """Ask the recorder of a lane to end its segment for a kit, and wait until it did.
 
     Returns:
         False when no recorder runs, or it was closing.
@@ -144,16 +145,22 @@ def request_rotation(context: Context, slot: str) -> bool:
     Raises:
         StoreError: The recorder does not answer.
     """
-    return _request(context, slot, _END)
+    return _request(context, name, _END)
 
 
-def request_sync(context: Context, slot: str) -> bool:
-    """Ask the slot's recorder to write out what it has in memory and to read the proved time. As request_rotation."""
-    return _request(context, slot, _SYNC)
+def request_sync(context: Context, name: str) -> bool:
+    """Ask the recorder of a lane to write out all, and to read the proved time. As request_rotation."""
+    return _request(context, name, _SYNC)
 
 
-def _request(context: Context, slot: str, verb: bytes) -> bool:
-    path = socket_path(context, slot)
+def request_sync_of_all(context: Context, spool: SlotSpool) -> None:
+    """Ask the recorders of all lanes of a slot to write out what they have in memory. As request_rotation."""
+    for lane in spool.lanes():
+        request_sync(context, lane.name)
+
+
+def _request(context: Context, name: str, verb: bytes) -> bool:
+    path = socket_path(context, name)
     with translated(path):
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with client:
@@ -168,13 +175,13 @@ def _request(context: Context, slot: str, verb: bytes) -> bool:
             return False  # it ended just now; its segment was closed
         except OSError as error:
             raise StoreError(
-                f"the recorder of slot {slot} does not answer", advice="Stop the application, then seal again."
+                f"the recorder of slot {name} does not answer", advice="Stop the application, then seal again."
             ) from error
 
 
-def socket_path(context: Context, slot: str) -> Path:
-    """Where the recorder of a slot listens."""
-    return context.run_dir / f"recorder-{slot}.sock"
+def socket_path(context: Context, name: str) -> Path:
+    """Where the recorder of a lane listens."""
+    return context.run_dir / f"recorder-{name}.sock"
 
 
 def service_socket(context: Context) -> Path:
@@ -186,7 +193,7 @@ def _listen(path: Path, folder: Path) -> socket.socket:
     with translated(path):
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The writer lock of the slot is ours, so a socket that is here belongs to a dead process.
+        # The writer lock of the lane is ours, so a socket that is here belongs to a dead process.
         path.unlink(missing_ok=True)
         at_path(path, server.bind)
         path.chmod(0o660)

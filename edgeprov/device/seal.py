@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from edgeprov._dataclass import replace
 from edgeprov.device.context import Context
@@ -101,7 +102,8 @@ class _Sealer:
         if due_only and not self._is_due(slot, early=early):
             return
         spool = self._state.spool(slot)
-        reach(lambda: request_rotation(self._context, slot), spool.end_open)
+        for lane in spool.lanes():
+            reach(partial(request_rotation, self._context, lane.name), lane.end_open)
         self._sequencer.account_losses(slot)
         self._state.labels(slot).rotate()
         # Planned anew when a segment had to be set aside.
@@ -121,7 +123,7 @@ class _Sealer:
     def _is_due(self, slot: str, *, early: bool) -> bool:
         settings = self._context.config.seal
         waiting = []
-        opened = self._state.spool(slot).head().open
+        opened = self._state.spool(slot).left_open()
         for item in quoted_segments(self._state):
             if item.slot != slot:
                 continue
@@ -225,7 +227,7 @@ class _Sealer:
     def _set_aside(self, slot: str, model: Digest | None, info: SegmentInfo) -> None:
         """Nothing of a segment can be proved: a tombstone names it and its records, its bytes go to quarantine."""
         header = read_segment(info.path).header
-        left = self._state.spool(slot).head().open.get(info.path.name)
+        left = self._state.spool(slot).left_open().get(info.path.name)
         ranges = info.ranges or (left.ranges if left else ())
         if model is not None and (ranges or header):
             if header:

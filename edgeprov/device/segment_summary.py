@@ -34,8 +34,12 @@ class SegmentSummary:
     whole: bool
 
 
-def summarize(segment: Segment) -> SegmentSummary | None:
+def summarize(segment: Segment, *, size_bytes: int | None = None) -> SegmentSummary | None:
     """Read a segment up to its end or its first damage; None without a record.
+
+    Args:
+        segment: It may be open and grow.
+        size_bytes: Read no further than this, or else a fast application is never caught up with.
 
     Raises:
         StoreError: The file cannot be read.
@@ -43,6 +47,8 @@ def summarize(segment: Segment) -> SegmentSummary | None:
     first = last = least = greatest = None
     raw, flags, readable = b"", 0, True
     for kind, payload in segment.frames():
+        if size_bytes is not None and segment.valid_bytes > size_bytes:
+            break
         if kind != RECORD:
             continue
         try:

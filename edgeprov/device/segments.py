@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The owner of a slot's segments: goes on with one of the same kind, or opens one that takes a number of the counter.
+"""The keeper of a lane's segments: goes on with one of the same kind, or opens one that takes a number of the counter.
 
 A segment belongs to a boot, slot, model, user and set of runtime facts. A session of the same kind goes on in it
 without the TPM. Opening one is, in this order: the header with the next number, synced; the counter; the quote over
@@ -33,7 +33,7 @@ from edgeprov.device.event_log import is_logged, quote_with_log, verify_active, 
 from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.seal_recovery import finish_committed
 from edgeprov.device.series_state import load_head
-from edgeprov.errors import FormatError, StoreError, StoreFull
+from edgeprov.errors import FormatError, NotStored, StoreError, StoreFull
 from edgeprov.formats.fields import binary_member, check_keys, list_member, uint_member
 from edgeprov.formats.packing import pack, unpack
 from edgeprov.formats.segment import SegmentHeader, build_segment_header, parse_segment_header
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from edgeprov.formats.digest import Digest
     from edgeprov.formats.segment import RuntimeInfo, Tensor
     from edgeprov.store.segment_file import NewSegment
-    from edgeprov.store.spool import SpoolWriter
+    from edgeprov.store.spool import SlotSpool, SpoolWriter
     from edgeprov.store.state import State
 
 Open = Callable[[Any, Path, "Callable[[int], None] | None"], "tuple[NewSegment, SegmentHeader]"]
@@ -142,7 +142,7 @@ class Opened:
 
 
 class SegmentKeeper:
-    """Opens, goes on with and ends the segments of one slot, for one session at a time.
+    """Opens, goes on with and ends the segments of one lane, for one session at a time.
 
     Attributes:
         header: Of the segment that takes records; None while there is none.
@@ -157,12 +157,12 @@ class SegmentKeeper:
         begun: Callable[[SegmentHeader], None],
         open_segment: Open | None = None,
     ) -> None:
-        """Use the slot's writer.
+        """Use the lane's writer.
 
         Args:
             context: The device.
             state: Its state folder.
-            writer: Of the slot.
+            writer: Of the lane.
             kind: What the session's records have in common.
             begun: Told of each segment before its first record, under the writer's lock.
             open_segment: Does the work of open_quoted() somewhere else.
@@ -176,7 +176,7 @@ class SegmentKeeper:
         self._kind = kind
         self._begun = begun
         self._open_segment = open_segment or self._here
-        self._enrollment = context.enrollment
+        _ = context.enrollment  # without one nothing is recorded
         self.header: SegmentHeader | None = None
         self._key: bytes | None = None
 
@@ -186,10 +186,9 @@ class SegmentKeeper:
         Raises:
             StoreError: The disk failed.
         """
-        boot_id = self._context.boot_id()
         for path in reversed(self._writer.open_segments):
-            header = self._fitting(path, boot_id)
-            if header is not None:
+            header = _fitting(self._context, path, self._kind)
+            if header is not None and self._writer.can_go_on(path):
                 with self._writer.lock:
                     self._writer.go_on(path)
                     self.header = header
@@ -245,28 +244,6 @@ class SegmentKeeper:
             self.header = None
             return self._writer.close_segment()
 
-    def _fitting(self, path: Path, boot_id: str) -> SegmentHeader | None:
-        kind = self._kind
-        segment = read_segment(path)
-        try:
-            header, opening = parse_segment_header(segment.header), parse_opening(segment.evidence)
-        except FormatError:
-            return None
-        fits = (
-            header.boot_id == boot_id
-            and header.enrollment == self._enrollment
-            and header.device == self._context.urn
-            and header.model == kind.model
-            and header.inputs == kind.inputs
-            and header.outputs == kind.outputs
-            and header.runtime == kind.runtime
-            and pack(dict(header.params)) == pack(dict(kind.params))
-            and (header.input_key is not None) == kind.captures
-            and opening.user == kind.user
-            and self._writer.can_go_on(path)
-        )
-        return header if fits else None
-
     def _here(
         self, what: Opened, path: Path, make_room: Callable[[int], None] | None
     ) -> tuple[NewSegment, SegmentHeader]:
@@ -280,6 +257,43 @@ class SegmentKeeper:
                 raise
             make_room(len(header))
             return self._writer.prepare(header, path)
+
+
+def has_segment_of(context: Context, lane: SlotSpool, kind: SegmentKind) -> bool:
+    """Whether a session of this kind could go on in a segment that the lane's last writer left.
+
+    Raises:
+        StoreError: The spool cannot be read.
+    """
+    head = lane.head()
+    names = {*head.open, *([head.writing.name] if head.writing else [])}
+    for name in names:
+        with suppress(NotStored):
+            if _fitting(context, lane.folder / name, kind) is not None:
+                return True
+    return False
+
+
+def _fitting(context: Context, path: Path, kind: SegmentKind) -> SegmentHeader | None:
+    """The header of a segment that a session of this kind goes on in; None of another segment."""
+    segment = read_segment(path)
+    try:
+        header, opening = parse_segment_header(segment.header), parse_opening(segment.evidence)
+    except FormatError:
+        return None
+    fits = (
+        header.boot_id == context.boot_id()
+        and header.enrollment == context.enrollment
+        and header.device == context.urn
+        and header.model == kind.model
+        and header.inputs == kind.inputs
+        and header.outputs == kind.outputs
+        and header.runtime == kind.runtime
+        and pack(dict(header.params)) == pack(dict(kind.params))
+        and (header.input_key is not None) == kind.captures
+        and opening.user == kind.user
+    )
+    return header if fits else None
 
 
 def open_quoted(

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The owner of one slot's segments during a session: it copies rows from the ring, and alone ends a segment.
+"""The owner of the segments of one session: it copies rows from the ring, and alone ends a segment.
 
-The segment that takes the rows belongs to a segment keeper: it has a header, and a TPM quote over that header and
-the event log of this boot, before the first row is accepted. A session of the same kind goes on in the segment of
-the one before, without the TPM. When a segment is long or large enough, or when `edgeprov seal` asks through the
-slot's socket, a thread of this owner opens the next one while rows go on into this one.
+Several sessions of a slot have a lane of the spool each. The segment that takes the rows belongs to a segment
+keeper: it has a header, and a TPM quote over that header and the event log of this boot, before the first row is
+accepted. A session of the same kind goes on in the segment of the one before, without the TPM. When a segment is long
+or large enough, or when `edgeprov seal` asks through the lane's socket, a thread of this owner opens the next one
+while rows go on into this one.
 
 In an application without the device service the owner lives beside the appender (Recorder); in the service it lives
 without one.
@@ -16,6 +17,7 @@ Spec: FORMAT.md section "Segment header".
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from edgeprov import journal
@@ -24,10 +26,10 @@ from edgeprov.device.events import add_event
 from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
-from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind
+from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind, has_segment_of
 from edgeprov.device.storage_faults import FaultNotes
 from edgeprov.errors import EdgeprovError, StoreBusy, StoreError, StoreFull
-from edgeprov.store.spool import Quota, SpoolWriter
+from edgeprov.store.spool import MAX_LANES, Quota, SlotSpool, SpoolWriter, lane_name
 
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
@@ -38,7 +40,7 @@ _LOOK_S: Final = 60.0
 
 
 class SlotOwner:
-    """The one writer of a slot.
+    """The one writer of a lane of a slot.
 
     Attributes:
         writer: Copies rows from the ring into the segment.
@@ -54,21 +56,21 @@ class SlotOwner:
         kind: SegmentKind,
         *,
         pid: int | None = None,
-        resume: bool = False,
+        resume: int | None = None,
         open_segment: Open | None = None,
     ) -> None:
-        """Take the slot's writer lock, recover what a crash left, and go on with a segment or open one.
+        """Take a free lane, recover what a crash left there, and go on with a segment or open one.
 
         Args:
             context: The device.
             state: Its state folder, opened for writing.
             kind: What the session's records have in common.
             pid: The process that appends; None is this one.
-            resume: It has its ring already: the owner before was killed.
+            resume: Its lane, where it has its ring already: the owner before was killed.
             open_segment: Opens a quoted segment somewhere else than in this process.
 
         Raises:
-            StoreBusy: Another process records in this slot.
+            StoreBusy: As many sessions in this slot as there may be.
             IdentityError: No enrollment, or serial, certificate and TPM do not belong together.
             ModelNotReady: The TPM has not measured this model in this boot.
             TpmError: The TPM failed; nothing is recorded without evidence.
@@ -84,21 +86,15 @@ class SlotOwner:
         verify_own_name(context, state)
         verify_not_ended(state)
         settings = context.config.record
-        self.writer: SpoolWriter = state.spool(kind.slot).open_writer(
-            sync=settings.sync,
-            interval_ms=settings.interval_ms,
-            quota=Quota(limit_bytes=settings.quota_bytes, usage=state.spool_bytes),
-            largest_frame_bytes=kind.largest_frame_bytes(settings.capture),
-            pid=pid,
-            resume=resume,
-        )
+        self.writer: SpoolWriter = self._open_lane(kind, pid, resume)
         self.lock = self.writer.lock
         try:
             self._keeper = SegmentKeeper(context, state, self.writer, kind, self._begin, open_segment)
             self._note_stops()
-            if not self._keeper.go_on() and not resume:
+            if not self._keeper.go_on() and resume is None:
                 self._keeper.open(make_room=self._free if settings.full == "discard-oldest" else None)
-            self._server = RotationServer(context, kind.slot, self._rotate, self._due_in_s, self._write_out)
+            name = lane_name(kind.slot, self.writer.lane)
+            self._server = RotationServer(context, name, self._rotate, self._due_in_s, self._write_out)
             try:
                 self.floor_ns = load_floor_ns(context, state)  # after the socket: later bounds are told there
             except BaseException:
@@ -107,6 +103,33 @@ class SlotOwner:
         except BaseException:
             self.writer.close()
             raise
+
+    def _open_lane(self, kind: SegmentKind, pid: int | None, resume: int | None) -> SpoolWriter:
+        settings = self._context.config.record
+
+        def open_writer(lane: SlotSpool) -> SpoolWriter:
+            return lane.open_writer(
+                sync=settings.sync,
+                interval_ms=settings.interval_ms,
+                quota=Quota(limit_bytes=settings.quota_bytes, usage=self._state.spool_bytes),
+                largest_frame_bytes=kind.largest_frame_bytes(settings.capture),
+                pid=pid,
+                resume=resume is not None,
+            )
+
+        spool = self._state.spool(kind.slot)
+        if resume is not None:
+            return open_writer(spool.of_lane(resume))
+        known = spool.lanes()
+        if len(known) > 1:  # first those where the session can go on in a segment
+            known = tuple(sorted(known, key=lambda lane: not has_segment_of(self._context, lane, kind)))
+        first_new = max(lane.lane for lane in known) + 1
+        for lane in (*known, *(spool.of_lane(number) for number in range(first_new, MAX_LANES))):
+            with suppress(StoreBusy):
+                return open_writer(lane)
+        raise StoreBusy(
+            f"slot {kind.slot} has {MAX_LANES} sessions", advice="End some, or give this application a slot of its own."
+        )
 
     @property
     def input_key(self) -> bytes | None:
@@ -155,7 +178,7 @@ class SlotOwner:
             self.writer.make_room(size)
 
     def close(self) -> None:
-        """Sync, leave the segment for the next session and give the writer lock up. A second call does nothing."""
+        """Sync, leave the segment for the next session and give the lane up. A second call does nothing."""
         # The writer first: whoever asks for a rotation meanwhile is answered when the segment is synced.
         try:
             with self.lock:
@@ -166,7 +189,7 @@ class SlotOwner:
             self._faults.tell(failure=self.writer.failure, last=True)
 
     def leave(self) -> None:
-        """Give the slot up while the application goes on to append; see SpoolWriter.leave."""
+        """Give the lane up while the application goes on to append; see SpoolWriter.leave."""
         try:
             with self.lock:
                 self._closed = True
@@ -226,17 +249,21 @@ class SlotOwner:
 
     def _note_stops(self) -> None:
         for stop in self._state.spool(self._slot).stops():
-            if stop.resumed == self.writer.next_n:
+            if stop.resumed == self.writer.recovered_n:
                 details = {"after": stop.after, "resumed": stop.resumed, "bound_ms": stop.bound_ms}
                 add_event(self._context, self._state, "unclean-stop", self._slot, details)
 
     def _due_in_s(self) -> float:
         seal, settings = self._context.config.seal, self._context.config.record
-        # Where old records may go, they go by segments: so none may be most of the spool.
-        most = min(seal.max_bytes, settings.quota_bytes // 4) if settings.full == "discard-oldest" else seal.max_bytes
+        most = seal.max_bytes
+        if settings.full == "discard-oldest":
+            # Old records go by segments, so the open ones together may not be most of the spool.
+            most = min(most, settings.quota_bytes // (4 * len(self._state.spool(self._slot).lanes())))
         with self.lock:
             writer = self.writer
-            full = not self._closed and (writer.segment_records >= seal.max_records or writer.segment_bytes >= most)
+            full = not self._closed and (
+                writer.segment_records >= seal.max_records or writer.segment_bytes >= most or writer.has_many_ranges
+            )
         return 0.0 if full else _LOOK_S
 
     def _free(self, needed: int) -> None:

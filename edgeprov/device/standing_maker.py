@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ class StandingMaker:
         return moment
 
     def _write_out(self, slot: str) -> None:
-        reach(lambda: request_sync(self._context, slot), self._state.spool(slot).recover)
+        for lane in self._state.spool(slot).lanes():
+            reach(partial(request_sync, self._context, lane.name), lane.recover)
 
     def make(
         self, moment: Stamp, newest: bytes | None, *, sealed: Collection[Path] = (), final: bool = False
@@ -121,7 +123,7 @@ class StandingMaker:
         if info.closed and key in self._known:
             return self._known[key]
         with suppress(NotStored):
-            summary = summarize(read_segment(info.path))
+            summary = summarize(read_segment(info.path), size_bytes=info.size_bytes)
             if not info.closed:
                 sync_file(info.path)
             self._known[key] = summary

@@ -4,9 +4,10 @@
 
 A frame is ``uint32le length, uint32le crc32, uint8 kind`` and then ``length`` bytes; the checksum
 covers kind and payload. A segment starts with one HEADER frame (label logs have none), then one EVIDENCE
-frame (without it the header was never quoted and no row may follow), then rows. A RANGE frame, ``uint64le n``,
-says that the next record has the number n and the ones behind it n + 1, n + 2, ...; one stands before the first
-record and wherever numbers were left out. An END frame closes a segment: the ranges of its record numbers
+frame (without it the header was never quoted and no row may follow), then rows. A RANGE frame, ``uint64le n,
+uint64le unused``, says that the next record has the number n and the ones behind it n + 1, n + 2, ..., and that
+``unused`` numbers behind those of the record before are given to no record; one stands before the first record and
+wherever numbers were left out. An END frame closes a segment: the ranges of its record numbers
 (``uint64le first, uint64le last`` each), then ``uint64le records, uint64le next, uint32le ranges``, where next is
 the number that the slot may give out after it. Zeros after the last frame are space set aside for more. What the
 payloads of rows mean is not known here.
@@ -43,7 +44,6 @@ Range = tuple[int, int]
 MAX_RANGES: Final = 1_024  # of one segment; a writer begins another segment before
 _END: Final = struct.Struct("<QQI")
 _END_BYTES: Final = FRAME_BYTES + _END.size
-_NUMBER: Final = struct.Struct("<Q")
 _RANGE: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 256 * KIB
 
@@ -56,7 +56,7 @@ MAX_BYTES: Final = (
     LIMITS.input_bytes + 4 * KIB,
     LIMITS.label_bytes + 4 * KIB,
     _END.size + MAX_RANGES * _RANGE.size,
-    _NUMBER.size,
+    _RANGE.size,
 )
 
 
@@ -97,9 +97,9 @@ def encode_end(records: int, next_n: int, ranges: Sequence[Range] = ()) -> bytes
     return encode_frame(END, packed + _END.pack(records, next_n, len(ranges)))
 
 
-def encode_range(n: int) -> bytes:
-    """The frame that gives the next record its number."""
-    return encode_frame(RANGE, _NUMBER.pack(n))
+def encode_range(n: int, unused: int = 0) -> bytes:
+    """The frame that gives the next record its number; so many numbers behind the record before are given to none."""
+    return encode_frame(RANGE, _RANGE.pack(n, unused))
 
 
 def verify_length(payload: bytes, kind: int) -> None:
@@ -147,7 +147,7 @@ def load_segment_info(path: Path) -> SegmentInfo:
     records, next_n, ranges = end or (None, None, ())
     return SegmentInfo(
         path=path,
-        order=int(path.stem),
+        order=int(path.stem[:20]),
         size_bytes=size,
         closed=end is not None,
         records=records,
@@ -192,13 +192,28 @@ def numbering(frames: Iterable[tuple[int, bytes]]) -> tuple[tuple[Range, ...], i
         elif kind == RANGE:
             if count and first is not None:
                 ranges.append((first, first + count - 1))
-            (first,) = _NUMBER.unpack(payload)
+            first, _ = _RANGE.unpack(payload)
             count = 0
     if first is None:
         return (), None
     if count:
         ranges.append((first, first + count - 1))
     return tuple(ranges), first + count
+
+
+def unused_of(frames: Iterable[tuple[int, bytes]]) -> tuple[Range, ...]:
+    """Ranges of the numbers that the RANGE frames among frames give to no record."""
+    found: list[Range] = []
+    following: int | None = None
+    for kind, payload in frames:
+        if kind == RECORD and following is not None:
+            following += 1
+        elif kind == RANGE:
+            first, unused = _RANGE.unpack(payload)
+            if unused and following is not None:
+                found.append((following, following + unused - 1))
+            following = first
+    return tuple(found)
 
 
 def ranges_of(frames: Iterable[tuple[int, bytes]]) -> tuple[Range, ...]:

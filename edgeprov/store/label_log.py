@@ -108,7 +108,7 @@ class LabelLog:
         number = 1
         with suppress(NotStored, ValueError):
             number = int(load_bytes(counter, max_bytes=64, what="label log counter"))
-        number = max([number, *(int(path.stem) + 1 for path in paths)])
+        number = max([number, *(int(path.stem[:20]) + 1 for path in paths)])
         save_bytes(counter, str(number + 1).encode())
         path = self.folder / f"{number:020d}.seg"
         with open_replace(path):

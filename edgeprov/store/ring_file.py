@@ -19,7 +19,7 @@ from edgeprov.errors import FormatError, NotStored, StoreBusy
 from edgeprov.formats.jsonx import encode_json, get_int, get_str, parse_json_object
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, open_regular, save_bytes, translated
-from edgeprov.store.frames import END, FRAME_BYTES, Segment, count_records, read_segment
+from edgeprov.store.frames import END, FRAME_BYTES, RANGE, Segment, count_records, numbering, read_segment
 from edgeprov.store.ring import POSITIONS, RingReader, create_memory_ring, create_ring, ring_bytes
 
 
@@ -145,7 +145,12 @@ def process_start(pid: int) -> int | None:
 
 
 def copy_ring(
-    ring: RingFile, folder: Path, quarantine: Callable[[Path, str], Path], *, resume: bool
+    ring: RingFile,
+    folder: Path,
+    quarantine: Callable[[Path, str], Path],
+    *,
+    resume: bool,
+    reserved: int | None,
 ) -> RingReader | None:
     """Copy what waits in a ring into its segment, durably, after the owner of the segments was killed.
 
@@ -156,6 +161,7 @@ def copy_ring(
         folder: Of the slot's segments; no writer is alive.
         quarantine: Moves a file out of the way, with the reason.
         resume: The application that appends may be alive; its ring is kept.
+        reserved: The application may have used numbers below this one; None where that is not known.
 
     Returns:
         The owner's end, from which copying goes on; None where there is no ring that fits the segment: then
@@ -176,7 +182,7 @@ def copy_ring(
                 f"process {place.pid} records in slot {folder.name}, and the device service does not run",
                 advice="Start it (systemctl start edgeprov), or end the application.",
             )
-        kept = _copy(place, reader, folder, quarantine)
+        kept = _copy(place, reader, folder, quarantine, reserved)
         if not (resume and place.appended_elsewhere):
             ring.remove()
     finally:
@@ -185,14 +191,20 @@ def copy_ring(
     return reader if kept else None
 
 
-def _copy(place: RingPlace, reader: RingReader, folder: Path, quarantine: Callable[[Path, str], Path]) -> bool:
+def _copy(
+    place: RingPlace,
+    reader: RingReader,
+    folder: Path,
+    quarantine: Callable[[Path, str], Path],
+    reserved: int | None,
+) -> bool:
     path = folder / place.segment
     try:
-        segment, ended = _scan(path, place.offset)
-        reader.tail = (place.position + segment.valid_bytes - place.offset) % POSITIONS
+        segment, copied, ended = _scan(path, place.offset)
+        reader.tail = (place.position + copied) % POSITIONS
         rows = bytearray()
         reader.drain(rows.extend)
-        count_records(bytes(rows))
+        _verify_numbers(path, count_records(bytes(rows)), reserved)
     except (FormatError, NotStored) as error:
         journal.event("failed", f"{place.segment}: its ring does not fit it: {error.message}", priority=journal.WARNING)
         return False
@@ -209,10 +221,17 @@ def _copy(place: RingPlace, reader: RingReader, folder: Path, quarantine: Callab
     return True
 
 
-def _scan(path: Path, offset: int) -> tuple[Segment, bool]:
-    """A segment whose ``valid_bytes`` end behind its last row, and whether it has ended."""
+def _verify_numbers(path: Path, records: int, reserved: int | None) -> None:
+    if records and reserved is not None:
+        _, following = numbering(read_segment(path).frames())
+        if (following or 0) + records > reserved:
+            raise FormatError("more records than there were numbers for")
+
+
+def _scan(path: Path, offset: int) -> tuple[Segment, int, bool]:
+    """A segment whose ``valid_bytes`` end behind its last row, bytes that came from its ring, and whether it ended."""
     segment = read_segment(path)
-    ended = False
+    ended, copied = False, 0
     fd, size = open_regular(path, "segment")
     try:
         if size < offset:
@@ -222,6 +241,8 @@ def _scan(path: Path, offset: int) -> tuple[Segment, bool]:
             if kind == END:
                 ended = True
                 segment.valid_bytes -= FRAME_BYTES + len(payload)
+            elif kind != RANGE:  # which this side wrote
+                copied += FRAME_BYTES + len(payload)
     finally:
         os.close(fd)
-    return segment, ended
+    return segment, copied, ended

@@ -29,6 +29,10 @@ _MADV_WIPEONFORK: Final = 18  # no name in Python 3.11
 _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
 
 
+class NumbersMoved(Exception):
+    """The next record has another number than the row that was to be appended: build the row again."""
+
+
 class RingWriter:
     """Appends rows to a ring. Where several threads share it, the caller holds a lock around each call.
 
@@ -53,7 +57,8 @@ class RingWriter:
             next_n: Number of the first row.
             wake: Called after an append when the owner sleeps.
             make_room: Called with the bytes of a frame when the limit is reached; returns when the owner has copied
-                what was in the ring and moved the limit, or raises why it cannot.
+                what was in the ring and moved the limit, or raises why it cannot. It sets ``next_n`` where the owner
+                gave another number.
 
         Raises:
             StoreError: The process may map no more.
@@ -104,6 +109,7 @@ class RingWriter:
             UsageError: This process was forked from the one that opened the session.
             StoreFull: No room and nobody to make some: nothing was taken, the number is still free.
             LimitError: A row is too long.
+            NumbersMoved: ``next_n`` is another number now; nothing was taken.
         """
         frame = FRAME.pack(len(row), crc32(row, CHECKSUM_OF_KIND[RECORD]), RECORD) + row
         if captured is not None:
@@ -186,7 +192,11 @@ class RingWriter:
             raise LimitError(f"a record of {size} bytes does not fit into a ring of {self._size} bytes")
         self.look()
         if self._position + size > self._limit:
+            expected = self.next_n
+            self._limit = self._position  # whatever comes of it, the limit that is known is no longer true
             self._make_room(size)
+            if self.next_n != expected:
+                raise NumbersMoved
             self.look()
             if self._position + size > self._limit:
                 raise StoreFull("the device service has not stored the records before")

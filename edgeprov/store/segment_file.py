@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgeprov.store.position import Quota
 
 Quarantine = Callable[[Path, str], Path]
+
+_NAME: Final = re.compile(r"([0-9]{20})(?:-([1-9][0-9]?))?\.seg")
 
 ALLOCATED_BYTES: Final = 256 * KIB  # set aside at once
 _TAIL_BYTES: Final = 1 * MIB  # of a damaged tail that is kept in quarantine
@@ -172,7 +175,23 @@ def segment_paths(folder: Path) -> list[Path]:
     with translated(folder):
         if not folder.is_dir():
             return []
-        return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit() and len(path.stem) == 20)
+        return sorted(path for path in folder.glob("*.seg") if _NAME.fullmatch(path.name))
+
+
+def segment_name(order: int, lane: int) -> str:
+    """The name of a segment file: names rise in order of opening, and those of two lanes differ."""
+    return f"{order:020d}{lane_suffix(lane)}.seg"
+
+
+def lane_of(path: Path) -> int:
+    """The lane whose writer opened a segment."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[2] or 0) if found else 0
+
+
+def lane_suffix(lane: int) -> str:
+    """What the names of a lane's files have behind their stem."""
+    return f"-{lane}" if lane else ""
 
 
 def is_damaged(segment: Segment, quarantine: Quarantine) -> bool:

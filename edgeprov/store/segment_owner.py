@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""The owner of a slot's segments: opens them, goes on with one, ends them, and keeps the slot's numbers.
+"""The owner of a lane's segments: opens them, goes on with one, ends them, and gives the lane's numbers.
 
 It knows nothing of rows; the writer that appends them is built on it.
 """
@@ -17,31 +17,35 @@ from edgeprov._dataclass import replace
 from edgeprov.errors import StoreError, StoreFull, UsageError
 from edgeprov.store.atomic import DurableFile
 from edgeprov.store.frames import FRAME_BYTES, MAX_RANGES, Range, count_of, encode_range, read_segment
+from edgeprov.store.number_blocks import LanePlace
 from edgeprov.store.position import Quota
-from edgeprov.store.segment_file import NewSegment, SegmentSpace, end_bytes, end_file, end_segment
-from edgeprov.store.spool_head import OpenState, SpoolHead, Writing, save_head
+from edgeprov.store.segment_file import NewSegment, SegmentSpace, end_bytes, end_file, end_segment, segment_name
+from edgeprov.store.spool_head import RESERVED_NUMBERS, OpenState, SpoolHead, Writing, save_head
 
-RESERVED_NUMBERS: Final = 32_768  # at most so many are skipped after an unclean stop
+_MOST_RANGES: Final = MAX_RANGES // 2  # of a segment: then the next one is opened, if anything was recorded
 
 
 class SegmentOwner:
-    """Segments of one slot, under the slot's writer lock.
+    """Segments of one lane, under its writer lock.
 
     Attributes:
+        recovered_n: Number that the first record would have had, had no other lane taken numbers since.
         lock: Re-entrant. A recorder holds it longer: from the choice of a record's number to its append.
         copied_n: Records below this number are in their segment; the ring may hold more.
         synced_n: Records below this number are durable.
     """
 
-    def __init__(self, folder: Path, head: SpoolHead, *, quota: Quota | None, bound_ms: int) -> None:
+    def __init__(self, place: LanePlace, head: SpoolHead, *, quota: Quota | None, bound_ms: int, resumed: bool) -> None:
         """For SlotSpool.open_writer only."""
-        self._folder = folder
+        self._place = place
+        self._folder = place.folder
+        self._told = resumed  # an application knows its next number
         self._head = head
         self._order = head.order
         self._space = SegmentSpace(quota)
         self._bound_ms = bound_ms
         self._file: DurableFile | None = None
-        self._reserved = head.next
+        self._reserved = head.reserved
         self._unsynced = False  # written, but not synced
         self._failed: StoreError | None = None
         self._closed = False
@@ -51,6 +55,7 @@ class SegmentOwner:
         self._earlier: tuple[Range, ...] = ()  # numbers of the open segment's records before ``_first``
         self._first = head.next
         self._end_bytes = 0
+        self.recovered_n = head.next
         self.copied_n = head.next
         self.synced_n = head.next
 
@@ -78,7 +83,7 @@ class SegmentOwner:
         """A name for a segment that will follow; names rise in order of opening."""
         with self._mutex:
             self._order += 1
-            return self._folder / f"{self._order:020d}.seg"
+            return self._folder / segment_name(self._order, self._place.lane)
 
     def prepare(self, header: bytes, path: Path | None = None) -> NewSegment:
         """Write the header of a segment that will follow; records go on into the one before. See NewSegment.
@@ -114,6 +119,7 @@ class SegmentOwner:
         with self.lock, self._syncing, self._mutex:
             self._verify_usable()
             self._flush()
+            self._take_first_block()
             before, ranges = self._file, self._ranges()
             # The new segment's RANGE frame and the head name the next number: the records below it must be durable
             # before, or a power cut would take some that no stop names.
@@ -143,6 +149,7 @@ class SegmentOwner:
             if self._file is not None or state is None:
                 raise UsageError(f"segment {path.name} cannot be gone on with")
             header = sha256(read_segment(path).header).digest()
+            self._take_first_block()
             file = DurableFile(path, create=False)
             try:
                 follows = bool(state.ranges) and state.ranges[-1][1] == self.copied_n - 1
@@ -159,7 +166,12 @@ class SegmentOwner:
     def can_go_on(self, path: Path) -> bool:
         """Whether a segment that was left open can hold one more range of numbers."""
         state = self._head.open.get(path.name)
-        return state is not None and len(state.ranges) < MAX_RANGES - 1
+        return state is not None and len(state.ranges) < _MOST_RANGES
+
+    @property
+    def has_many_ranges(self) -> bool:
+        """Whether the open segment's numbers are in so many ranges that another segment has to be opened."""
+        return len(self._ranges()) >= _MOST_RANGES
 
     def open_segment(self, header: bytes, evidence: bytes) -> Path:
         """Prepare, start and use a segment in one call; the segment before must have ended. Errors as there."""
@@ -206,17 +218,17 @@ class SegmentOwner:
             return self._stop()
 
     def _stop(self) -> Path | None:
-        """Finish the segment in use, and give back the numbers that it did not use."""
+        """Finish the segment in use, and give back the numbers that it did not use, if no other lane took some."""
         file, ranges, unsynced = self._file, self._ranges(), self._unsynced
         ended = self._finish(file, ranges, unsynced=unsynced)
         self._file = None
         self._unsynced = False
         self._earlier = ()
-        self.synced_n = self._reserved = self._first = self.copied_n
+        self.synced_n = self._first = self.copied_n
         if file is not None:
             # The segment says the same; on a full disk the next start reads it there.
             with suppress(StoreFull):
-                self._save(replace(self._head, reserved=self.copied_n, next=self.copied_n, writing=None))
+                self._give_back()
         return ended
 
     def _finish(self, file: DurableFile | None, ranges: tuple[Range, ...], *, unsynced: bool) -> Path | None:
@@ -244,7 +256,7 @@ class SegmentOwner:
         try:
             self._keep_open(file, self._ranges(), unsynced=self._unsynced)
             self._file = None
-            self._save(replace(self._head, reserved=self.copied_n, next=self.copied_n, writing=None))
+            self._give_back()
         except StoreFull:
             pass  # the next start reads the segment
         except StoreError as error:
@@ -267,12 +279,13 @@ class SegmentOwner:
         # Numbers first: should the power fail behind this line, they are skipped, never used again.
         still_open = {name: state for name, state in self._head.open.items() if name != file.path.name}
         writing = Writing(name=file.path.name, header=header, bound_ms=self._bound_ms)
-        reserved = self.copied_n + RESERVED_NUMBERS
+        reserved = self._place.blocks.extend(self._reserved, self.copied_n + RESERVED_NUMBERS)
         order = max(self._order, self._head.order)
         self._save(
             replace(self._head, reserved=reserved, next=self.copied_n, order=order, writing=writing, open=still_open)
         )
         self._reserved = reserved
+        self._told = True
         self._file = file
         self._earlier, self._first = ranges, self.copied_n
         self._unsynced = False
@@ -290,11 +303,46 @@ class SegmentOwner:
         self._unsynced = False
         self.synced_n = max(self.synced_n, self.copied_n)
 
-    def _write_range(self, file: DurableFile) -> None:
-        """Tell in a segment which number its next record has."""
+    def _take_first_block(self) -> None:
+        """Take a block where the lane has no number left, before an application is told its first number."""
+        if not self._told and self._reserved <= self.copied_n:
+            first, self._reserved = self._place.blocks.claim(self._reserved, RESERVED_NUMBERS)
+            self._go_on_at(first)
+            self.synced_n = first
+
+    def _change_block(self, file: DurableFile, count: int) -> None:
+        """Go on with numbers of another block, and name those of this one that are left: no record will have them.
+
+        Nothing may wait in the ring, and the application must not append before it knows its next number.
+        """
+        ranges, left = self._ranges(), self._reserved - self.copied_n
+        first, reserved = self._place.blocks.claim(self._reserved, count)
+        self._sync_before_turn()  # as in use()
+        self._write_range(file, first, left)
+        self._earlier = ranges
+        self._reserved = reserved
+        self._end_bytes = end_bytes(len(ranges) + 1)
+        self._go_on_at(first)
+        self._save(replace(self._head, reserved=reserved, next=first))
+
+    def _give_back(self) -> None:
+        """Note that no segment is written, and give back the numbers that are left."""
+
+        def save(reserved: int) -> None:
+            self._save(replace(self._head, reserved=reserved, next=self.copied_n, writing=None))
+            self._reserved = reserved
+
+        self._place.blocks.give_back(self._reserved, self.copied_n, save)
+
+    def _go_on_at(self, n: int) -> None:
+        """The next record has the number ``n``."""
+        self.copied_n = self._first = n
+
+    def _write_range(self, file: DurableFile, n: int | None = None, unused: int = 0) -> None:
+        """Tell in a segment which number its next record has, and how many before it no record has."""
         size = file.size
         try:
-            file.write(encode_range(self.copied_n))
+            file.write(encode_range(self.copied_n if n is None else n, unused))
             file.sync()
         except StoreFull:
             with suppress(StoreError):
@@ -311,7 +359,7 @@ class SegmentOwner:
         return (*self._earlier, (self._first, self.copied_n - 1))
 
     def _save(self, head: SpoolHead) -> None:
-        save_head(self._folder, head)
+        save_head(self._place.head, head)
         self._head = head
 
     def _flush(self) -> None:

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool of one slot: records between inference and kit, in segments of frames.
 
+Several sessions of a slot record at once: each writer has a *lane*, with a lock, a ring and segments of its own, and
+takes record numbers in blocks from the slot (number_blocks.py). A slot with one writer has one lane, number 0.
+
 A record number is used once, whatever happens: numbers are reserved ahead in ``head.json`` before the first of
 them is given out, so a number that was handed out and then lost in a power cut is skipped, and the stop is kept
 there with these numbers until a kit carries it. A segment outlives its writer: the next one of the same kind
@@ -11,7 +14,6 @@ synced lies behind that point. Closed segments never change; they are freed when
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Final
 
 from edgeprov._dataclass import replace
 from edgeprov.errors import FormatError, NotStored, StoreBusy, StoreError, UsageError
-from edgeprov.store.atomic import DurableFile, make_dirs, remove, sweep, sync_dir
+from edgeprov.store.atomic import make_dirs, remove, sync_dir, translated
 from edgeprov.store.frames import (
     END,
     EVIDENCE,
@@ -31,23 +33,21 @@ from edgeprov.store.frames import (
     Segment,
     SegmentInfo,
     load_segment_info,
-    numbering,
     ranges_of,
     read_segment,
 )
 from edgeprov.store.label_log import LabelLog
+from edgeprov.store.lane_recovery import LaneRecovery
 from edgeprov.store.lock import Lock
+from edgeprov.store.number_blocks import LanePlace, NumberBlocks
 from edgeprov.store.position import Quota
 from edgeprov.store.ring import RingReader
-from edgeprov.store.ring_file import RingFile, copy_ring
-from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, segment_paths
-from edgeprov.store.segment_owner import RESERVED_NUMBERS
+from edgeprov.store.ring_file import RingFile
+from edgeprov.store.segment_file import Quarantine, end_file, lane_of, lane_suffix, segment_paths
 from edgeprov.store.spool_head import (
-    FIRST_NUMBER,
     OpenState,
     SpoolHead,
     SpoolStop,
-    add_stop,
     forget_stops,
     load_head,
     load_stops,
@@ -60,26 +60,68 @@ __all__ = [
     "SegmentInfo", "SlotSpool", "SpoolHead", "SpoolStop", "SpoolWriter", "ranges_of", "read_segment",
 ]  # fmt: skip
 
+MAX_LANES: Final = 64
 _UNKNOWN_BOUND_MS: Final = 2**53 - 1  # where the document that told it is lost
 
 
 class SlotSpool:
-    """The segments of a slot: one writer at a time, any number of readers."""
+    """The segments of a slot: one writer at a time in each lane, any number of readers.
 
-    def __init__(self, folder: Path, *, quarantine: Quarantine, ring: Path | None = None) -> None:
+    Attributes:
+        folder: The slot's.
+        lane: Number of the lane that the methods of writing and recovery are about.
+    """
+
+    def __init__(self, folder: Path, *, quarantine: Quarantine, ring: Path | None = None, lane: int = 0) -> None:
         """Use ``folder``, made when needed; ``quarantine`` moves damage out of the way.
 
         Args:
             folder: The slot's.
             quarantine: Moves a file out of the way, with the reason.
             ring: File in a tmpfs for what is not on the disk yet; without it a kill loses these records.
+            lane: From 0 to 63; another one than the first adds its number to the ring's name.
         """
         self.folder = folder
+        self.lane = lane
         self._ring = ring
         self._quarantine = quarantine
+        suffix = lane_suffix(lane)
+        self._lock_path = folder / f"writer{suffix}.lock"
+        blocks = NumberBlocks(folder, lane, quarantine)
+        self._place = LanePlace(folder=folder, lane=lane, head=folder / f"head{suffix}.json", blocks=blocks)
+
+    @property
+    def name(self) -> str:
+        """The lane's: of its socket and its session."""
+        return lane_name(self.folder.name, self.lane)
+
+    @property
+    def ring_path(self) -> Path | None:
+        """The lane's ring; its document stands beside it."""
+        return self._ring.with_name(lane_name(self._ring.name, self.lane)) if self._ring is not None else None
+
+    def lanes(self) -> tuple[SlotSpool, ...]:
+        """All lanes of the slot that ever had a writer, or else the first.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+        found = {0}
+        if self.folder.is_dir():
+            with translated(self.folder):
+                found.update(lane for lane in range(1, MAX_LANES) if (self.folder / f"writer-{lane}.lock").exists())
+        return tuple(self.of_lane(lane) for lane in sorted(found))
+
+    def of_lane(self, lane: int) -> SlotSpool:
+        """The same slot, for work in another lane."""
+        return SlotSpool(self.folder, quarantine=self._quarantine, ring=self._ring, lane=lane)
+
+    def left_open(self) -> dict[str, OpenState]:
+        """Open segments of all lanes by file name, as their writers left them."""
+        return {name: state for lane in self.lanes() for name, state in lane.head().open.items()}
 
     def segments(self) -> tuple[SegmentInfo, ...]:
-        """All segments, in order of opening; those that can be gone on with are open.
+        """All segments of all lanes, in order of opening; those that can be gone on with are open.
 
         Raises:
             StoreError: The folder cannot be read.
@@ -91,9 +133,9 @@ class SlotSpool:
         return tuple(found)
 
     def head(self) -> SpoolHead:
-        """The slot's numbers as they are on the disk; recover() first makes them complete."""
+        """The lane's numbers as they are on the disk; recover() first makes them complete."""
         try:
-            return load_head(self.folder) or SpoolHead()
+            return load_head(self._place.head) or SpoolHead()
         except FormatError:
             return SpoolHead()
 
@@ -135,7 +177,7 @@ class SlotSpool:
         pid: int | None = None,
         resume: bool = False,
     ) -> SpoolWriter:
-        """Become the writer of this slot, after recovery.
+        """Become the writer of this lane, after recovery.
 
         Args:
             sync: ``every`` record, every ``interval_ms``, or at ``seal`` (when a segment is closed).
@@ -159,9 +201,9 @@ class SlotSpool:
         except BaseException:
             lock.release()
             raise
-        ring = RingFile(self._ring, largest_frame_bytes=largest_frame_bytes, pid=pid)
+        ring = RingFile(self.ring_path, largest_frame_bytes=largest_frame_bytes, pid=pid)
         return SpoolWriter(
-            self.folder,
+            self._place,
             head,
             lock=lock,
             ring=ring,
@@ -228,20 +270,21 @@ class SlotSpool:
             info = load_segment_info(path)
         except NotStored:
             return
-        head = self.head()
+        lane = self.of_lane(lane_of(path))
+        head = lane.head()
         if info.next_n is None:
             written = head.writing is not None and head.writing.name == path.name
             if written or ranges_of(read_segment(path).frames()):
                 raise StoreBusy(f"segment {path.name} is not closed")
         elif head.next < info.next_n:
-            self.recover()  # the numbers must be known as used before the last trace of them goes
+            lane.recover()  # the numbers must be known as used before the last trace of them goes
         remove(path)
         sync_dir(self.folder)
 
     def _lock(self) -> Lock:
         make_dirs(self.folder)
         try:
-            return Lock(self.folder / "writer.lock")
+            return Lock(self._lock_path)
         except StoreBusy as error:
             raise StoreBusy(f"slot {self.folder.name} has a writer in another process or object") from error
 
@@ -251,92 +294,8 @@ class SlotSpool:
         return head
 
     def _recover_with_ring(self, *, resume: bool) -> tuple[SpoolHead, RingReader | None]:
-        sweep(self.folder)
-        reader = copy_ring(RingFile(self._ring), self.folder, self._quarantine, resume=resume)
-        try:
-            return self._recover_numbers(ended_clean=reader is not None), reader
-        except BaseException:
-            _close(reader)
-            raise
-
-    def _recover_numbers(self, *, ended_clean: bool) -> SpoolHead:
-        """Recover once the ring was copied; ``ended_clean``: it was there, so that a killed writer lost nothing."""
-        found = self._load_head()
-        known = found or SpoolHead()
-        next_n = known.next
-        last = FIRST_NUMBER - 1
-        opened: dict[str, OpenState] = {}
-        rebuilt_open = False
-        for info in self.segments():
-            segment = read_segment(info.path)
-            state = known.open.get(info.path.name)
-            clean = state is not None and state.size == info.size_bytes
-            if info.next_n is None and not clean and self._cut_behind_end(segment):
-                info = load_segment_info(info.path)  # noqa: PLW2901
-            if info.next_n is not None:
-                next_n = max(next_n, info.next_n)
-                last = max([last, *(high for _, high in info.ranges)])
-                ended_clean |= known.writing is not None and info.path.name == known.writing.name
-                continue
-            if not segment.header:
-                self._quarantine(info.path, f"segment without a header: {info.size_bytes} bytes")
-                rebuilt_open = True
-                continue
-            if not segment.evidence:
-                continue  # whoever opens the next segment takes its number
-            rebuilt_open |= found is None
-            if not clean:
-                state = self._mend(segment, known.reserved if found else 2**62)
-            if state is not None:
-                opened[info.path.name] = state
-            ranges = state.ranges if state is not None else load_segment_info(info.path).ranges
-            last = max([last, *(high for _, high in ranges)])
-        next_n = max(next_n, last + 1)
-        order = max([known.order, *(info.order for info in self.segments())])
-        resumed = next_n
-        if found is None and rebuilt_open:
-            resumed = next_n + RESERVED_NUMBERS  # the document that told how many were reserved is lost
-        elif not ended_clean and (known.writing is not None or rebuilt_open):
-            resumed = max(known.reserved, next_n)
-        if resumed > next_n:
-            writing = known.writing
-            stop = SpoolStop(
-                header=writing.header if writing else None,
-                after=next_n - 1,
-                resumed=resumed,
-                bound_ms=writing.bound_ms if writing else _UNKNOWN_BOUND_MS,
-                at_ns=max(time.time_ns(), 0),
-            )
-            self.stops()  # sets a damaged document aside
-            add_stop(self.folder, stop)
-            next_n = resumed
-        head = SpoolHead(reserved=next_n, next=next_n, order=order, writing=None, open=opened)
-        if head != known:
-            save_head(self.folder, head)
-        return head
-
-    def _cut_behind_end(self, segment: Segment) -> bool:
-        """Cut the space that was set aside behind an END frame; False when the segment has none."""
-        if not any(kind == END for kind, _ in segment.frames()):
-            return False
-        with DurableFile(segment.path, create=False) as file:
-            file.truncate(segment.valid_bytes)
-            file.sync()
-        return True
-
-    def _mend(self, segment: Segment, bound: int) -> OpenState | None:
-        """Cut an open segment behind its last whole frame; None where damage ended it."""
-        ranges, following = numbering(segment.frames())
-        size = segment.valid_bytes
-        if segment.torn and is_damaged(segment, self._quarantine):
-            ranges = _with_salvaged(ranges, following, segment, bound)
-            end_file(segment, ranges, max([0, *(last + 1 for _, last in ranges)]), cut=None)
-            return None
-        with DurableFile(segment.path, create=False) as file:
-            if file.size != size:
-                file.truncate(size)
-            file.sync()
-        return OpenState(size=size, ranges=ranges)
+        self.stops()  # sets a damaged document aside
+        return LaneRecovery(self._place, RingFile(self.ring_path), self._quarantine).run(resume=resume)
 
     def _end_open(self, head: SpoolHead, but: Collection[Path]) -> SpoolHead:
         kept: dict[str, OpenState] = {}
@@ -348,32 +307,15 @@ class SlotSpool:
                 end_file(read_segment(path), state.ranges, head.next, cut=state.size)
         if len(kept) < len(head.open):
             head = replace(head, open=kept)
-            save_head(self.folder, head)
+            save_head(self._place.head, head)
         return head
 
-    def _load_head(self) -> SpoolHead | None:
-        try:
-            return load_head(self.folder)
-        except FormatError as error:
-            self._quarantine(self.folder / "head.json", error.message)
-            return None
+
+def lane_name(slot: str, lane: int) -> str:
+    """The name of a lane's ring, socket and session: that of the slot, in the first lane."""
+    return f"{slot}@{lane}" if lane else slot
 
 
 def _close(reader: RingReader | None) -> None:
     if reader is not None:
         reader.close()
-
-
-def _with_salvaged(ranges: tuple[Range, ...], following: int | None, segment: Segment, bound: int) -> tuple[Range, ...]:
-    """Ranges of a damaged open segment, with the numbers up to the highest that any frame behind the damage names."""
-    from edgeprov.store.salvage import salvaged_end
-
-    try:
-        end = salvaged_end(segment, end=bound)
-    except FormatError:
-        return ranges
-    if following is None or end <= following:
-        return ranges
-    if ranges and ranges[-1][1] == following - 1:
-        return (*ranges[:-1], (ranges[-1][0], end - 1))
-    return (*ranges, (following, end - 1))

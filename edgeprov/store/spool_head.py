@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two small documents of a slot's spool that outlive its segments.
 
-``head.json``, written by the slot's writer, says which record numbers may have been given out. Numbers are
-reserved ahead before the first of them is given out; a clean stop gives the rest back. A reservation that was
-never given back tells of an unclean stop: its numbers are skipped, never used again, and ``stops.json`` names
-them until a kit carries them.
+``head.json`` (one for each lane, which is a place for one writer) says which record numbers its writer may have
+given out. Numbers are reserved ahead before the first of them is given out. A reservation of a segment that is
+``writing`` tells of an unclean stop: its numbers are skipped, never used again, and ``stops.json`` names them until a
+kit carries them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgeprov.store.frames import Range
 from edgeprov.store.lock import lock
 
 FIRST_NUMBER = 1
+RESERVED_NUMBERS = 32_768  # at most so many are skipped after an unclean stop
 _MAX_BYTES = 1_024 * KIB
 _MAX_STOPS = 256
 
@@ -65,7 +66,7 @@ class OpenState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolHead:
-    """Numbers below ``reserved`` may have been given out, those below ``next`` surely were.
+    """Numbers below ``reserved`` may have been given out by the lane's writer, those below ``next`` surely were.
 
     Attributes:
         order: Highest number in the name of a segment file so far.
@@ -118,26 +119,26 @@ def parse_head(raw: bytes) -> SpoolHead:
         raise FormatError(f"spool head: {error}") from error
 
 
-def load_head(folder: Path) -> SpoolHead | None:
-    """The document of a slot's folder; None when there is none.
+def load_head(path: Path) -> SpoolHead | None:
+    """The document of a lane; None when there is none.
 
     Raises:
         FormatError: It is damaged.
         StoreError: It cannot be read.
     """
     try:
-        return parse_head(load_bytes(folder / "head.json", max_bytes=_MAX_BYTES, what="spool head"))
+        return parse_head(load_bytes(path, max_bytes=_MAX_BYTES, what="spool head"))
     except NotStored:
         return None
 
 
-def save_head(folder: Path, head: SpoolHead) -> None:
+def save_head(path: Path, head: SpoolHead) -> None:
     """Replace the document.
 
     Raises:
         StoreError: It cannot be written; StoreFull when that is for want of space.
     """
-    save_bytes(folder / "head.json", encode_head(head))
+    save_bytes(path, encode_head(head))
 
 
 def load_stops(folder: Path) -> tuple[SpoolStop, ...]:

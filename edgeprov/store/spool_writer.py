@@ -22,7 +22,6 @@ import os
 import weakref
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Final, Self
 
 from edgeprov._dataclass import replace
@@ -30,12 +29,13 @@ from edgeprov.errors import FormatError, StoreError, StoreFull, UsageError
 from edgeprov.store.atomic import DurableFile
 from edgeprov.store.frames import FRAME_BYTES, count_records
 from edgeprov.store.lock import Lock
+from edgeprov.store.number_blocks import LanePlace
 from edgeprov.store.position import Quota
 from edgeprov.store.ring import RingReader
 from edgeprov.store.ring_file import RingFile
 from edgeprov.store.ring_writer import RingWriter
-from edgeprov.store.segment_owner import RESERVED_NUMBERS, SegmentOwner
-from edgeprov.store.spool_head import SpoolHead
+from edgeprov.store.segment_owner import SegmentOwner
+from edgeprov.store.spool_head import RESERVED_NUMBERS, SpoolHead
 from edgeprov.store.sync_thread import SyncThread
 
 SYNC_MODES: Final = ("every", "interval", "seal")
@@ -53,12 +53,13 @@ class SpoolWriter(SegmentOwner):
     Where several threads share it, ``lock`` is held around everything but sync() and prepare().
 
     Attributes:
+        lane: Number of its lane: each writer of a slot has one of its own.
         own: The application's end of the ring is in this process too.
     """
 
     def __init__(
         self,
-        folder: Path,
+        place: LanePlace,
         head: SpoolHead,
         *,
         lock: Lock,
@@ -71,7 +72,8 @@ class SpoolWriter(SegmentOwner):
     ) -> None:
         """For SlotSpool.open_writer only: takes over ``lock``."""
         bound_ms = {"every": 0, "interval": interval_ms}.get(sync, UNBOUNDED_MS)
-        super().__init__(folder, head, quota=quota, bound_ms=bound_ms)
+        super().__init__(place, head, quota=quota, bound_ms=bound_ms, resumed=reader is not None)
+        self.lane = place.lane
         self._file_lock = lock
         self._every = sync == "every"
         self._by_itself = sync == "interval"
@@ -205,6 +207,8 @@ class SpoolWriter(SegmentOwner):
     def make_room(self, size: int) -> None:
         """Copy what waits in the ring, and move its limit: numbers, quota and disk space for ``size`` bytes and more.
 
+        The next record may have another number afterwards: ``next_n``.
+
         Raises:
             StoreFull: No space or quota.
             StoreError: The disk failed.
@@ -225,10 +229,7 @@ class SpoolWriter(SegmentOwner):
                 except StoreError as error:
                     self._fail(error)
                     raise
-            if self._numbers_left() < self._ring.size_bytes:
-                reserved = self.copied_n + RESERVED_NUMBERS
-                self._save(replace(self._head, reserved=reserved, next=self.copied_n))
-                self._reserved = reserved
+            self._reserve(file, max(size, _ROW_BYTES))
             self._allow(file.size)
 
     def close(self) -> None:
@@ -314,8 +315,28 @@ class SpoolWriter(SegmentOwner):
         self._fail(broken)
         return broken
 
+    def _reserve(self, file: DurableFile, size: int) -> None:
+        """Have numbers for the records that ``size`` bytes may hold: of this block, or of another one."""
+        if self._numbers_left() >= max(size, self._ring.size_bytes):
+            return
+        count = RESERVED_NUMBERS + size // _ROW_BYTES
+        reserved = self._place.blocks.extend(self._reserved, self.copied_n + count)
+        if reserved > self._reserved:
+            self._save(replace(self._head, reserved=reserved, next=self.copied_n))
+            self._reserved = reserved
+        elif self._numbers_left() < size:
+            self._hold()
+            self._change_block(file, count)
+
+    def _go_on_at(self, n: int) -> None:
+        super()._go_on_at(n)
+        if self._rows is not None:
+            self._rows.next_n = n
+
     def _copy(self, file: DurableFile, data: bytes) -> None:
         records = count_records(data)
+        if self.copied_n + records > self._reserved:
+            raise FormatError("the application wrote more records than it had numbers for")
         file.write(data)
         self.copied_n += records
         self._unsynced = True

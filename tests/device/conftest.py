@@ -2,13 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable
+import mmap
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edgeprov.device.context import Context
 from edgeprov.device.runtime import InterpreterEngine
+from edgeprov.tpm import simulator
+from tests.support.box import Box
+from tests.support.device_service import Service
 from tests.support.site import WDBC, Site
 
 
@@ -49,3 +55,26 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def ready(template: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A fresh copy of the enrolled device with an active model."""
     return use(template.clone(tmp_path), monkeypatch)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    box = Box(tmp_path)
+    device = box.enroll()
+    box.run("model", "install", box.site.publish().reference)
+    box.run("boot-check")
+    service = Service(box, device)
+    service.start()
+    yield service
+    for child in service.started:
+        child.kill()
+        child.communicate()
+    service.stop(signal.SIGKILL)
+    simulator.stop(tmp_path / "state" / "tpm")
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> memoryview:
+    path = tmp_path / "noted"
+    path.write_bytes(bytes(8))
+    return memoryview(mmap.mmap(os.open(path, os.O_RDWR), 8)).cast("Q")

@@ -195,13 +195,19 @@ def test_socket_hands_out_the_verified_weights(ready: Site, server: Path) -> Non
     client.close()
 
 
-def test_second_application_is_told_who_is_busy(ready: Site, server: Path) -> None:
+def test_two_applications_record_in_one_slot(ready: Site, server: Path) -> None:
     first, second = Client(server), Client(server)
-    assert first.ask(HELLO)[0][0] == "ready"
-    ((kind, error),) = second.ask(HELLO)
-    assert (kind, error["code"]) == ("error", 32)
+    _, (_, one), (_, two) = first.ask(HELLO, ROW, ROW)
+    _, (_, other), (_, next_other) = second.ask(HELLO, ROW, ROW)
+    assert (two, next_other) == (one + 1, other + 1)
+    assert other > two
+    assert first.ask(ROW, ["label", one, 1, "test"], ["label", next_other, 1, "test"])[0] == ["recorded", two + 1]
     first.close()
     second.close()
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert (sealed.contents.records, sealed.contents.labels) == (5, 2)
+    ready.verify(ready.context.state().layout, sealed.entry.digest)
 
 
 def test_seal_while_an_application_records(ready: Site, server: Path) -> None:

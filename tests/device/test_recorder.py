@@ -18,7 +18,7 @@ from edgeprov import journal
 from edgeprov.device.labels import add_labels
 from edgeprov.device.seal import seal
 from edgeprov.device.series_state import load_head
-from edgeprov.errors import ModelNotReady, StoreBusy, StoreFull, UsageError
+from edgeprov.errors import ModelNotReady, StoreFull, UsageError
 from edgeprov.formats.record import keyed_input_digest
 from edgeprov.formats.segment import parse_segment_header
 from edgeprov.store.spool import read_segment
@@ -219,13 +219,20 @@ def test_slots_record_side_by_side(make_site: Callable[..., Site]) -> None:
         site.verify(site.context.state().layout, item.entry.digest)
 
 
-def test_one_writer_for_each_slot(ready: Site) -> None:
+def test_two_sessions_of_a_slot_have_a_segment_each_and_a_label_finds_both(ready: Site) -> None:
     with edgeprov.open_device() as first, edgeprov.open_device() as second:
-        first.load_model()
-        with pytest.raises(StoreBusy):
-            second.load_model()
-        first.close()
-        assert second.load_model().run(X).record.n == 1
+        models = [first.load_model(), second.load_model()]
+        results = [models[n % 2].run(X) for n in range(10)]
+        numbers = [result.record.n for result in results]
+        assert len(set(numbers)) == 10
+        second.label(results[-1].record, 1)
+        first.label(results[-2].record, 1)
+        models[1].close()
+        assert second.load_model().run(X).record.n == numbers[-1] + 1  # its lane goes on, in the same segment
+    (sealed,) = seal(ready.context)
+    assert sealed.contents is not None
+    assert (sealed.contents.records, sealed.contents.labels, len(sealed.contents.segments)) == (11, 2, 2)
+    assert sorted(record.n for record in decoded(ready, sealed)["records"]) == sorted([*numbers, numbers[-1] + 1])
 
 
 def test_switch_under_a_running_application(ready: Site) -> None:

@@ -4,144 +4,17 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgeprov.formats.datakit import parse_datakit, parse_evidence
-from edgeprov.formats.digest import parse_digest
-from edgeprov.store.compress import decompress
-from edgeprov.store.layout import Layout
-from edgeprov.tpm import simulator
-from tests.support.box import Box
-from tests.support.site import _only_file
+from tests.support.device_service import RECORD, Service, numbers, wait_for
 
 pytestmark = pytest.mark.peer("swtpm")
-
-RECORD = textwrap.dedent("""
-    import mmap, os, sys
-    import numpy
-    import edgeprov
-
-    note = memoryview(mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 8)).cast("Q")
-    model = edgeprov.open_device().load_model(sys.argv[2] if len(sys.argv) > 2 else None)
-    x = numpy.zeros((1, 30), numpy.int8)
-    print("recording", model.next_n, flush=True)
-    while True:
-        note[0] = model.run(x).record.n
-""")
-
-
-class Service:
-    """`edgeprov serve` of a device, and the applications beside it."""
-
-    def __init__(self, box: Box) -> None:
-        self.box = box
-        self.environment = {"EDGEPROV_CONFIG": str(box.site.config_file), "PATH": "/usr/bin:/bin:/usr/sbin"}
-        self.socket = box.site.context.run_dir / "device.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self) -> None:
-        self.socket.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "edgeprov.cli.device_main", "serve"]
-        self.process = subprocess.Popen(command, env=self.environment)
-        deadline = time.monotonic() + 60
-        while not self.socket.exists():
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            assert self.process.wait(60) in (0, -number)
-
-    def application(self, program: str, *arguments: object, wait: str = "") -> subprocess.Popen[str]:
-        """Start a program beside the service; ``wait`` for a line that begins so."""
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        child = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.started.append(child)
-        if wait:
-            assert child.stdout is not None
-            assert child.stderr is not None
-            line = child.stdout.readline()
-            assert line.startswith(wait), line + child.stderr.read()
-        return child
-
-    def run(self, program: str, *arguments: object) -> str:
-        """The output of a program that ends well."""
-        child = self.application(textwrap.dedent(program), *arguments)
-        out, errors = child.communicate(timeout=120)
-        assert child.returncode == 0, out + errors
-        return out
-
-    def sealed(self) -> tuple[list[tuple[int, int]], list[object]]:
-        """Seal, and give all ranges of record numbers in kits, ascending, and the unclean stops that kits tell of."""
-        self.box.run("seal")
-        layout = Layout.open(self.box.root / "state" / "layout", read_only=True)
-        ranges: list[tuple[int, int]] = []
-        stops: list[object] = []
-        for entry in self.box.site.context.state().outbox():
-            manifest = layout.load_manifest(parse_digest(str(entry.digest)))
-            if entry.kind != "kit":
-                continue
-            kit = parse_datakit(manifest, layout.load_blob(manifest.config, max_bytes=2**20))
-            part = next(item for item in kit.parts if item.name == "evidence")
-            evidence = parse_evidence(decompress(_only_file(layout.load_blob(part.layer, max_bytes=2**26)), 2**28))
-            ranges += [held for segment in evidence.segments for held in segment.ranges]
-            stops += list(evidence.standing.stops)
-        return sorted(ranges), stops
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    box = Box(tmp_path)
-    box.enroll()
-    box.run("model", "install", box.site.publish().reference)
-    box.run("boot-check")
-    service = Service(box)
-    service.start()
-    yield service
-    for child in service.started:
-        child.kill()
-        child.communicate()
-    service.stop(signal.SIGKILL)
-    simulator.stop(tmp_path / "state" / "tpm")
-
-
-@pytest.fixture
-def noted(tmp_path: Path) -> memoryview:
-    path = tmp_path / "noted"
-    path.write_bytes(bytes(8))
-    return memoryview(mmap.mmap(os.open(path, os.O_RDWR), 8)).cast("Q")
-
-
-def wait_for(reached) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def numbers(ranges: list[tuple[int, int]]) -> int:
-    """How many numbers, which must follow each other from 1."""
-    following = 1
-    for first, last in ranges:
-        assert first == following
-        following = last + 1
-    return following - 1
 
 
 def test_an_application_sees_the_same_device(service: Service) -> None:
@@ -205,28 +78,17 @@ def test_a_kit_ends_the_segment_and_the_application_goes_on(
     assert stops == []
 
 
-def test_one_application_in_a_slot_and_the_next_as_soon_as_it_ended(
-    service: Service, noted: memoryview, tmp_path: Path
-) -> None:
+def test_a_session_goes_on_in_the_lane_of_one_that_ended(service: Service, noted: memoryview, tmp_path: Path) -> None:
+    for _ in range(3):
+        child = service.application(RECORD, tmp_path / "noted", wait="recording")
+        child.kill()
+        child.wait()
     child = service.application(RECORD, tmp_path / "noted", wait="recording")
-    second = service.application(RECORD, tmp_path / "noted")
-    _, errors = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert f"process {child.pid} records there" in errors
-    third = service.application("""
-import sys, edgeprov, os, signal, time
-from edgeprov.device.api import _load_from_service
-device = edgeprov.open_device()
-print("ready", flush=True)
-sys.stdin.readline()
-""")
-    third.kill()
+    wait_for(lambda: noted[0] > 100)
     child.kill()
     child.wait()
-    started = time.monotonic()
-    service.application(RECORD, tmp_path / "noted", wait="recording")
-    assert time.monotonic() - started < 30
-    assert noted[0] > 0
+    found = service.segments()
+    assert len(found) == 1, "each one continued the segment of the one before"
 
 
 def test_a_forked_child_is_refused_and_the_parent_loses_nothing(service: Service) -> None:

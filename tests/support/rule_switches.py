@@ -143,10 +143,14 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-num-5": replaced("edgeprov.device.counter_state:_owe", lambda owe: lambda now, of, _why: owe(now, of, "crash")),
     "W-num-6": replaced("edgeprov.device.seal:_Sealer._empty", lambda _empty: lambda _sealer: ()),
     "W-num-7": replaced("edgeprov.device.slot_owner:load_floor_ns", lambda _load: lambda *_of: 0),
-    "W-num-8": replaced("edgeprov.store.spool:add_stop", lambda _add: lambda *_of: None),
+    "W-num-8": replaced("edgeprov.store.lane_recovery:add_stop", lambda _add: lambda *_of: None),
     "W-num-9": replaced("edgeprov.device.seal:_Sealer.seal_events", lambda _seal: lambda _sealer, **_of: None),
     "W-num-10": replaced(
         "edgeprov.device.sequencer:Sequencer.account_losses", lambda _sign: lambda _sequencer, _slot: None
+    ),
+    "W-num-11": replaced(
+        "edgeprov.store.number_blocks:NumberBlocks.claim",
+        lambda _claim: lambda _blocks, reserved, count: (reserved, reserved + count),
     ),
     "W-ring-1": replaced("edgeprov.store.ring:RingReader.pending", lambda _pending: lambda reader: reader.size_bytes),
     "W-ring-2": replaced("edgeprov.store.ring_file:RingFile.save", _only_the_first),

@@ -11,6 +11,7 @@ edgeprov label --from y.npz --array y --first 1   value i belongs to record FIRS
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> None:
     from edgeprov.device.labels import add_labels
+    from edgeprov.device.rotation import request_sync_of_all
 
     context = load_context()
     slot = args.slot or context.config.device.slots[0]
@@ -49,7 +51,9 @@ def run(args: argparse.Namespace, out: Output) -> None:
         labels = _from_array(args)
     else:
         labels = _from_lines(args.file)
-    count = add_labels(context.state(), slot, labels, source=args.source)
+    state = context.state()
+    write_out = partial(request_sync_of_all, context, state.spool(slot))
+    count = add_labels(state, slot, labels, source=args.source, write_out=write_out)
     out.item("labels", f"{count} labels added in slot {slot}", count=count, slot=slot)
     out.next("edgeprov seal")
 
