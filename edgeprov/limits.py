@@ -76,6 +76,20 @@ class Limits:
     # -- data sets ------------------------------------------------------------------------------
     collection_inputs_bytes: Final = 256 * MIB  # list of the kits of a training set, a line each
 
+    # -- ledger ---------------------------------------------------------------------------------
+    ledger_day_bytes: Final = 1 * GIB  # 3 million kits
+    ledger_day_rows: Final = 5_000_000
+    ledger_footer_bytes: Final = 8 * MIB  # some 20 kB a row group
+    ledger_group_rows: Final = 122_880  # DuckDB's own size of a row group
+    ledger_row_bytes: Final = 4 * KIB  # of columns before compression, on average
+    ledger_list: Final = 100_000  # elements of a list of one row
+    ledger_text_bytes: Final = 4 * KIB
+    ledger_days: Final = 10_000  # 27 years
+    ledger_bundles_bytes: Final = 64 * MIB  # signatures of all days, some 3 kB each
+    ledger_clock_days: Final = 31  # a longer jump of the desk's clock has to be confirmed
+    ledger_check_s: Final = 120  # CPU of the process that reads a foreign table
+    ledger_check_bytes: Final = 3 * GIB  # its address space
+
     # -- TPM ------------------------------------------------------------------------------------
     tpm_command_s: Final = 30.0  # slowest chips sign in 0.2 s; a loaded host of a simulator is slower
     tpm_keygen_s: Final = 120.0  # an RSA primary on an old chip

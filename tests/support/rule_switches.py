@@ -106,6 +106,18 @@ def _only_the_first(save: Callable[..., None]) -> Callable[..., None]:
     return once
 
 
+def _name_table_first() -> None:
+    module = importlib.import_module("edgeprov.fleet.ledger.close")
+    save, sync, pending = module.save_bytes, module.sync_dir, []
+
+    def flush(folder: Any) -> None:
+        save(*pending.pop())
+        sync(folder)
+
+    module.save_bytes = lambda path, data: pending.append((path, data))
+    module.sync_dir = flush
+
+
 SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-lab-1": replaced("edgeprov.device.labels:encode_label", _keep_source),
     "W-prt-1": replaced("edgeprov.device.part_writer:PartWriter._flush", _cut_alone),
@@ -128,6 +140,14 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-enr-8": replaced("edgeprov.verify.enrollment:level_of_manufacturer", lambda _level: lambda _name: "hardware"),
     "W-ros-3": replaced("edgeprov.fleet.enrollment.roster_desk:final_number", lambda _final: lambda *_of: 117),
     "W-enr-9": replaced("edgeprov.device.identity:has_ended", lambda _ended: lambda _state: False),
+    "W-led-1": replaced("edgeprov.fleet.ledger.open_day:next_day", lambda _next: lambda _day: ""),
+    "W-led-2": replaced("edgeprov.fleet.ledger.open_day:newest_seen_ns", lambda _newest: lambda *_of: None),
+    "W-led-3": replaced("edgeprov.fleet.ledger.day_rows:merge_rows", lambda _merge: lambda rows, _known: list(rows)),
+    "W-led-4": _name_table_first,
+    "W-led-5": replaced("edgeprov.fleet.ledger.remote:_verify_ours", lambda _verify: lambda *_of: None),
+    "W-led-6": replaced(
+        "edgeprov.fleet.ledger.day_rows:_ALWAYS", lambda kinds: tuple(kind for kind in kinds if kind != "noise")
+    ),
     "W-ros-1": replaced(
         "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
     ),

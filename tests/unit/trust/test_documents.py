@@ -25,6 +25,7 @@ CHAIN, STEPS, CONTENT = (f"unit/trust/test_{name}.py::" for name in ("chain", "e
 REFUSALS = "unit/trust/test_refusals.py::"
 ATTACKS, MODEL = "unit/trust/test_attacks.py::", "unit/trust/test_model_signature.py::"
 ROSTER = "unit/trust/test_roster.py::"
+LEDGER = "fleet/test_ledger_"
 ENROLLMENT, FLEET = "unit/trust/test_enrollment.py::", "fleet/test_enroll.py::"
 
 # The id of a rule for readers (R-area-n), or words of its sentence with MUST, and its refused cases: vectors by their id, tests
@@ -382,6 +383,35 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "R-pol-4": (
         "unit/trust/test_policy.py::test_policy_refuses",
         "unit/trust/test_roles.py::test_a_deny_entry_that_can_match_nothing_is_an_error",
+    ),
+    "R-led-1": (
+        LEDGER + "remote.py::test_a_day_that_a_stranger_signed",
+        LEDGER + "remote.py::test_a_signature_that_was_changed",
+        LEDGER + "remote.py::test_a_day_of_another_chain_or_under_another_name",
+    ),
+    "R-led-2": (
+        LEDGER + "remote.py::test_a_day_that_is_missing_doubled_or_out_of_order",
+        LEDGER + "remote.py::test_a_day_that_was_replaced",
+        LEDGER + "remote.py::test_a_chain_in_which_time_falls",
+    ),
+    "R-led-3": (
+        LEDGER + "remote.py::test_a_table_that_was_changed_is_noticed",
+        LEDGER + "remote.py::test_a_statement_of_another_form_is_refused",
+        LEDGER + "foreign.py::test_a_table_of_another_schema",
+        LEDGER + "foreign.py::test_a_frame_that_is_no_parquet",
+    ),
+    "R-led-4": (
+        LEDGER + "foreign.py::test_too_many_row_groups",
+        LEDGER + "foreign.py::test_a_row_group_that_is_too_large",
+        LEDGER + "foreign.py::test_too_many_bytes_for_its_rows",
+    ),
+    "R-led-5": (
+        LEDGER + "foreign.py::test_values_that_the_format_does_not_allow",
+        LEDGER + "foreign.py::test_text_that_is_not_utf8",
+    ),
+    "R-led-6": (
+        LEDGER + "foreign.py::test_an_artifact_that_stands_twice",
+        LEDGER + "foreign.py::test_an_artifact_that_stands_twice_in_two_days",
     ),
     "R-ros-1": (
         ROSTER + "test_only_the_role_roster_signs_it",
