@@ -49,6 +49,7 @@ CASES = {
     "fleet": FLEET_PYTHON,
     "registry": FLEET_PYTHON,
     "enroll": FLEET_PYTHON,
+    "judge": FLEET_PYTHON,
     "verity": DEVICE_PYTHON,
     "tricks": DEVICE_PYTHON,
 }

@@ -204,8 +204,8 @@ def _item_deny(item: ItemFacts, record: RecordFacts, gate: Gate, proved: int | N
 def _is_recent(item: ItemFacts, view: View) -> bool:
     """An item that does not count may be about the period."""
     if isinstance(item, KitFacts):
-        return may_lie_inside(item, view) or (not item.records and item.standing.at_ns >= view.question.since)
-    return item.standing.at_ns >= view.question.since
+        return may_lie_inside(item, view) or (not item.records and not made_before(item, view))
+    return not made_before(item, view)
 
 
 @rule("R-con-16")

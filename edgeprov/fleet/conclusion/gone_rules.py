@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from edgeprov.fleet.conclusion.fleet_report import Reason
+from edgeprov.fleet.conclusion.time_rules import made_before
 from edgeprov.fleet.conclusion.types import KitFacts, RecordFacts, Sighting, SignatureFacts, TombstoneFacts
 from edgeprov.fleet.conclusion.view import HOUR_NS, Case, View, rule
 
@@ -51,7 +52,7 @@ def _held(digest: bytes, signatures: Iterable[SignatureFacts], view: View) -> tu
 
 @rule("R-con-74")
 def gone(case: Case, view: View) -> Iterator[Reason]:
-    """Kits of the period, tombstones since its start, and the device records of both are still held."""
+    """Kits of the period, tombstones that are not past, and the device records of both are still held."""
     if not view.absent:
         return
     asked = view.question.model
@@ -61,7 +62,7 @@ def gone(case: Case, view: View) -> Iterator[Reason]:
             records.add(kit.record)
             yield from _told(case, kit, f"kit {kit.number}", view)
     for tombstone in case.tombstones:
-        if tombstone.standing.at_ns >= view.question.since:
+        if not made_before(tombstone, view):
             records.add(tombstone.record)
             yield from _told(case, tombstone, f"tombstone {tombstone.number}", view)
     for record in case.records:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from edgeprov.fleet.conclusion.fleet_report import Reason
 from edgeprov.fleet.conclusion.record_rules import SlotRecords, stop_floor
 from edgeprov.fleet.conclusion.spans import gaps_between, joined_ranges
+from edgeprov.fleet.conclusion.time_rules import made_before
 from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts
 from edgeprov.fleet.conclusion.view import Case, View, rule
 from edgeprov.formats.standing import OpenSegment, Stop
@@ -85,7 +86,7 @@ def stop_covers_shown(case: Case, view: View, slots: dict[str, SlotRecords]) -> 
                 continue
             told.add(stop)
             last = shown.get(stop.header, -1)
-            if last > (-1 if stop.after is None else stop.after) and _recent(item, stop, view):
+            if last > (-1 if stop.after is None else stop.after) and not made_before(item, view):
                 yield case.reason(
                     "stop-covers-shown",
                     "gap",
@@ -99,18 +100,13 @@ def stop_covers_shown(case: Case, view: View, slots: dict[str, SlotRecords]) -> 
                 shown[entry.header] = max(shown.get(entry.header, -1), entry.last)
 
 
-def _recent(item: ItemFacts, stop: Stop, view: View) -> bool:
-    """The stop was told, or happened, in the period or later."""
-    return max(stop.at_ns, item.standing.at_ns) >= view.question.since
-
-
 @rule("R-con-59")
 def unclean_stop(case: Case, view: View, slots: dict[str, SlotRecords]) -> Iterator[Reason]:
     """Tell each unclean stop that may have lost records of the period, with its bound and numbers."""
     told: set[Stop] = set()
     for item in case.items:
         for stop in item.standing.stops:
-            if stop in told or not _recent(item, stop, view):
+            if stop in told or made_before(item, view):
                 continue
             told.add(stop)
             slot = slots[stop.slot]

@@ -480,6 +480,18 @@ def records() -> Iterator[Vector]:
         told="unclean-stop",
     )
 
+    slow = Device()
+    cut_off = slow.run(2, 0)
+    cut_off.rows.pop()
+    slow.reset += 1
+    slow.stops = [stop(cut_off.header, 0, 2, -4)]
+    slow.next["default"] = 2
+    slow.seal(-4, doubt=True, floor_ns=day(-4))
+    slow.head(11)
+    yield better(
+        "R-con-59", "a power cut that a kit with a clock set back tells", COMPLETE, known(slow), told="unclean-stop"
+    )
+
     # R-con-51: what a listing shows is not explained by a stop of another segment.
     device = Device()
     shown = device.run(3, 2)
