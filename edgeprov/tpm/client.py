@@ -14,7 +14,6 @@ Spec: TPM 2.0 Library, Part 3, of each command.
 from __future__ import annotations
 
 import os
-import random
 import struct
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -166,7 +165,7 @@ class Client(DeviceLock):
                     raise tpm_error(what, answer) from answer
                 if code in RC_MEMORY:
                     self._reclaim()
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+            time.sleep(pause * (0.5 + os.urandom(1)[0] / 255))  # jitter
             pause = min(pause * 2, 0.5)
 
     def pcr_event(self, pcr: int, data: bytes) -> None:

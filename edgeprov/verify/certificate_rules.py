@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
-
 from edgeprov.errors import SignerUntrusted
+from edgeprov.formats.certificate import (
+    EXTENDED_KEY_USAGE,
+    HANDLED_EXTENSIONS,
+    KEY_USAGE,
+    NAME_CONSTRAINTS,
+    Certificate,
+)
+from edgeprov.formats.distinguished_name import name_text
 from edgeprov.formats.mediatypes import ROLE_URN_PREFIXES
-from edgeprov.verify.certificates import extension_of, key_of, subject_of
+from edgeprov.verify.certificates import key_of, subject_of
 from edgeprov.verify.signer_identity import Purpose
 
 _ARTICLE: Final = {
@@ -25,20 +29,12 @@ _ARTICLE: Final = {
     "collector": "a collector",
     "importer": "an importer",
 }
-_HANDLED: Final = frozenset(
-    (
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-    )
-)
-_EK_USAGE: Final = ObjectIdentifier("2.23.133.8.1")  # tcg-kp-EKCertificate
+_EK_USE: Final = "2.23.133.8.1"  # tcg-kp-EKCertificate
+_CODE_SIGNING: Final = "1.3.6.1.5.5.7.3.3"
+_TIME_STAMPING: Final = "1.3.6.1.5.5.7.3.8"
 
 
-def verify_ca(certificate: x509.Certificate, below: int, what: str) -> None:
+def verify_ca(certificate: Certificate, below: int, what: str) -> None:
     """Check that a certificate may issue others.
 
     Args:
@@ -50,25 +46,22 @@ def verify_ca(certificate: x509.Certificate, below: int, what: str) -> None:
         FormatError: It holds no usable key.
         SignerUntrusted: Not a CA, not at this place of a path, or with a weak key.
     """
-    constraints = extension_of(certificate, x509.BasicConstraints)
-    if constraints is None or not constraints.value.ca:
+    constraints = certificate.basic_constraints
+    if constraints is None or not constraints.ca:
         raise SignerUntrusted(f"{what} is not a CA")
-    if constraints.value.path_length is not None and below > constraints.value.path_length:
+    if constraints.path_length is not None and below > constraints.path_length:
         raise SignerUntrusted(f"{what} allows no {below} CA certificates below it")
-    usage = extension_of(certificate, x509.KeyUsage)
-    if usage is None or not usage.value.key_cert_sign:
+    if "key_cert_sign" not in (certificate.key_usage or ()):
         raise SignerUntrusted(f"{what} may not sign certificates")
     key = key_of(certificate)
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
+    if key.kind == "rsa" and key.bits < 2048:
         raise SignerUntrusted(f"{what} has an RSA key of less than 2048 bits")
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < 256:
+    if key.kind == "ec" and key.bits < 256:
         raise SignerUntrusted(f"{what} has an ECDSA key of less than 256 bits")
-    if isinstance(key, dsa.DSAPublicKey):
-        raise SignerUntrusted(f"{what} has a DSA key")
     _verify_extensions(certificate)
 
 
-def verify_leaf(certificate: x509.Certificate, purpose: Purpose) -> str:
+def verify_leaf(certificate: Certificate, purpose: Purpose) -> str:
     """Check that a certificate serves a purpose.
 
     Returns:
@@ -83,56 +76,46 @@ def verify_leaf(certificate: x509.Certificate, purpose: Purpose) -> str:
     return _identity_name(certificate, purpose)
 
 
-def _verify_extensions(certificate: x509.Certificate) -> None:
-    for item in certificate.extensions:
-        if item.critical and item.oid not in _HANDLED:
-            raise SignerUntrusted(
-                f"certificate {subject_of(certificate)!r} has the unknown critical extension {item.oid.dotted_string}"
-            )
-        if item.oid == ExtensionOID.NAME_CONSTRAINTS:  # critical or not: the CA's owner limited it
+def _verify_extensions(certificate: Certificate) -> None:
+    for name, critical in certificate.extensions.items():
+        if critical and name not in HANDLED_EXTENSIONS:
+            raise SignerUntrusted(f"certificate {subject_of(certificate)!r} has the unknown critical extension {name}")
+        if name == NAME_CONSTRAINTS:  # critical or not: the CA's owner limited it
             raise SignerUntrusted(f"certificate {subject_of(certificate)!r} has name constraints, which are not judged")
 
 
-def _verify_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
+def _verify_usage(certificate: Certificate, purpose: Purpose) -> None:
     name = subject_of(certificate)
-    constraints = extension_of(certificate, x509.BasicConstraints)
-    if constraints is not None and constraints.value.ca:
+    constraints, usage = certificate.basic_constraints, certificate.key_usage
+    uses = certificate.extended_key_usage
+    if constraints is not None and constraints.ca:
         raise SignerUntrusted(f"certificate {name!r} is a CA, not a {purpose}")
-    extended = extension_of(certificate, x509.ExtendedKeyUsage)
-    uses = None if extended is None else list(extended.value)
     if purpose == "ek":
-        if uses is not None and _EK_USAGE not in uses:
+        if uses is not None and _EK_USE not in uses:
             raise SignerUntrusted(f"certificate {name!r} is not for an endorsement key")
         return
-    usage = extension_of(certificate, x509.KeyUsage)
     if purpose == "idevid":  # makers differ in all but this; the chain and the key decide
-        if usage is None or not usage.value.digital_signature or usage.value.key_cert_sign:
+        if usage is None or "digital_signature" not in usage or "key_cert_sign" in usage:
             raise SignerUntrusted(f"certificate {name!r} is not for a signing key")
         return
-    if usage is None or not usage.critical or not usage.value.digital_signature:
+    if usage is None or not certificate.extensions[KEY_USAGE] or "digital_signature" not in usage:
         raise SignerUntrusted(f"certificate {name!r} lacks a critical key usage with digitalSignature")
-    if usage.value.key_cert_sign:
+    if "key_cert_sign" in usage:
         raise SignerUntrusted(f"certificate {name!r} may sign certificates: not a {purpose}'s")
     if purpose == "timestamp":
-        if extended is None or not extended.critical or uses != [ExtendedKeyUsageOID.TIME_STAMPING]:
+        if uses != (_TIME_STAMPING,) or not certificate.extensions[EXTENDED_KEY_USAGE]:
             raise SignerUntrusted(f"certificate {name!r} is not for timestamps only")
         return
-    if uses is not None and ExtendedKeyUsageOID.CODE_SIGNING not in uses:
+    if uses is not None and _CODE_SIGNING not in uses:
         raise SignerUntrusted(f"certificate {name!r} is for other uses than signing artifacts")
-    if purpose in ("device", "enroller", "roster", "importer"):
-        key = key_of(certificate)
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise SignerUntrusted(f"certificate {name!r}: a {purpose} key is ECDSA P-256")
+    if purpose in ("device", "enroller", "roster", "importer") and key_of(certificate).curve != "secp256r1":
+        raise SignerUntrusted(f"certificate {name!r}: a {purpose} key is ECDSA P-256")
 
 
-def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
+def _identity_name(certificate: Certificate, purpose: Purpose) -> str:
     if purpose in ("timestamp", "ek", "idevid"):
-        return certificate.subject.rfc4514_string()
-    extension = extension_of(certificate, x509.SubjectAlternativeName)
-    names: list[str] = []
-    if extension is not None:
-        names += extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-        names += extension.value.get_values_for_type(x509.RFC822Name)
+        return name_text(certificate.subject)
+    names = [str(value) for kind, value in certificate.alternative_names if kind in ("uri", "email")]
     if len(names) > 1:
         raise SignerUntrusted(f"certificate {subject_of(certificate)!r} has more than one name")
     name = names[0] if names else ""
@@ -140,7 +123,7 @@ def _identity_name(certificate: x509.Certificate, purpose: Purpose) -> str:
         for role, prefix in ROLE_URN_PREFIXES.items():
             if name.startswith(prefix):
                 raise SignerUntrusted(f"{name} is {_ARTICLE[role]}, not a publisher")
-        return name or "x509.subject:" + certificate.subject.rfc4514_string()
+        return name or "x509.subject:" + name_text(certificate.subject)
     prefix = ROLE_URN_PREFIXES[purpose]
     if not name.startswith(prefix) or len(name) == len(prefix):
         raise SignerUntrusted(f"certificate {subject_of(certificate)!r} does not name {_ARTICLE[purpose]}")

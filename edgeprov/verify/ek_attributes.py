@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cryptography import x509
-from cryptography.x509.oid import ObjectIdentifier
-
 from edgeprov.errors import FormatError
+from edgeprov.formats.distinguished_name import name_values
 from edgeprov.formats.mediatypes import ASSURANCES, Assurance
-from edgeprov.verify.certificates import extension_of, load_certificate
+from edgeprov.verify.certificates import load_certificate
 
-_MANUFACTURER: Final = ObjectIdentifier("2.23.133.2.1")  # tcg-at-tpmManufacturer
+_MANUFACTURER: Final = "2.23.133.2.1"  # tcg-at-tpmManufacturer
 _ID: Final = re.compile("id:([0-9A-Fa-f]{8})")
 # Makers of chips of their own. AMD, INTC, QCOM, MSFT, GOOG and what is unknown make firmware or virtual TPMs, too.
 _CHIPS: Final = frozenset(("ATML", "IFX", "NSG", "NSM", "NTC", "NTZ", "SECE", "SMSC", "STM", "WEC"))
@@ -34,9 +32,8 @@ def tpm_manufacturer(certificate: bytes) -> str | None:
     Raises:
         FormatError: Not a certificate, or an attribute that is no vendor id.
     """
-    extension = extension_of(load_certificate(certificate), x509.SubjectAlternativeName)
-    names = [] if extension is None else extension.value.get_values_for_type(x509.DirectoryName)
-    values = [str(item.value) for name in names for item in name if item.oid == _MANUFACTURER]
+    names = load_certificate(certificate).alternative_names
+    values = [text for _, name in names if isinstance(name, tuple) for text in name_values(name, _MANUFACTURER)]
     if not values:
         return None
     found = _ID.fullmatch(values[0])

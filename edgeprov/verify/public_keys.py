@@ -4,35 +4,55 @@
 
 One scheme per kind of key, so that algorithms cannot be mixed up: P-256 signs SHA-256, P-384 signs
 SHA-384 (cosign v2 in key mode: SHA-256), Ed25519 signs the message. Devices have P-256 only.
-Of verify, this module and those of certificates (certificates, certificate_rules, x509path) import ``cryptography``.
+Of verify, this module alone imports ``cryptography``, and of it the primitives: RSA and Ed25519 where they are used.
 """
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_public_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
 from edgeprov.errors import FormatError, SignatureInvalid
 from edgeprov.formats.ecdsa import encode_ecdsa_der, encode_p256_spki
+from edgeprov.formats.pem import parse_pem
+from edgeprov.formats.signature_algorithm import SignatureAlgorithm
+from edgeprov.formats.subject_key import SubjectKey, parse_subject_key
 
-PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_SHA256 = ec.ECDSA(Prehashed(SHA256()))
-_SHA384 = ec.ECDSA(Prehashed(SHA384()))
+    PublicKey = ec.EllipticCurvePublicKey | Ed25519PublicKey
+
+
+class _Ecdsa(ec.ECDSA):
+    """The scheme for verifying alone: the library's own constructor loads all of its backend, to look at signing."""
+
+    def __init__(self, algorithm: HashAlgorithm) -> None:
+        self._algorithm = Prehashed(algorithm)
+        self._deterministic_signing = False
+
+
+_HASHES: Final[dict[str, HashAlgorithm]] = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
+_ECDSA: Final = {name: _Ecdsa(algorithm) for name, algorithm in _HASHES.items()}
+_SHA256, _SHA384 = _ECDSA["sha256"], _ECDSA["sha384"]
+_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
+    "secp192r1": ec.SECP192R1,
+    "secp224r1": ec.SECP224R1,
+    "secp256r1": ec.SECP256R1,
+    "secp384r1": ec.SECP384R1,
+    "secp521r1": ec.SECP521R1,
+    "brainpoolP256r1": ec.BrainpoolP256R1,
+    "brainpoolP384r1": ec.BrainpoolP384R1,
+    "brainpoolP512r1": ec.BrainpoolP512R1,
+}
 _COORDINATES = 64
-_HASHES = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
 
 
 @lru_cache(maxsize=8_192)
@@ -43,7 +63,32 @@ def load_key(spki: bytes) -> PublicKey:
         FormatError: Not a key, a point off the curve, or an algorithm that is not accepted.
     """
     try:
-        return _accepted(load_der_public_key(spki))
+        key = parse_subject_key(spki)
+    except FormatError as error:
+        raise FormatError(f"not a usable public key: {error.message}") from error
+    if key.kind != "ed25519" and key.curve not in ("secp256r1", "secp384r1"):
+        raise FormatError("public key is not ECDSA P-256, ECDSA P-384 or Ed25519")
+    loaded: PublicKey = load_subject_key(key)
+    return loaded
+
+
+@lru_cache(maxsize=8_192)
+def load_subject_key(key: SubjectKey) -> Any:
+    """Turn a public key into the library's.
+
+    Raises:
+        FormatError: A point off the curve, or a key that the library does not take.
+    """
+    try:
+        if key.kind == "ec":
+            return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[key.curve](), key.point)
+        if key.kind == "rsa":
+            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+
+            return RSAPublicNumbers(key.exponent, key.modulus).public_key()
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        return Ed25519PublicKey.from_public_bytes(key.point)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise FormatError("not a usable public key") from error
 
@@ -55,10 +100,37 @@ def load_pem_key(pem: bytes) -> bytes:
         FormatError: As load_key.
     """
     try:
-        key = _accepted(load_pem_public_key(pem))
-    except (ValueError, UnsupportedAlgorithm) as error:
+        (spki,) = parse_pem(pem, "PUBLIC KEY")
+    except (FormatError, ValueError) as error:
         raise FormatError("not a usable public key") from error
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    load_key(spki)
+    return spki
+
+
+def is_signed_by(key: SubjectKey, algorithm: SignatureAlgorithm, signature: bytes, message: bytes) -> bool:
+    """Verify the signature of a certificate.
+
+    Args:
+        key: Of the issuer.
+        algorithm: As the certificate names it.
+        signature: Ecdsa-Sig-Value, or the number of RSA.
+        message: The signed part.
+
+    Raises:
+        FormatError: As load_subject_key.
+    """
+    if key.kind != algorithm.key:
+        return False
+    public = load_subject_key(key)
+    try:
+        if key.kind == "ec":
+            digest = hashlib.new(algorithm.hash_name, message).digest()
+            public.verify(signature, digest, _ECDSA[algorithm.hash_name])
+        else:
+            _verify_rsa(public, algorithm, signature, message)
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def verify_ecdsa(key: bytes, signature_der: bytes, digest: bytes, what: str = "signature") -> None:
@@ -158,23 +230,22 @@ def verify_cms(key: bytes, signature: bytes, message: bytes, hash_name: str, wha
     Raises:
         SignatureInvalid: It does not fit, or the key is of another kind.
     """
-    algorithm = _HASHES[hash_name]
     try:
-        public = load_der_public_key(key)
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, message, ec.ECDSA(algorithm))
-            return
-        if isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048:
-            public.verify(signature, message, padding.PKCS1v15(), algorithm)
-            return
-    except (InvalidSignature, ValueError, UnsupportedAlgorithm) as error:
+        public = parse_subject_key(key)
+        if public.kind == "ec" or (public.kind == "rsa" and public.bits >= 2048):
+            if is_signed_by(public, SignatureAlgorithm(public.kind, hash_name), signature, message):
+                return
+            raise SignatureInvalid(f"{what}'s signature does not fit")
+    except FormatError as error:
         raise SignatureInvalid(f"{what}'s signature does not fit") from error
     raise SignatureInvalid(f"{what} is signed with a kind of key that is not accepted")
 
 
-def _accepted(key: object) -> PublicKey:
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
-        return key
-    if isinstance(key, Ed25519PublicKey):
-        return key
-    raise FormatError("public key is not ECDSA P-256, ECDSA P-384 or Ed25519")
+def _verify_rsa(public: rsa.RSAPublicKey, algorithm: SignatureAlgorithm, signature: bytes, message: bytes) -> None:
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    chosen = _HASHES[algorithm.hash_name]
+    if algorithm.pss_salt is None:
+        public.verify(signature, message, padding.PKCS1v15(), chosen)
+    else:
+        public.verify(signature, message, padding.PSS(padding.MGF1(chosen), algorithm.pss_salt), chosen)

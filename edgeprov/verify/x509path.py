@@ -22,28 +22,24 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
-
 from edgeprov.errors import EdgeprovError, FormatError, SignerUntrusted
+from edgeprov.formats.certificate import Certificate
+from edgeprov.formats.distinguished_name import COMMON_NAME, name_text
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificate_rules import verify_ca, verify_leaf
-from edgeprov.verify.certificates import UNREADABLE, load_certificate, spki_of, subject_of
+from edgeprov.verify.certificates import key_of, load_certificate, spki_of, subject_of
+from edgeprov.verify.public_keys import is_signed_by
 from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 
-_HASHES: Final = (SHA256, SHA384, SHA512)
 _SUBJECT_KEYS: Final = {
-    NameOID.COUNTRY_NAME: "C",
-    NameOID.STATE_OR_PROVINCE_NAME: "ST",
-    NameOID.LOCALITY_NAME: "L",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.SERIAL_NUMBER: "SERIALNUMBER",
-    NameOID.COMMON_NAME: "CN",
+    "2.5.4.6": "C",
+    "2.5.4.8": "ST",
+    "2.5.4.7": "L",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "2.5.4.5": "SERIALNUMBER",
+    COMMON_NAME: "CN",
 }
 
 
@@ -91,11 +87,7 @@ def anchor_chain(der: bytes, anchors: Sequence[bytes]) -> tuple[bytes, ...]:
     chain = [der]
     while (
         above := next(
-            (
-                item
-                for item in anchors
-                if item not in chain and _is_issued_by(load_certificate(chain[-1]), load_certificate(item))
-            ),
+            (item for item in anchors if item not in chain and _is_issued_by(chain[-1], item)),
             None,
         )
     ) is not None:
@@ -117,26 +109,26 @@ def _judge_paths(
     paths = list(search.find(certificate, search.candidates))
     if not paths:
         raise search.refusal or SignerUntrusted(
-            f"certificate {subject_of(certificate)!r}, issued by {certificate.issuer.rfc4514_string()[:120]!r}, "
+            f"certificate {subject_of(certificate)!r}, issued by {name_text(certificate.issuer)[:120]!r}, "
             f"leads to no {purpose} trust anchor"
         )
     san = verify_leaf(certificate, purpose)
     found: list[SignerIdentity] = []
     for path in paths:
-        not_before = max(item.not_valid_before_utc for item in (certificate, *path))
-        not_after = min(item.not_valid_after_utc for item in (certificate, *path))
+        not_before = max(item.not_before for item in (certificate, *path))
+        not_after = min(item.not_after for item in (certificate, *path))
         if any(item.not_before <= not_before and not_after <= item.not_after for item in found):
             continue
         found.append(
             SignerIdentity(
                 san=san,
-                subject=certificate.subject.rfc4514_string(),
+                subject=name_text(certificate.subject),
                 serial=f"{certificate.serial_number:x}",
                 spki=spki_of(certificate),
                 not_before=not_before,
                 not_after=not_after,
                 rdns=tuple(
-                    (_SUBJECT_KEYS.get(rdn.oid, rdn.oid.dotted_string), str(rdn.value)) for rdn in certificate.subject
+                    (_SUBJECT_KEYS.get(kind, kind), value) for part in certificate.subject for kind, value in part
                 ),
                 certificate_sha256=hashlib.sha256(leaf).hexdigest(),
                 issuers=tuple(_issuer_names(item) for item in path),
@@ -145,9 +137,9 @@ def _judge_paths(
     return tuple(found)
 
 
-def _issuer_names(certificate: x509.Certificate) -> tuple[str, str, str]:
+def _issuer_names(certificate: Certificate) -> tuple[str, str, str]:
     serial, spki = f"{certificate.serial_number:x}", hashlib.sha256(spki_of(certificate)).hexdigest()
-    return serial, spki, hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+    return serial, spki, hashlib.sha256(certificate.der).hexdigest()
 
 
 class _PathSearch:
@@ -163,7 +155,7 @@ class _PathSearch:
 
     def __init__(self, intermediates: Sequence[bytes], anchors: Sequence[bytes]) -> None:
         self.refusal: EdgeprovError | None = None
-        self.candidates: list[x509.Certificate] = []
+        self.candidates: list[Certificate] = []
         self._anchors = [load_certificate(der) for der in anchors]
         for der in dict.fromkeys(intermediates):
             try:
@@ -173,8 +165,8 @@ class _PathSearch:
                 self.refusal = self.refusal or error
 
     def find(
-        self, certificate: x509.Certificate, candidates: Sequence[x509.Certificate], below: int = 0
-    ) -> Iterator[tuple[x509.Certificate, ...]]:
+        self, certificate: Certificate, candidates: Sequence[Certificate], below: int = 0
+    ) -> Iterator[tuple[Certificate, ...]]:
         """Yield the CA certificates of each path, from the issuer to the anchor.
 
         Args:
@@ -191,8 +183,8 @@ class _PathSearch:
                 for rest in self.find(candidate, others, below + 1):
                     yield (candidate, *rest)
 
-    def _may_issue(self, issuer: x509.Certificate, certificate: x509.Certificate, below: int) -> bool:
-        if not _is_issued_by(certificate, issuer):
+    def _may_issue(self, issuer: Certificate, certificate: Certificate, below: int) -> bool:
+        if not _is_issued_by(certificate.der, issuer.der):
             return False
         try:
             verify_ca(issuer, below, f"CA certificate {subject_of(issuer)!r}")
@@ -203,12 +195,12 @@ class _PathSearch:
 
 
 @lru_cache(maxsize=1_024)  # a search asks again for each path; all devices of a fleet share the CAs above them
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _is_issued_by(der: bytes, issuer_der: bytes) -> bool:
     """Compare the issuer's name and verify the signature."""
-    try:
-        if not isinstance(certificate.signature_hash_algorithm, _HASHES):
-            return False
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *UNREADABLE):
+    certificate, issuer = load_certificate(der), load_certificate(issuer_der)
+    if certificate.issuer_der != issuer.subject_der or certificate.algorithm is None:
         return False
-    return True
+    try:
+        return is_signed_by(key_of(issuer), certificate.algorithm, certificate.signature, certificate.tbs)
+    except FormatError:
+        return False

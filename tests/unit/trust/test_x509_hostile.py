@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile certificates: each is refused with one line and one of two errors, in every place of a chain.
 
-``cryptography.x509`` parses lazily and raises many kinds of exceptions, other ones in other versions. So each
-malformed certificate here is signed well: nothing but the malformed part may be the reason.
+Each malformed certificate here is signed well: nothing but the malformed part may be the reason.
 """
 
 from __future__ import annotations
@@ -188,7 +187,7 @@ def test_serial_number_of_twenty_octets_at_most() -> None:
 
 
 def test_a_long_certificate_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificates.x509, "load_der_x509_certificate", lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr(certificates, "parse_certificate", lambda _: pytest.fail("parsed"))
     assert "bytes" in str(refusal(bytes(LIMITS.certificate_bytes + 1), (), (root(),), pki.NOW, "publisher"))
 
 
@@ -257,8 +256,6 @@ def test_every_byte_changed(seed: int) -> None:
             changed = bytearray(der)
             changed[position] ^= 1 << rng.randrange(8)
             bad = bytes(changed)
-            if _same_content(bad, der):
-                continue
             if leaf is None:
                 refusal(bad, (), (root(),), pki.NOW, "publisher")
             else:
@@ -266,18 +263,7 @@ def test_every_byte_changed(seed: int) -> None:
                 refusal(leaf, (), (root(), bad), pki.NOW, "device")
 
 
-def _same_content(changed: bytes, der: bytes) -> bool:
-    """The number of unused bits of the signature, 0 in DER, is not signed, and the library passes over 1 to 7."""
-    try:
-        one, other = certificates.load_certificate(changed), certificates.load_certificate(der)
-    except FormatError:
-        return False
-    return (one.tbs_certificate_bytes, one.signature) == (other.tbs_certificate_bytes, other.signature) and (
-        one.signature_algorithm_oid == other.signature_algorithm_oid
-    )
-
-
-def test_a_certificate_that_the_library_warns_of_prints_nothing() -> None:
+def test_a_refused_certificate_prints_nothing() -> None:
     bad = patched(victim(ca=False), ROOT, *PATCHES["negative serial number"])
     code = (
         "import sys; from edgeprov.verify.certificates import certificate_spki\n"
