@@ -100,9 +100,15 @@ def behind_the_closer(case: Case, view: View) -> Iterator[Reason]:
     if closer is None or lower_bound(closer) < until:
         return
     for kit in case.kits:
-        if kit.number > closer.number and kit.digest in case.inside and kit.least is not None and kit.least < until:
-            opened = [segment for segment in kit.segments if segment.ranges and not segment.shared]
-            if opened and all(segment.number > closer.number for segment in opened):
+        if kit.number > closer.number and kit.digest in case.inside:
+            opened = [segment for segment in kit.segments if segment.ranges]
+            alone = kit.least if len(opened) == 1 else None
+            times = [
+                alone if segment.least is None else segment.least
+                for segment in opened
+                if segment.number > closer.number and not segment.shared
+            ]
+            if any(least is not None and least < until for least in times):
                 yield case.reason(
                     "time-below-bound",
                     "gap",

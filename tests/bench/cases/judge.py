@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace) -> list[Figure]:
         figure(
             GROUP, "the same, a kit of every tenth device withheld", cost(doubted), "us", "<=", 25,
             ours=f"{len(doubted.kits)} kits",
-            note="Missing numbers are searched only where some are missing, and each doubt gets its reasons.",
+            note="Missing numbers are searched only where some are missing. Each doubt gets its reasons, with numbers and digests.",
         ),
     ]  # fmt: skip
 
