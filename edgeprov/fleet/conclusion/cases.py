@@ -128,6 +128,12 @@ class Cases:
         known = item.record is not None and item.record in self._not_counted
         self.noise[f"{kind}: {'its device record does not count' if known else NOT_HELD}", item.device] += 1
 
+    def counted(self) -> set[bytes]:
+        """Digests of all artifacts that count."""
+        view = self.view
+        found = {*self._records, *view.models, *(roster.digest for roster in view.rosters)}
+        return found.union(item.digest for case in self.by_id.values() for item in case.items)
+
     def finish(self) -> None:
         """Sort items, name ends by replacing records, and find what was made before the period."""
         for case in self.by_id.values():

@@ -26,10 +26,10 @@ _OPEN_ENDS = {
 def closing_kind(case: Case, item: ItemFacts, view: View) -> Closing:
     """R-con-61: how an item may close its enrollment for the period, by itself; ``open`` where it does not."""
     until = view.question.until
-    if isinstance(item, HeadFacts) and item.nonce is not None and item.asked is not None:
-        return "nonce" if item.asked >= until else "open"
     if item.standing.final and case.ended == "retired" and case.end in (None, item.number):
         return "final"
+    if isinstance(item, HeadFacts) and item.nonce is not None and item.asked is not None:
+        return "nonce" if item.asked >= until else "open"
     if lower_bound(item) >= until and view.seen(item.digest) >= until:
         return "clock"
     return "open"

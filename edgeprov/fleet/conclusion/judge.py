@@ -105,7 +105,6 @@ def judge(knowledge: Knowledge, trust: TrustRules, question: Question) -> FleetR
         for name in ("records", "kits", "tombstones", "heads", "models", "rosters")
     }  # fmt: skip
     reasons = [*limit_reached(knowledge.cuts), *chain_broken(knowledge.chains, collectors)]
-    reasons += facts_contradict(kinds.values(), view)
     cases = Cases(view)
     for roster in kinds["rosters"].by_digest.values():
         if not roster.checks.signed or not gate.accepts(roster.signatures, "roster"):
@@ -121,6 +120,7 @@ def judge(knowledge: Knowledge, trust: TrustRules, question: Question) -> FleetR
     cases.add_items(kinds["tombstones"].by_digest.values(), "tombstone")
     cases.add_items(kinds["heads"].by_digest.values(), "head")
     cases.finish()
+    reasons += facts_contradict(kinds.values(), cases.counted())
     reasons += [*roster_missing(view), *roster_old(view), *roster_contradiction(view), *period_not_ended(view)]
     names = {name for case in cases.by_id.values() for name in (case.device, *case.names)}
     reasons += device_unknown(view, names)

@@ -8,13 +8,13 @@ Spec: FORMAT.md part "Conclusion", R-con-83 to R-con-85, R-con-1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from edgeprov.fleet.conclusion.fleet_report import Reason
 from edgeprov.fleet.conclusion.gate import Gate, Sight
 from edgeprov.fleet.conclusion.merged import Merged
 from edgeprov.fleet.conclusion.types import Chain, Cut, Noise, Sighting
-from edgeprov.fleet.conclusion.view import View, rule
+from edgeprov.fleet.conclusion.view import rule
 
 
 def trusted_collectors(chains: Iterable[Chain], gate: Gate) -> frozenset[str]:
@@ -67,11 +67,10 @@ def chain_broken(chains: Iterable[Chain], collectors: frozenset[str]) -> Iterato
 
 
 @rule("R-con-3")
-def facts_contradict(merged: Iterable[Merged[object]], view: View) -> Iterator[Reason]:
-    """Two verified readings of one artifact say the same; a refused copy beside a good one is told."""
-    del view
+def facts_contradict(merged: Iterable[Merged[object]], counted: Collection[bytes]) -> Iterator[Reason]:
+    """Two verified readings of an artifact that counts say the same; a refused copy beside a good one is told."""
     for found in merged:
-        for digest in sorted(found.contradicted):
+        for digest in sorted(found.contradicted.intersection(counted)):
             yield Reason(
                 code="facts-contradict",
                 rule="",
@@ -79,7 +78,7 @@ def facts_contradict(merged: Iterable[Merged[object]], view: View) -> Iterator[R
                 digests=(digest,),
                 text=f"two readings of sha256:{digest.hex()} say different things",
             )
-        for digest in sorted(found.bad_copies):
+        for digest in sorted(found.bad_copies.intersection(counted)):
             yield Reason(
                 code="bad-copy",
                 rule="",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""Record numbers: continuous for each slot from 0 to the highest that a kit or a listing shows, each in one kit.
+"""Record numbers: continuous for each slot from 1 to the highest that a kit or a listing shows, each in one kit.
 
 Spec: FORMAT.md part "Conclusion", R-con-50 to R-con-56.
 """
@@ -18,6 +18,8 @@ from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts, Range, SegmentF
 from edgeprov.fleet.conclusion.view import Case, View, order_key, rule
 from edgeprov.formats.standing import OpenSegment, Stop
 
+_FIRST = 1
+"""The number of a slot's first record."""
 Held = tuple[int, int, KitFacts, SegmentFacts]
 
 
@@ -124,9 +126,9 @@ def record_gaps(case: Case, slots: dict[str, SlotRecords], end: ItemFacts) -> di
     found = {}
     for name, top in tops.items():
         covered = slots[name].covered
-        if len(covered) == 1 and covered[0][0] <= 0 and covered[0][1] >= top:
+        if len(covered) == 1 and covered[0][0] <= _FIRST and covered[0][1] >= top:
             continue
-        found[name] = gaps_between(covered, 0, top)
+        found[name] = gaps_between(covered, _FIRST, top)
     return found
 
 
