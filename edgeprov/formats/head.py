@@ -19,8 +19,8 @@ from edgeprov.formats.b64 import b64, get_b64, parse_b64
 from edgeprov.formats.descriptor import describe
 from edgeprov.formats.devicerecord import parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.fields import check_keys
-from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_object, get_str, parse_json_object
+from edgeprov.formats.fields import check_keys, list_member
+from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_object, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import A_DEVICE, A_ENROLLMENT, ANNOTATION_CREATED, HEAD
 from edgeprov.formats.names import SERIAL
@@ -34,6 +34,8 @@ from edgeprov.limits import LIMITS
 NONCE_BYTES: Final = (8, 64)
 
 _KEYS: Final = frozenset(("v", "device", "enrollment", "nonce", "newest", "at", "standing", "quote", "counter", "log"))
+_ATTESTATION_KEYS: Final = frozenset(("attest", "signature"))
+_QUOTE_KEYS: Final = _ATTESTATION_KEYS | {"pcrs"}
 _TAG = re.compile(rf"({SERIAL})\.h([0-9]{{10}})\.([0-9a-f]{{16}})")
 _COUNTER_MAX: Final = 10**10 - 1  # ten digits in the tag
 
@@ -217,12 +219,12 @@ def parse_head_tag(tag: str) -> HeadTag | None:
 
 def _parse_quote(obj: JsonObject, what: str) -> Attestation:
     pairs = []
-    for item in get_list(obj, "pcrs", what, maximum=24):
+    for item in list_member(check_keys(obj, _QUOTE_KEYS, what), "pcrs", what, 24):
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], str):
             raise FormatError(f"{what}: PCR values are not an array of pairs")
         pairs.append([item[0], parse_b64(item[1], f"{what}: PCR value")])
-    quote = _parse_attestation(obj, what)
-    return Attestation(attest=quote.attest, signature=quote.signature, pcrs=parse_pcr_values(pairs, what))
+    values = parse_pcr_values(pairs, what)
+    return Attestation(attest=get_b64(obj, "attest", what), signature=get_b64(obj, "signature", what), pcrs=values)
 
 
 def _encode_attestation(attestation: Attestation) -> JsonObject:
@@ -230,4 +232,5 @@ def _encode_attestation(attestation: Attestation) -> JsonObject:
 
 
 def _parse_attestation(obj: JsonObject, what: str) -> Attestation:
+    check_keys(obj, _ATTESTATION_KEYS, what)
     return Attestation(attest=get_b64(obj, "attest", what), signature=get_b64(obj, "signature", what))

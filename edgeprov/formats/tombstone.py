@@ -21,8 +21,8 @@ from edgeprov.formats.b64 import b64, get_b64
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.devicerecord import parse_enrollment
 from edgeprov.formats.digest import Digest, parse_digest
-from edgeprov.formats.fields import bool_member, check_keys, optional_uint_member, text_member, uint_member
-from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_list, get_str, parse_json_object
+from edgeprov.formats.fields import bool_member, check_keys, list_member, optional_uint_member, text_member, uint_member
+from edgeprov.formats.jsonx import JsonObject, encode_json, get_int, get_str, parse_json_object
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.formats.mediatypes import (
     A_DEVICE,
@@ -210,8 +210,8 @@ def parse_tombstone(manifest: Manifest, layer_raw: bytes) -> Tombstone:
         slot=check_slot(get_str(obj, "slot", what)),
         seq=seq,
         prev=None if prev == NO_PREV else parse_digest(prev),
-        numbers=_numbers(get_list(obj, "numbers", what, maximum=LIMITS.tombstone_entries), seq),
-        lost=_lost(get_list(obj, "lost", what, maximum=LIMITS.tombstone_entries)),
+        numbers=_numbers(list_member(obj, "numbers", what, LIMITS.tombstone_entries), seq),
+        lost=_lost(list_member(obj, "lost", what, LIMITS.tombstone_entries)),
         standing=parse_standing(get_b64(obj, "standing", what)),
         at=check_utc_text(get_str(obj, "at", what), f"{what}: 'at'"),
     )

@@ -39,14 +39,14 @@ class Vector:
     expected: dict[str, Any]
 
 
-def load() -> list[Vector]:
-    document = json.loads((HERE / "cases.json").read_bytes())
-    assert document["schema"] == "edgeprov-proof-vectors-1"
+def load(folder: str = "cases", kind: str = "proof") -> list[Vector]:
+    document = json.loads((HERE / f"{folder}.json").read_bytes())
+    assert document["schema"] == f"edgeprov-{kind}-vectors-1"
     vectors = [
         Vector(
             item["id"],
             item["comment"],
-            HERE / "cases" / f"{item['id']}.proof.json",
+            HERE / folder / f"{item['id']}.{kind}.json",
             HERE / "trust" / item["trust"],
             item["at"],
             item["expected"],

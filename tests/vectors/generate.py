@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edgeprov.fleet.conclusion.json_form import canonical_json
 from tests.support.softtpm import SoftTpm, spki
-from tests.vectors.cases_device import Stage
+from tests.vectors.cases_device import Case, Stage
 from tests.vectors.cases_evidence import all_evidence
+from tests.vectors.cases_items import heads, tombstones
 from tests.vectors.cases_proof import ED25519_KEY, P384_KEY, PUBLISHER_KEY, all_proof
 from tests.vectors.conclusion.all_cases import all_histories
 from tests.vectors.make import make_world
@@ -89,23 +90,28 @@ def files() -> Iterator[tuple[str, bytes]]:
     for name, folder in trust_folders():
         for file, data in folder.items():
             yield f"trust/{name}/{file}", data
+    yield from _listed("cases", "proof", [("", item) for item in (*all_evidence(), *all_proof())])
+    items = [("tombstone/", item) for item in tombstones()] + [("head/", item) for item in heads()]
+    yield from _listed("items", "item", items)
+
+
+def _listed(folder: str, kind: str, cases: list[tuple[str, tuple[int, Case]]]) -> Iterator[tuple[str, bytes]]:
+    """The files of a folder, and the list of them."""
     names: set[str] = set()
     index = []
-    for group, (name, comment, document, more) in (*all_evidence(), *all_proof()):
+    for prefix, (group, (name, comment, document, more)) in cases:
         place = "accepted" if group == 0 else ("malformed" if group < 0 else f"step-{group:02d}")
-        case_id = f"{place}/{name}" + ("" if group == 0 else "_fail")
+        case_id = f"{prefix}{place}/{name}" + ("" if group == 0 else "_fail")
         assert case_id not in names, case_id
         names.add(case_id)
-        yield f"cases/{case_id}.proof.json", _json(document, indent=None)
+        yield f"{folder}/{case_id}.{kind}.json", _json(document, indent=None)
         expected = {"verified": group == 0} | ({"step": group} if group > 0 else {})
         index.append(
             {"id": case_id, "comment": comment, "trust": more.pop("trust", "standard"), "at": AT, "expected": expected}
         )
         assert not more, more
-    yield (
-        "cases.json",
-        _json({"schema": "edgeprov-proof-vectors-1", "numberOfTests": len(index), "tests": index}, indent=1),
-    )
+    schema = f"edgeprov-{kind}-vectors-1"
+    yield f"{folder}.json", _json({"schema": schema, "numberOfTests": len(index), "tests": index}, indent=1)
 
 
 def conclusion_files() -> Iterator[tuple[str, bytes]]:
@@ -125,7 +131,10 @@ def main(check: bool) -> int:
     wanted = dict(files()) | dict(conclusion_files())
     present = {
         str(path.relative_to(HERE))
-        for found in ((HERE / "cases").rglob("*"), (HERE / "trust").rglob("*"), (HERE / "conclusion").glob("*.json"))
+        for found in (
+            *((HERE / name).rglob("*") for name in ("cases", "items", "trust")),
+            (HERE / "conclusion").glob("*.json"),
+        )
         for path in found
         if path.is_file()
     }

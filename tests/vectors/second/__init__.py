@@ -9,7 +9,8 @@ JSON object, {"verified": true} or {"verified": false, "step": N, "why": ...}, a
 the standard library it compares the evidence layer by digest, and its content only where the frame is stored.
 """
 
-from tests.vectors.second.base import Policy
+from tests.vectors.second.base import Bad, Policy
+from tests.vectors.second.items import check_item
 from tests.vectors.second.steps import check
 
-__all__ = ["Policy", "check"]
+__all__ = ["Bad", "Policy", "check", "check_item"]
