@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import edgeprov.fleet.conclusion
 import edgeprov.formats
 from edgeprov.errors import FormatError
 from edgeprov.fleet.conclusion.fleet_report import FleetReport
@@ -81,6 +86,40 @@ def test_each_rule_has_histories_with_the_worse_and_with_the_better_word() -> No
         mine = [vector for vector in VECTORS if vector["rule"] == rule]
         assert sum(vector["worse"] for vector in mine) >= (0 if rule in NO_WORSE else 2), rule
         assert any(not vector["worse"] for vector in mine), rule
+
+
+def silent(*arguments: object) -> Iterator[object]:
+    del arguments
+    return iter(())
+
+
+def modules() -> Iterator[ModuleType]:
+    for item in pkgutil.iter_modules(edgeprov.fleet.conclusion.__path__, "edgeprov.fleet.conclusion."):
+        yield importlib.import_module(item.name)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_rule_that_is_switched_off_is_missed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each history that names the rule's reason loses it, and at least one gets another answer."""
+    off = set(RULES[rule])
+    for module in modules():
+        for name, value in list(vars(module).items()):
+            if name in off and callable(value):
+                monkeypatch.setattr(module, name, silent)
+            elif isinstance(value, tuple) and any(getattr(part, "__name__", None) in off for part in value):
+                kept = tuple(part for part in value if getattr(part, "__name__", None) not in off)
+                monkeypatch.setattr(module, name, kept)
+    mine = [vector for vector in VECTORS if vector["rule"] == rule and vector["expected"]["reason"] is not None]
+    assert mine
+    for vector in mine:
+        report, expected = answer(vector), vector["expected"]
+        same = report.word == expected["word"] and expected["reason"] in {reason.code for reason in report.reasons}
+        assert not same or any(reason.rule != rule and reason.code == expected["reason"] for reason in report.reasons)
+    assert any(
+        answer(vector).word != vector["expected"]["word"]
+        or vector["expected"]["reason"] not in {reason.code for reason in answer(vector).reasons}
+        for vector in mine
+    )
 
 
 def test_an_empty_period_is_refused() -> None:

@@ -116,15 +116,15 @@ class View:
 
 
 CaseRule = Callable[[Case, View], Iterator[Reason]]
-RULES: Final[dict[str, str]] = {}
-"""Id of a rule -> name of its function."""
+RULES: Final[dict[str, list[str]]] = {}
+"""Id of a rule -> names of its functions."""
 
 
 def rule(name: str) -> Callable[[Any], Any]:
     """Mark a function as the rule of this id: the reasons that it gives carry the id."""
 
     def mark(function: Callable[..., Iterator[Reason]]) -> Callable[..., Iterator[Reason]]:
-        RULES[name] = function.__name__
+        RULES.setdefault(name, []).append(function.__name__)
 
         @wraps(function)
         def named(*arguments: Any) -> Iterator[Reason]:
