@@ -34,7 +34,7 @@ from edgeprov.fleet.conclusion.fleet_report import (
 from edgeprov.fleet.conclusion.gate import Gate
 from edgeprov.fleet.conclusion.gone_rules import gone
 from edgeprov.fleet.conclusion.label_rules import ResultTally, count_results
-from edgeprov.fleet.conclusion.listing_rules import listed_record, stop_covers_shown, unclean_stop
+from edgeprov.fleet.conclusion.listing_rules import listed_record, listing_shrinks, stop_covers_shown, unclean_stop
 from edgeprov.fleet.conclusion.merged import merge_entries
 from edgeprov.fleet.conclusion.model_rules import choose_models, model_not_vouched
 from edgeprov.fleet.conclusion.noise_rules import (
@@ -73,7 +73,7 @@ from edgeprov.fleet.conclusion.words import (
 _ASSURANCE: Final = ("dev", "firmware", "hardware")
 """Weakest first."""
 
-RECORD_RULES: Final = (record_missing, record_twice, listed_record, stop_covers_shown, unclean_stop)
+RECORD_RULES: Final = (record_missing, record_twice, listed_record, listing_shrinks, stop_covers_shown, unclean_stop)
 CASE_RULES: Final = (
     not_closed,
     record_withheld,

@@ -74,6 +74,54 @@ def listing_inside(entry: OpenSegment, view: View) -> bool:
     return entry.greatest_ns >= view.question.since or bool(entry.flags)
 
 
+@rule("R-con-44")
+def listing_shrinks(case: Case, view: View, slots: dict[str, SlotRecords]) -> Iterator[Reason]:
+    """A record that a listing shows stays in its segment: in each later listing, and in the kit that seals it."""
+    shown: dict[bytes, OpenSegment] = {}
+    told: set[bytes] = set()
+    sealed = (
+        {segment.header: (kit, segment) for kit in case.kits for segment in kit.segments} if _listed_any(case) else {}
+    )
+    for item in case.items:
+        for entry in item.standing.open:
+            before = shown.get(entry.header)
+            if before is None or (entry.last is not None and entry.last >= (before.last or 0)):
+                if entry.last is not None:
+                    shown[entry.header] = entry
+            elif listing_inside(before, view) and _not_lost(slots, before) and entry.header not in told:
+                told.add(entry.header)
+                yield _shrunk(case, before, item)
+    for header, before in sorted(shown.items()):
+        if header not in sealed or header in told or before.last is None:
+            continue
+        kit, segment = sealed[header]
+        kept = any(first <= before.last <= last for first, last in segment.ranges)
+        if not kept and listing_inside(before, view) and _not_lost(slots, before):
+            yield _shrunk(case, before, kit)
+
+
+def _listed_any(case: Case) -> bool:
+    return any(item.standing.open for item in case.items)
+
+
+def _not_lost(slots: dict[str, SlotRecords], entry: OpenSegment) -> bool:
+    """No tombstone names the last record of a listing as lost."""
+    last = entry.last or 0
+    return not any(first <= last <= final for first, final in slots[entry.slot].lost)
+
+
+def _shrunk(case: Case, entry: OpenSegment, item: ItemFacts) -> Reason:
+    number = entry.last or 0
+    return case.reason(
+        "listing-shrinks",
+        "gap",
+        f"number {item.number} shows segment {entry.number} without record {number}, which an item had listed before",
+        slot=entry.slot,
+        numbers=((number, number),),
+        digests=(item.digest,),
+    )
+
+
 @rule("R-con-58")
 def stop_covers_shown(case: Case, view: View, slots: dict[str, SlotRecords]) -> Iterator[Reason]:
     """An unclean stop never lost a record of its segment that an earlier item had listed."""

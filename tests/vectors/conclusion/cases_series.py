@@ -441,6 +441,37 @@ def records() -> Iterator[Vector]:
     )
     yield better("R-con-57", "the kit has the record that the head listed", COMPLETE, known(device))
 
+    def shrunk(act: str) -> Device:
+        device = Device()
+        segment = device.run(4, 2)
+        device.head(3)
+        if act != "nothing":
+            segment.rows.pop()
+        if act == "listed":
+            device.head(4)
+        device.start()
+        device.next["default"] = 4 if act == "listed" else 3 if act == "sealed" else device.next["default"]
+        device.run(2, 6)
+        device.seal(7)
+        device.head(11)
+        return device
+
+    yield worse(
+        "R-con-44",
+        "a later head lists a segment without its last record",
+        GAPS,
+        known(shrunk("listed")),
+        "listing-shrinks",
+    )
+    yield worse(
+        "R-con-44",
+        "a kit seals a segment without the record that a head had listed",
+        GAPS,
+        known(shrunk("sealed")),
+        "listing-shrinks",
+    )
+    yield better("R-con-44", "a segment keeps what a head had listed", COMPLETE, known(shrunk("nothing")))
+
     def power_cut(*, listed_first: bool, after: int = 1) -> Device:
         device = Device()
         segment = device.run(4, 2)
