@@ -145,8 +145,13 @@ def _make_codec(kind: Any) -> Codec:  # noqa: PLR0911 - one line for each form
     if kind is int:
         return _same, _checked(lambda value: type(value) is int and abs(value) <= _INT_MAX, "an integer")
     if kind is str:
-        return _same, _checked(lambda value: isinstance(value, str) and value.isprintable(), "text")
+        return _same, _checked(_is_text, "text")
     return _object(kind)
+
+
+def _is_text(value: Any) -> bool:
+    """Any Unicode text without lone surrogates, which UTF-8 cannot write; people's eyes are the renderer's business."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _same(value: Any) -> Any:

@@ -47,7 +47,7 @@ from edgeprov.fleet.conclusion.noise_rules import (
 )
 from edgeprov.fleet.conclusion.number_rules import NUMBER_RULES, collect_numbers
 from edgeprov.fleet.conclusion.question import Question
-from edgeprov.fleet.conclusion.record_rules import collect_records, record_missing, record_twice
+from edgeprov.fleet.conclusion.record_rules import collect_records, facts_incomplete, record_missing, record_twice
 from edgeprov.fleet.conclusion.roster_rules import (
     choose_roster,
     device_unknown,
@@ -73,7 +73,15 @@ from edgeprov.fleet.conclusion.words import (
 _ASSURANCE: Final = ("dev", "firmware", "hardware")
 """Weakest first."""
 
-RECORD_RULES: Final = (record_missing, record_twice, listed_record, listing_shrinks, stop_covers_shown, unclean_stop)
+RECORD_RULES: Final = (
+    record_missing,
+    facts_incomplete,
+    record_twice,
+    listed_record,
+    listing_shrinks,
+    stop_covers_shown,
+    unclean_stop,
+)
 CASE_RULES: Final = (
     not_closed,
     record_withheld,

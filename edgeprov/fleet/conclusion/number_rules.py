@@ -189,13 +189,19 @@ def _unknown(case: Case, tombstone: TombstoneFacts, entry: NumberEntry) -> Reaso
 
 
 @rule("R-con-34")
-def number_above_end(case: Case, view: View, numbers: Numbers) -> Iterator[Reason]:
-    """No item has a number above the certified end of its enrollment."""
+def number_outside(case: Case, view: View, numbers: Numbers) -> Iterator[Reason]:
+    """No item has a number above the certified end of its enrollment, or below its certified base."""
     del view, numbers
-    if case.end is None:
-        return
     for item in case.items:
-        if item.number > case.end:
+        if item.number < case.base:
+            yield case.reason(
+                "number-below-base",
+                "gap",
+                f"number {item.number} lies below the certified base {case.base} of the enrollment",
+                numbers=((item.number, item.number),),
+                digests=(item.digest,),
+            )
+        if case.end is not None and item.number > case.end:
             yield case.reason(
                 "number-above-end",
                 "gap",
@@ -254,4 +260,4 @@ def _text(part: Range) -> str:
     return str(part[0]) if part[0] == part[1] else f"{part[0]} to {part[1]}"
 
 
-NUMBER_RULES = (number_missing, number_contested, number_unknown, number_above_end, item_order, item_chain)
+NUMBER_RULES = (number_missing, number_contested, number_unknown, number_outside, item_order, item_chain)

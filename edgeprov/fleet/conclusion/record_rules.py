@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from edgeprov.fleet.conclusion.fleet_report import Reason
 from edgeprov.fleet.conclusion.spans import common_part, gaps_between, joined_ranges, without
+from edgeprov.fleet.conclusion.time_rules import made_before
 from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts, Range, SegmentFacts
 from edgeprov.fleet.conclusion.view import Case, View, order_key, rule
 from edgeprov.formats.standing import OpenSegment, Stop
@@ -208,6 +209,25 @@ def _past_record(case: Case, slot: str) -> int:
                 if segment.slot == slot and segment.ranges:
                     top = max(top, segment.ranges[-1][1])
     return top
+
+
+@rule("R-con-90")
+def facts_incomplete(case: Case, view: View, slots: dict[str, SlotRecords]) -> Iterator[Reason]:
+    """The ranges of a kit's segments have as many numbers as the kit has records; else not all of it was read."""
+    del slots
+    for kit in case.kits:
+        known = 0
+        for segment in kit.segments:
+            for first, last in segment.ranges:
+                known += last - first + 1
+        if known != kit.records and not made_before(kit, view):
+            yield case.reason(
+                "facts-incomplete",
+                "not-judged",
+                f"kit {kit.number} has {kit.records} records, and its segments show {known}",
+                numbers=((kit.number, kit.number),),
+                digests=(kit.digest,),
+            )
 
 
 @rule("R-con-56")

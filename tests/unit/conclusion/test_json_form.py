@@ -127,7 +127,7 @@ def _changed(**members: object) -> bytes:
         _changed(model="sha256:00"),
         _changed(model=D.hex()),
         _changed(model="sha256:" + D.hex().upper()),
-        _changed(devices=["a\u202eb"]),
+        _changed(devices=["a\ud800b"]),
         _changed(devices="a"),
     ],
 )

@@ -178,6 +178,20 @@ def numbers() -> Iterator[Vector]:
     yield worse("R-con-34", "a later enrollment of the same TPM begins below an item", GAPS,
                 replace(known(old, new), records=(old.record, replace(new.record, base=103))), "number-above-end")  # fmt: skip
 
+    yield worse(
+        "R-con-34",
+        "a head with a counter below the base",
+        GAPS,
+        replace(
+            known(working()),
+            heads=(
+                *known(working()).heads,
+                replace(known(working()).heads[0], digest=digest("low"), number=99, newest=None, clock_ms=1),
+            ),
+        ),
+        "number-below-base",
+    )
+
     # Order and links.
     device = working()
     yield worse(
@@ -403,6 +417,25 @@ def records() -> Iterator[Vector]:
     yield worse("R-con-56", "a record number for two contents", GAPS, twice(digest("other")), "record-contested")
     yield worse("R-con-56", "a record in two kits, not compared", GAPS, twice(None), "record-twice-unread")
     yield better("R-con-56", "each record in one kit", COMPLETE, known(device))
+
+    device = working()
+    kit = device.made[1]
+    assert isinstance(kit, KitFacts)
+    yield worse(
+        "R-con-90",
+        "the segments of a kit show fewer records than it has",
+        NOT_JUDGED,
+        changed(known(device), kit, records=9),
+        "facts-incomplete",
+    )
+    yield worse(
+        "R-con-90",
+        "the segments of a kit show more records than it has",
+        NOT_JUDGED,
+        changed(known(device), kit, records=1),
+        "facts-incomplete",
+    )
+    yield better("R-con-90", "the segments show every record", COMPLETE, known(device))
 
     def listed() -> Device:
         device = Device()
