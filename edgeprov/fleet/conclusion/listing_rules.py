@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from edgeprov.fleet.conclusion.fleet_report import Reason
 from edgeprov.fleet.conclusion.record_rules import SlotRecords, stop_floor
 from edgeprov.fleet.conclusion.spans import gaps_between, joined_ranges
-from edgeprov.fleet.conclusion.time_rules import made_before
+from edgeprov.fleet.conclusion.time_rules import lower_bound, made_before
 from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts
 from edgeprov.fleet.conclusion.view import Case, View, rule
 from edgeprov.formats.standing import OpenSegment, Stop
@@ -158,9 +158,6 @@ def unclean_stop(case: Case, view: View, slots: dict[str, SlotRecords]) -> Itera
                 continue
             told.add(stop)
             slot = slots[stop.slot]
-            known = None if stop.after is None else slot.holder(stop.after)
-            if known is not None and (known[1].least or 0) >= view.question.until:
-                continue
             held = joined_ranges((part[0], part[1]) for part in slot.held)
             yield case.reason(
                 "unclean-stop",
@@ -172,3 +169,5 @@ def unclean_stop(case: Case, view: View, slots: dict[str, SlotRecords]) -> Itera
                 bound_ms=stop.bound_ms,
                 until=stop.at_ns,
             )
+        if lower_bound(item) >= view.question.until:  # what was made before was synced, what comes is stamped later
+            return

@@ -127,9 +127,10 @@ def record_gaps(case: Case, slots: dict[str, SlotRecords], end: ItemFacts) -> di
     found = {}
     for name, top in tops.items():
         covered = slots[name].covered
-        if len(covered) == 1 and covered[0][0] <= _FIRST and covered[0][1] >= top:
+        start = 0 if 0 in slots[name].shown else _FIRST
+        if len(covered) == 1 and covered[0][0] <= start and covered[0][1] >= top:
             continue
-        found[name] = gaps_between(covered, _FIRST, top)
+        found[name] = gaps_between(covered, start, top)
     return found
 
 

@@ -556,6 +556,17 @@ def records() -> Iterator[Vector]:
         "R-con-59", "a power cut that a kit with a clock set back tells", COMPLETE, known(slow), told="unclean-stop"
     )
 
+    ahead = Device()
+    ahead.run(2, 15)
+    lost_part = ahead.start()
+    ahead.next["default"] = 4
+    ahead.reset += 1
+    ahead.stops = [stop(lost_part.header, 1, 4, 6)]
+    ahead.run(1, 7)
+    ahead.seal(8)
+    ahead.head(11)
+    yield better("R-con-59", "the clock was ahead before the power cut", COMPLETE, known(ahead), told="unclean-stop")
+
     # R-con-51: what a listing shows is not explained by a stop of another segment.
     device = Device()
     shown = device.run(3, 2)
