@@ -48,13 +48,13 @@ class RegistryConfig:
     data_template: str = "data/{device}/{year}"  # rendered when a kit is sent (registry/repository_template.py)
     subject: str = "none"  # model: kits name the model as OCI subject too, where their repository holds it
     plain_http: bool = False
-    auth: str = "none"
-    credentials_file: Path | None = None  # docker config.json form
+    credentials_file: Path | None = None  # docker's or podman's form; without it their usual places are searched
     ca_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
     proxy: str = ""
-    allow_hosts: tuple[str, ...] = ()  # hosts that the registry may redirect blob downloads to
+    allow_hosts: tuple[str, ...] = ()  # host[:port] that the registry may redirect blobs to
+    token_hosts: tuple[str, ...] = ()  # host[:port] of token servers that may get the credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,6 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "record.sync": ("every", "interval", "seal"),
     "record.full": ("stop", "discard-oldest"),
     "record.capture": ("none", "digest", "sampled", "full"),
-    "registry.auth": ("none", "basic", "token"),
     "registry.subject": ("none", "model"),
     "seal.signatures": ("cosign", "notation"),
     "upload.order": ("oldest", "smallest"),

@@ -290,6 +290,12 @@ class RegistryDenied(RegistryError):
     default_advice = "Check the credentials file and the rights of this account."
 
 
+class LoginRefused(RegistryDenied):
+    """The registry or its token server refused the login; nothing more is asked of it in this run."""
+
+    message_id = "4ae5d1b8c3374e6fa1f0c6de0a7f0045"
+
+
 class RegistryNotFound(RegistryError):
     """The registry does not hold the named artifact."""
 

@@ -104,7 +104,13 @@ class Limits:
     list_entries: Final = 1_000_000
     connect_s: Final = 10.0
     read_s: Final = 60.0
+    min_bytes_per_s: Final = 50.0  # of an answer: below the slowest modem, above a server that only drips
     redirect_count: Final = 5
+    registry_connections: Final = 8  # kept open to one registry
+    token_bytes: Final = 256 * KIB  # answer of a token server: 25 kB where 200 scopes were asked for
+    challenge_bytes: Final = 64 * KIB  # body of a 401 or redirect, read so that its connection serves again
+    list_bytes: Final = 256 * MIB  # of all pages together: 1,000,000 names of 255 bytes
+    list_s: Final = 600.0  # a list over several pages, in all
 
     # -- configuration --------------------------------------------------------------------------
     config_file_bytes: Final = 256 * KIB

@@ -35,17 +35,18 @@ def open_registry(name: str, config: RegistryConfig, *, create: bool = False) ->
         from edgeprov.store.layout_registry import LayoutRegistry
 
         return LayoutRegistry(Path(name.removeprefix(LAYOUT_PREFIX)), create=create)
-    from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+    from edgeprov.registry.oras_backend import OrasRegistry
+    from edgeprov.registry.settings import RegistrySettings
 
     settings = RegistrySettings(
         plain_http=config.plain_http,
-        auth=config.auth,
         credentials_file=config.credentials_file,
         ca_file=config.ca_file,
         client_cert=config.client_certificate,
         client_key=config.client_key,
         proxy=config.proxy,
         allow_hosts=config.allow_hosts,
+        token_hosts=config.token_hosts,
     )
     return OrasRegistry(name, settings=settings)
 

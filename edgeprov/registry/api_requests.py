@@ -10,13 +10,15 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from edgeprov.errors import (
     DigestMismatch,
     FormatError,
+    LoginRefused,
     RegistryDenied,
     RegistryError,
     RegistryNotFound,
@@ -25,15 +27,13 @@ from edgeprov.errors import (
 from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
 from edgeprov.registry.responses import Response, named_status, read_media_type, read_retry_after
+from edgeprov.registry.settings import OptionNames
 
 CHUNK_BYTES: Final = 64 * 1024
 _RETRY: Final = frozenset((408, 425, 429))
 _LONG_HEX = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
 _LATER: Final = "The registry is busy or limits its clients: the next run comes back; nothing is lost."
 _ITS_OWN_FAULT: Final = "The fault is the registry's own, a full disk for instance: tell its operator; nothing is lost."
-_TOO_LARGE: Final = (
-    "A proxy in front of the registry limits the size of a request: its limit must be above seal.part_bytes."
-)
 _LINK = re.compile(r"<([^>]{1,4096})>\s*;\s*rel=\"?next\"?")
 _CODE = re.compile(r"[A-Z_]{1,64}")
 
@@ -68,7 +68,11 @@ class HttpTransport(Protocol):
         Raises:
             RegistryError: No answer.
             RegistryDenied: The address leads to a host that is not allowed.
+            LoginRefused: The token server refuses the account.
         """
+
+    def advice(self, url: str) -> str:
+        """What a user can do about a 401 or 403 to this address."""
 
 
 class ApiRequests:
@@ -78,11 +82,13 @@ class ApiRequests:
         name: ``host[:port]``.
     """
 
-    def __init__(self, name: str, base_url: str, transport: HttpTransport) -> None:
+    def __init__(self, name: str, base_url: str, transport: HttpTransport, *, names: OptionNames | None = None) -> None:
         """Contact nothing yet."""
         self.name = name
         self._base = base_url
         self._transport = transport
+        self._names = names or OptionNames()
+        self._refused: LoginRefused | None = None  # a login that was refused is refused for every request of this run
 
     def _url(self, path: str) -> str:
         return f"{self._base}/v2/{path}"
@@ -116,7 +122,13 @@ class ApiRequests:
     ) -> Response | None:
         url = path if "://" in path else self._url(path)
         sent = {"Accept-Encoding": "identity", **(headers or {})}
-        answer = self._transport.send(method, url, headers=sent, data=data)
+        if self._refused is not None:
+            raise LoginRefused(self._refused.message, advice=self._refused.advice, status=self._refused.status)
+        try:
+            answer = self._transport.send(method, url, headers=sent, data=data)
+        except LoginRefused as error:
+            self._refused = error
+            raise
         if answer.status in expected:
             return answer
         if missing and answer.status == 404:
@@ -131,8 +143,11 @@ class ApiRequests:
         what = f"{self.name}: {method} {path} answered {named_status(status)}{f' ({code})' if code else ''}"
         if status == 401 and not {"Www-Authenticate", "Content-Length", "Transfer-Encoding"} & _titles(answer):
             return RegistryError(f"{what}, and was cut among its headers", status=status)
+        if status == 401 and not _asks_for_more(url):
+            self._refused = LoginRefused(what, advice=self._transport.advice(url), status=status, code=code)
+            return self._refused
         if status in (401, 403):
-            return RegistryDenied(what, status=status, code=code)
+            return RegistryDenied(what, advice=self._transport.advice(url), status=status, code=code)
         if status == 404:
             return RegistryNotFound(what, status=status, code=code)
         if code == "DIGEST_INVALID":
@@ -142,7 +157,11 @@ class ApiRequests:
             asked = f", and asks to wait {wait_s:.0f} s" if wait_s else ""
             advice = _LATER if status in _RETRY else _ITS_OWN_FAULT
             return RegistryError(what + asked, advice=advice, status=status, code=code, retry_after_s=wait_s)
-        return RegistryProtocolError(what, advice=_TOO_LARGE if status == 413 else None, status=status, code=code)
+        too_large = (
+            "A proxy in front of the registry limits the size of a request: "
+            f"its limit must be above {self._names.part_bytes}."
+        )
+        return RegistryProtocolError(what, advice=too_large if status == 413 else None, status=status, code=code)
 
     def _error_code(self, answer: Response) -> str:
         try:
@@ -188,6 +207,7 @@ class ApiRequests:
         url = self._url(path)
         seen: set[str] = set()
         total = 0
+        end = time.monotonic() + LIMITS.list_s
         while True:
             answer = self._send("GET", url, missing=missing)
             if answer is None:
@@ -200,8 +220,15 @@ class ApiRequests:
                 return
             seen.add(url)
             url = urljoin(url, link.group(1))
-            if url in seen or len(seen) >= LIMITS.list_pages or total > 4 * LIMITS.index_bytes:
+            endless = len(seen) >= LIMITS.list_pages or total > LIMITS.list_bytes or time.monotonic() > end
+            if url in seen or endless:
                 raise RegistryProtocolError(f"{self.name}: the list {path} does not end")
+
+
+def _asks_for_more(url: str) -> bool:
+    """A request that many accounts may not make: its 401 says nothing about the account as a whole."""
+    parts = urlsplit(url)
+    return parts.path == "/v2/_catalog" or "mount" in parse_qs(parts.query)
 
 
 def _titles(answer: Response) -> set[str]:

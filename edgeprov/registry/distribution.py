@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import BinaryIO, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from edgeprov._dataclass import replace
@@ -38,6 +38,7 @@ from edgeprov.registry.responses import (
     read_media_type,
     read_strings,
 )
+from edgeprov.registry.settings import OptionNames
 from edgeprov.registry.upload_prefetch import Prefetcher, UploadSession
 
 _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}"
@@ -55,9 +56,9 @@ class DistributionClient(ApiRequests):
         name: ``host[:port]``.
     """
 
-    def __init__(self, name: str, base_url: str, transport: HttpTransport) -> None:
+    def __init__(self, name: str, base_url: str, transport: HttpTransport, *, names: OptionNames | None = None) -> None:
         """Nothing is contacted yet."""
-        super().__init__(name, base_url, transport)
+        super().__init__(name, base_url, transport, names=names)
         self._ahead = Prefetcher(self._prepare)
         self._cut: dict[tuple[str, Digest], str] = {}  # upload session of the blob whose body was cut last
 
@@ -224,7 +225,7 @@ class DistributionClient(ApiRequests):
         """See Registry.list_tags."""
         tags: dict[str, None] = {}
         for page in self._pages(f"{repo}/tags/list", missing=True):
-            tags.update(dict.fromkeys(read_strings(page, "tags")))
+            self._add_names(tags, page, "tags", repo)
         return tuple(tags)
 
     def list_referrers(self, repo: str, digest: Digest, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
@@ -254,8 +255,13 @@ class DistributionClient(ApiRequests):
         """See Registry.list_repositories."""
         names: dict[str, None] = {}
         for page in self._pages("_catalog?n=1000"):
-            names.update(dict.fromkeys(read_strings(page, "repositories")))
+            self._add_names(names, page, "repositories", "_catalog")
         return tuple(names)
+
+    def _add_names(self, names: dict[str, None], page: Mapping[str, Any], key: str, what: str) -> None:
+        names.update(dict.fromkeys(read_strings(page, key)))
+        if len(names) > LIMITS.list_entries:
+            raise RegistryProtocolError(f"{self.name}: {what} lists more than {LIMITS.list_entries} {key}")
 
     def _manifest_bytes(self, repo: str, reference: str) -> bytes:
         url = self._url(f"{repo}/manifests/{reference}")

@@ -1,74 +1,51 @@
 # SPDX-FileCopyrightText: The edgeprov authors
 # SPDX-License-Identifier: Apache-2.0
-"""A registry on the network, with oras as HTTP and authentication plumbing; the only importer of oras.
+"""A registry on the network, with oras as HTTP plumbing; the only importer of oras.
 
-Of oras-py 0.2 only the session, the authentication back ends and the request hook are used: its push,
-pull, login, retry and extraction are not (they verify no digest, hang without time-outs, and resend
-bodies blindly). What is added here: time-outs, one fresh token after a 401, no proxy or netrc from
-the environment, and a list of hosts that a request may reach at all, which covers redirects, upload
-locations and token realms alike.
+Of oras-py 0.2 the session and the request hook are used. Gone around, because a test shows the fault: its push, pull
+and extraction (they verify no digest), its retry (it resends bodies blindly), its log-in (see logins.py), and the
+redirects of its session, which read bodies of any length. What is added here: time-outs and a minimum rate, no proxy
+or netrc from the environment, and lists of hosts that a request may reach at all: one for redirects and upload
+locations, another for token servers.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import io
 import ssl
-import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
-from edgeprov._dataclass import dataclass
 from edgeprov._lazyimport import later
-from edgeprov.errors import ConfigError, FormatError, RegistryDenied, RegistryError, RegistryProtocolError
-from edgeprov.formats.jsonx import parse_json_object
+from edgeprov.errors import ConfigError, RegistryDenied, RegistryError, RegistryProtocolError
 from edgeprov.limits import LIMITS
 from edgeprov.registry.api_requests import SizedStream
 from edgeprov.registry.distribution import DistributionClient
+from edgeprov.registry.hosts import named_host, without_default_port
+from edgeprov.registry.logins import Login, Logins
+from edgeprov.registry.minimum_rate import RatedAdapter
+from edgeprov.registry.settings import OptionNames, RegistrySettings
 
 # For push and pull, which are not used here: an upload of a small kit would take 28 % more with it
 # (`./tests/run bench tricks`).
 with later("jsonschema"):
     import oras.provider
 
+__all__ = ["OptionNames", "OrasRegistry", "RegistrySettings"]
+
 _USER_AGENT: Final = "edgeprov"
-_ANOTHERS: Final = ""
-_CLOCK: Final = "Check the device's clock; if it is right, the registry needs a new certificate: tell its operator."
-_CERTIFICATE_ADVICE: Final = {  # by OpenSSL's X509_V_ERR number
-    9: _CLOCK,  # not yet valid
-    10: _CLOCK,  # expired
-    62: "registry.name must be a name that the registry's certificate holds.",
-    64: "registry.name must be an address that the registry's certificate holds.",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrySettings:
-    """How to reach a registry.
-
-    Attributes:
-        auth: ``none`` (or an anonymous token where the registry offers one), ``basic`` or ``token``.
-        credentials_file: docker's config.json form, member ``auths``.
-        ca_file: PEM of a private CA.
-        client_cert, client_key: PEM, for mutual TLS.
-        allow_hosts: ``host[:port]`` of object stores and token servers that the registry may name.
-    """
-
-    plain_http: bool = False
-    auth: str = "none"
-    credentials_file: Path | None = None
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
-    proxy: str = ""
-    allow_hosts: tuple[str, ...] = ()
-    connect_s: float = LIMITS.connect_s
-    read_s: float = LIMITS.read_s
+_ANSWERS_TO_401: Final = 4
+_SENT_IN_ONE_PIECE: Final = 64 * 1024
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_SAME_METHOD: Final = frozenset((307, 308))
+_CLOCK: Final = (
+    "Check the clock of this machine; if it is right, the registry needs a new certificate: tell its operator."
+)
+_CERTIFICATE_EXPIRED: Final = frozenset((9, 10))  # OpenSSL's X509_V_ERR numbers: not yet valid, expired
+_CERTIFICATE_NAMES: Final = frozenset((62, 64))  # another name, another address
 
 
 class OrasRegistry(DistributionClient):
@@ -82,32 +59,11 @@ class OrasRegistry(DistributionClient):
         """
         settings = settings or RegistrySettings()
         scheme = "http" if settings.plain_http else "https"
-        super().__init__(host, f"{scheme}://{host}", _Plumbing(host, settings))
-
-
-class _GuardedAdapter(HTTPAdapter):  # type: ignore[misc]
-    """Sets the time-outs that oras never sets, and refuses hosts that were not allowed."""
-
-    def __init__(self, timeout: tuple[float, float], allowed: frozenset[str], schemes: frozenset[str]) -> None:
-        self._timeout = timeout
-        self._allowed = allowed
-        self._schemes = schemes
-        super().__init__(max_retries=0)
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        parts = urlsplit(request.url)
-        if parts.scheme not in self._schemes or parts.netloc.rpartition("@")[2].lower() not in self._allowed:
-            raise RegistryDenied(
-                f"the registry leads to {parts.scheme}://{parts.netloc[:200]}, which is not allowed",
-                advice="If that host belongs to the registry, add it to registry.allow_hosts; if not, it may be the "
-                "page of a captive portal: log in to the network first.",
-            )
-        kwargs["timeout"] = self._timeout
-        return super().send(request, *args, **kwargs)
+        super().__init__(host, f"{scheme}://{host}", _Plumbing(host, settings), names=settings.names)
 
 
 class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
-    """oras' session and authentication behind the HttpTransport Protocol."""
+    """oras' session behind the HttpTransport Protocol, with our own log-in, redirects and bounds."""
 
     def __init__(self, host: str, settings: RegistrySettings) -> None:
         verify: bool | str = True
@@ -116,55 +72,44 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
                 raise ConfigError(f"registry: {file} is not a file")
         if settings.ca_file is not None:
             verify = str(settings.ca_file)
-        super().__init__(
-            hostname=host,
-            insecure=settings.plain_http,
-            tls_verify=verify,
-            auth_backend="basic" if settings.auth == "basic" else "token",
-        )
-        self._host = host.lower()
-        self._preemptive = settings.auth == "basic"
-        self._proxy = settings.proxy
-        self._renewing = threading.Lock()
+        super().__init__(hostname=host, insecure=settings.plain_http, tls_verify=verify, auth_backend="token")
+        scheme = "http" if settings.plain_http else "https"
+        self._host = without_default_port(host, scheme)
+        self._settings = settings
+        self._schemes = frozenset(("http", "https") if settings.plain_http else ("https",))
+        allowed = (without_default_port(item, scheme) for item in settings.allow_hosts)
+        self._allowed = frozenset((self._host, *allowed))
+        self._timeout = (settings.connect_s, settings.read_s)
+        self.logins = Logins(host, settings, self._fetch)
         session = self.session
         session.trust_env = False
-        session.max_redirects = LIMITS.redirect_count
         session.headers["User-Agent"] = _USER_AGENT
+        session.headers["Accept-Encoding"] = "identity"
         if settings.proxy:
             session.proxies = {"http": settings.proxy, "https": settings.proxy}
         if settings.client_cert is not None:
             key = settings.client_key or settings.client_cert
             session.cert = (str(settings.client_cert), str(key))
-        schemes = frozenset(("http", "https") if settings.plain_http else ("https",))
-        allowed = frozenset((self._host, *(item.lower() for item in settings.allow_hosts)))
-        adapter = _GuardedAdapter((settings.connect_s, settings.read_s), allowed, schemes)
+        adapter = RatedAdapter(
+            window_s=settings.read_s,
+            bytes_per_s=settings.min_bytes_per_s,
+            connections=LIMITS.registry_connections,
+        )
         session.mount("https://", adapter)
         session.mount("http://", adapter)
-        if settings.auth != "none":
-            if settings.credentials_file is None:
-                raise ConfigError("registry.auth is set, but registry.credentials_file is not")
-            self.auth.set_basic_auth(*load_credentials(settings.credentials_file, host))
 
     def send(
         self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | SizedStream | None = None
     ) -> _Answer:
         """See HttpTransport.send."""
-        try:
-            return _Answer(self.do_request(url, method, data=data, headers=dict(headers), stream=True))
-        except requests.exceptions.SSLError as error:
-            raise RegistryError(f"{self._host}: TLS failed: {_reason(error)}", advice=_tls_advice(error)) from error
-        except requests.exceptions.ProxyError as error:
-            proxy = urlsplit(self._proxy).netloc.rpartition("@")[2]  # without a password
-            raise RegistryError(
-                f"{self._host}: the proxy {proxy} cannot be used: {_reason(error)}",
-                advice="Check registry.proxy, and whether the proxy runs.",
-            ) from error
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise RegistryProtocolError(f"{self._host}: unusable address in an answer: {_reason(error)}") from error
-        except requests.exceptions.TooManyRedirects as error:
-            raise RegistryProtocolError(f"{self._host}: redirects without end") from error
-        except (requests.exceptions.RequestException, OSError) as error:
-            raise RegistryError(f"{self._host}: {_reason(error)}") from error
+        if isinstance(data, bytes) and len(data) > _SENT_IN_ONE_PIECE:
+            # A time-out is for one piece that is sent, and a slow link needs more than that for a whole part.
+            data = SizedStream(io.BytesIO(data), len(data))
+        return _Answer(self.do_request(url, method, data=data, headers=dict(headers), stream=True))
+
+    def advice(self, url: str) -> str:
+        """See HttpTransport.advice."""
+        return self.logins.advice(url)
 
     def do_request(
         self,
@@ -175,50 +120,120 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         json: Any = None,
         stream: bool = False,  # noqa: FBT001, FBT002 - oras' own signature
     ) -> Any:
-        """Oras' request hook without its retries: at most one repeat with a fresh token of its own, after a 401."""
-        renewed: str | None = None
-        for attempt in range(4):
-            sent = dict(headers or {})
-            token = renewed or self._token()
-            if urlsplit(url).netloc.lower() == self._host:  # credentials go to the registry only
-                sent.update(self._authorization(token))
-            response = self.session.request(
-                method, url, data=data, json=json, headers=sent, stream=stream, verify=self._tls_verify
-            )
-            if response.status_code != 401 or renewed or attempt == 3:
+        """Oras' request hook without its retries: only a 401 that something can be done about is answered."""
+        assert json is None and stream  # noqa: S101, PT018 - only `send` calls it
+        parts = _split(url)
+        ours = named_host(parts) == self._host
+        login = self.logins.known(method, parts) if ours else Login()
+        for _ in range(_ANSWERS_TO_401):
+            response = self._follow(method, url, headers or {}, data, login)
+            if response.status_code != 401 or not ours:
                 return response
-            # What another thread got meanwhile may be for less than this request needs: that is no repeat yet.
-            renewed = self._renew(response, token)
-            if renewed is None:
+            newer = self.logins.after_refusal(_Answer(response), method, parts, login)
+            if newer is None:
                 return response
-            response.close()
+            _discard(response)
+            login = newer
             if isinstance(data, SizedStream):
                 data.rewind()
-        raise AssertionError("unreachable")
+        return response
 
-    def _token(self) -> str | None:
-        token: str | None = getattr(self.auth, "token", None)
-        return token
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], data: Any, login: Login) -> Any:
+        """One request and its redirects, each to a host that is allowed; credentials go to the registry only."""
+        for _ in range(LIMITS.redirect_count + 1):
+            self._verify_host(url)
+            parts = _split(url)
+            own = named_host(parts) == self._host and (parts.scheme == "https" or self._settings.plain_http)
+            sent = {**headers, "Authorization": login.header} if own and login.header else headers
+            response = self._exchange(method, url, sent, data)
+            if response.status_code not in _REDIRECTS or not response.headers.get("Location"):
+                return response
+            if method not in ("GET", "HEAD") and response.status_code not in _SAME_METHOD:
+                return response
+            place = response.headers["Location"]
+            _discard(response)
+            url = urljoin(_split(url).geturl(), _split(place).geturl())
+            if isinstance(data, SizedStream):
+                data.rewind()
+        raise RegistryProtocolError(f"{self._host}: redirects without end")
 
-    def _authorization(self, token: str | None) -> dict[str, str]:
-        if self._preemptive:
-            return {"Authorization": f"Basic {self.auth._basic_auth}"}  # noqa: SLF001 - oras offers no getter
-        return {"Authorization": f"Bearer {token}"} if token else {}
+    def _verify_host(self, url: str) -> None:
+        parts = _split(url)
+        if parts.scheme in self._schemes and named_host(parts) in self._allowed:
+            return
+        names = self._settings.names
+        if named_host(parts) in self._allowed and parts.scheme == "http":
+            advice = "The way there has no TLS, and the registry has: tell the registry's operator."
+        else:
+            advice = (
+                f"If that host belongs to the registry, add it to {names.allow_hosts}; if not, it may be the "
+                "page of a captive portal: log in to the network first."
+            )
+        place = f"{parts.scheme[:20]}://{parts.netloc.rpartition('@')[2][:200]}"
+        raise RegistryDenied(f"the registry leads to {place}, which is not allowed", advice=advice)
 
-    def _renew(self, response: Any, used: str | None) -> str | None:
-        """The token that the answer asks for; ``_ANOTHERS`` when another thread got one; None: nothing to try."""
-        challenge = response.headers.get("Www-Authenticate", "")
-        if self._preemptive or not challenge.lower().startswith("bearer"):
-            return None
-        with self._renewing:
-            if self._token() != used:
-                return _ANOTHERS
-            self.auth.token = None  # an old one has expired or is for another repository
-            try:
-                _, changed = self.auth.authenticate_request(response, {})
-            except (ValueError, AttributeError, TypeError) as error:  # a realm that is none, or no JSON in the body
-                raise RegistryDenied(f"{self._host}: the token server's answer makes no sense") from error
-            return self._token() if changed else None
+    def _fetch(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> _Answer:
+        """See logins.Fetch."""
+        return _Answer(self._exchange(method, url, headers, data))
+
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> Any:
+        try:
+            return self.session.request(
+                method,
+                url,
+                data=data,
+                headers=dict(headers),
+                stream=True,
+                verify=self._tls_verify,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except requests.exceptions.SSLError as error:
+            what = f"{self._host}: TLS failed: {_reason(error)}"
+            raise RegistryError(what, advice=self._tls_advice(error)) from error
+        except requests.exceptions.ProxyError as error:
+            proxy = urlsplit(self._settings.proxy).netloc.rpartition("@")[2]  # without a password
+            raise RegistryError(
+                f"{self._host}: the proxy {proxy} cannot be used: {_reason(error)}",
+                advice=f"Check {self._settings.names.proxy}, and that the proxy runs.",
+            ) from error
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise RegistryProtocolError(f"{self._host}: unusable address in an answer: {_reason(error)}") from error
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise RegistryError(f"{self._host}: {_reason(error)}") from error
+        except UnicodeError as error:  # a host name in an answer that is none
+            raise RegistryProtocolError(f"{self._host}: unusable address in an answer") from error
+
+    def _tls_advice(self, error: Exception) -> str:
+        names, inner = self._settings.names, _innermost(error)
+        if not isinstance(inner, ssl.SSLCertVerificationError):
+            return f"That port may not speak TLS: check {names.name}, and for a registry without it {names.plain_http}."
+        if inner.verify_code in _CERTIFICATE_EXPIRED:
+            return _CLOCK
+        if inner.verify_code in _CERTIFICATE_NAMES:
+            return f"{names.name} must be a name or address that the registry's certificate holds."
+        return f"Name the CA that issued the registry's certificate with {names.ca_file}."
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise RegistryProtocolError(f"unusable address in an answer: {url[:100]!r}") from error
+
+
+def _discard(response: Any) -> None:
+    """Read a short body, so that the connection serves the next request too; a long one costs the connection."""
+    try:
+        left = LIMITS.challenge_bytes
+        for chunk in response.iter_content(16 * 1024):
+            left -= len(chunk)
+            if left < 0:
+                break
+    except (requests.exceptions.RequestException, OSError):
+        pass
+    finally:
+        response.close()
 
 
 class _Answer:
@@ -241,45 +256,10 @@ class _Answer:
         self._response.close()
 
 
-def load_credentials(path: Path, host: str) -> tuple[str, str]:
-    """User and password for ``host`` from a file in docker's config.json form.
-
-    Raises:
-        ConfigError: Unreadable, malformed, or without an entry for the host.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LIMITS.config_file_bytes + 1)
-        auths = parse_json_object(raw, str(path), max_bytes=LIMITS.config_file_bytes).get("auths")
-        entry = auths.get(host) if isinstance(auths, dict) else None
-        if not isinstance(entry, dict):
-            raise ConfigError(f"{path} has no credentials for {host}", advice="Add an entry under auths.")
-        if isinstance(entry.get("username"), str) and isinstance(entry.get("password"), str):
-            return entry["username"], entry["password"]
-        user, colon, password = base64.b64decode(str(entry.get("auth")), validate=True).decode().partition(":")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (FormatError, binascii.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a credentials file") from error
-    if not colon:
-        raise ConfigError(f"{path}: the entry for {host} is not user:password in base64")
-    return user, password
-
-
 def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return error
-
-
-def _tls_advice(error: Exception) -> str:
-    """What a person can do about it."""
-    inner = _innermost(error)
-    if not isinstance(inner, ssl.SSLCertVerificationError):
-        return "That port may not speak TLS: check registry.name, and registry.plain_http for a registry without TLS."
-    return _CERTIFICATE_ADVICE.get(
-        inner.verify_code, "Set registry.ca_file to the CA that issued the registry's certificate."
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ Spec: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -68,10 +69,18 @@ def read_media_type(answer: Response) -> str:
 
 
 def read_retry_after(answer: Response) -> float | None:
-    """Seconds that the registry asks to wait, None when it does not say."""
-    text = answer.headers.get("Retry-After", "")
-    # The date form needs a right clock, which a device may lack: only seconds count.
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+    """Seconds that the registry asks to wait, None when it does not say.
+
+    The date form counts from the registry's own clock (``Date`` of the same answer): a device's may be wrong.
+    """
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) < 7 else None
+    try:
+        until = parsedate_to_datetime(text)
+        return max(0.0, (until - parsedate_to_datetime(answer.headers.get("Date", ""))).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # no date, or one with a zone and one without
+        return None
 
 
 def read_strings(page: Mapping[str, Any], key: str) -> list[str]:

@@ -127,7 +127,8 @@ class Pace:
             # A registry may ask for much; beyond the cap it is the next run's turn.
             if error.retry_after_s > LONGEST_WAIT_S:
                 raise error
-            pause = error.retry_after_s + self.clock.chance() * FIRST_WAIT_S
+            # Up to twice as long: it told many devices the same.
+            pause = error.retry_after_s * (1 + self.clock.chance()) + self.clock.chance()
         self.verify_time(pause)
         self._waiting(pause, error)
         self.clock.sleep(pause)

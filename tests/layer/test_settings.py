@@ -39,7 +39,8 @@ def test_every_value_arrives_under_its_key(tmp_path: Path) -> None:
         tmp_path,
         PROVENANCE_SLOTS="camera audio",
         PROVENANCE_REGISTRY="registry.example.org:5000/factory",
-        PROVENANCE_REGISTRY_AUTH="basic",
+        PROVENANCE_REGISTRY_ALLOW_HOSTS="store.example.org",
+        PROVENANCE_REGISTRY_TOKEN_HOSTS="auth.example.org auth.example.org:8443",
         PROVENANCE_REGISTRY_CREDENTIALS="/data/credentials.json",
         PROVENANCE_REGISTRY_PLAIN_HTTP="1",
         PROVENANCE_RECORD_SYNC="every",
@@ -52,7 +53,9 @@ def test_every_value_arrives_under_its_key(tmp_path: Path) -> None:
     )
     assert loaded.device.slots == ("camera", "audio")
     assert loaded.registry.name == "registry.example.org:5000/factory"
-    assert (loaded.registry.auth, loaded.registry.credentials_file) == ("basic", Path("/data/credentials.json"))
+    assert loaded.registry.credentials_file == Path("/data/credentials.json")
+    assert loaded.registry.allow_hosts == ("store.example.org",)
+    assert loaded.registry.token_hosts == ("auth.example.org", "auth.example.org:8443")
     assert loaded.registry.plain_http is True
     assert loaded.record.sync == "every"
     assert loaded.record.quota_bytes == 64 * 1024 * 1024
@@ -83,7 +86,8 @@ def test_every_setting_names_a_key_that_edgeprov_knows() -> None:
         ("PROVENANCE_RECORD_CAPTURE", "all"),
         ("PROVENANCE_REGISTRY", "https://registry.example.org"),
         ("PROVENANCE_REGISTRY", 'host"\nname = "x'),
-        ("PROVENANCE_REGISTRY_AUTH", "oauth"),
+        ("PROVENANCE_REGISTRY_ALLOW_HOSTS", "https://store.example.org"),
+        ("PROVENANCE_REGISTRY_TOKEN_HOSTS", "auth.example.org/token"),
         ("PROVENANCE_REGISTRY_CREDENTIALS", "credentials.json"),
         ("PROVENANCE_REGISTRY_PLAIN_HTTP", "yes"),
         ("PROVENANCE_RUNTIME", "tensorflow"),
@@ -112,11 +116,6 @@ def test_a_wrong_value_is_one_line_that_starts_with_the_variable(name: str, valu
 def test_a_misspelt_variable_is_not_ignored() -> None:
     problems = settings.variable_problems({"PROVENANCE_REGISTY": "host"})
     assert problems == ["PROVENANCE_REGISTY: meta-provenance has no such variable; did you mean PROVENANCE_REGISTRY?"]
-
-
-def test_basic_authentication_without_credentials_is_refused() -> None:
-    (line,) = settings.variable_problems({"PROVENANCE_REGISTRY_AUTH": "basic"})
-    assert line.startswith("PROVENANCE_REGISTRY_CREDENTIALS")
 
 
 def test_the_class_sets_the_defaults_that_the_table_has_and_the_readme_lists_all() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from edgeprov._dataclass import replace
 from edgeprov.device.upload import upload
-from edgeprov.errors import ConfigError, RegistryDenied, RegistryError
+from edgeprov.errors import ConfigError, LoginRefused, RegistryDenied, RegistryError
 from edgeprov.formats.descriptor import describe
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
 from tests.support.faultproxy import CutProxy
@@ -48,26 +49,15 @@ def test_a_password_opens_and_a_wrong_one_does_not(with_password: tuple[str, Pat
     host, folder = with_password
     good = write_credentials(folder / "good.json", host, "unit-1", "s3cret")
     bad = write_credentials(folder / "bad.json", host, "unit-1", "wr0ng-pass")
-    round_trip(OrasRegistry(host, settings=RegistrySettings(plain_http=True, auth="basic", credentials_file=good)))
+    round_trip(OrasRegistry(host, settings=RegistrySettings(plain_http=True, credentials_file=good)))
     for settings in (
-        RegistrySettings(plain_http=True, auth="basic", credentials_file=bad),
+        RegistrySettings(plain_http=True, credentials_file=bad),
         RegistrySettings(plain_http=True),
     ):
         with pytest.raises(RegistryDenied) as caught:
             round_trip(OrasRegistry(host, settings=settings))
         assert not caught.value.retryable
         assert "wr0ng-pass" not in caught.value.message + caught.value.advice
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "{}", "[]", '{"auths":{}}', '{"auths":{"HOST":{"auth":"!"}}}', '{"auths":{"HOST":{"auth":"bm9jb2xvbg=="}}}'],
-)
-def test_a_credentials_file_without_credentials_is_an_error_of_the_configuration(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "credentials.json"
-    file.write_text(text.replace("HOST", "127.0.0.1:1"))
-    with pytest.raises(ConfigError):
-        OrasRegistry("127.0.0.1:1", settings=RegistrySettings(auth="basic", credentials_file=file))
 
 
 @pytest.fixture
@@ -86,7 +76,7 @@ def with_tokens(tmp_path: Path, program: str) -> Iterator[tuple[str, Any, Regist
         with docker_registry(tmp_path / "registry", program=program, auth=auth) as host:
             file = write_credentials(tmp_path / "credentials.json", host, tokens.user, tokens.password)
             realm = tokens.realm.split("/")[2]
-            settings = RegistrySettings(plain_http=True, auth="token", credentials_file=file, allow_hosts=(realm,))
+            settings = RegistrySettings(plain_http=True, credentials_file=file, token_hosts=(realm,))
             yield host, tokens, settings
 
 
@@ -107,7 +97,7 @@ def test_tokens_that_expire_between_requests_are_renewed(
     tokens.lifetime_s = 1  # distribution allows a minute for clocks: so each token is also spoiled below
     context = sender.context(
         host,
-        registry=f'plain_http = true\nauth = "token"\ncredentials_file = "{settings.credentials_file}"\nallow_hosts = {list(settings.allow_hosts)}',
+        registry=f'plain_http = true\ncredentials_file = "{settings.credentials_file}"\ntoken_hosts = {list(settings.token_hosts)}',
     )
     registry = OrasRegistry(host, settings=settings)
     inner = registry._transport.send  # type: ignore[attr-defined]
@@ -116,8 +106,10 @@ def test_tokens_that_expire_between_requests_are_renewed(
     def send(*args: Any, **kwargs: Any) -> Any:
         nonlocal sent
         sent += 1
-        if sent % 3 == 0 and registry._transport.auth.token:  # type: ignore[attr-defined]
-            registry._transport.auth.token = "expired." * 3  # type: ignore[attr-defined]
+        tokens = registry._transport.logins._tokens  # type: ignore[attr-defined]
+        if sent % 3 == 0:
+            for repo, token in tokens.items():
+                tokens[repo] = replace(token, header="Bearer " + "expired." * 3)
         return inner(*args, **kwargs)
 
     registry._transport.send = send  # type: ignore[attr-defined]
@@ -132,13 +124,13 @@ def test_tokens_that_expire_between_requests_are_renewed(
 def test_a_token_server_that_refuses_is_told_plainly(with_tokens: tuple[str, Any, RegistrySettings]) -> None:
     host, tokens, settings = with_tokens
     tokens.refuse = True
-    with pytest.raises(RegistryDenied):
+    with pytest.raises(LoginRefused, match="token server"):
         round_trip(OrasRegistry(host, settings=settings))
 
 
 def test_a_token_server_that_was_not_allowed_gets_nothing(with_tokens: tuple[str, Any, RegistrySettings]) -> None:
     host, tokens, settings = with_tokens
-    strict = RegistrySettings(plain_http=True, auth="token", credentials_file=settings.credentials_file)
+    strict = RegistrySettings(plain_http=True, credentials_file=settings.credentials_file)
     with pytest.raises(RegistryDenied, match="not allowed"):
         round_trip(OrasRegistry(host, settings=strict))
     assert tokens.granted == []

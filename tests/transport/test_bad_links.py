@@ -46,7 +46,7 @@ class Ward:
         credentials = write_credentials(self.folder / "config.json", host, self.tokens.user, self.tokens.password)
         realm = urlsplit(self.tokens.realm).netloc
         ca = self.tokens.authority.file
-        return RegistrySettings(auth="token", credentials_file=credentials, ca_file=ca, allow_hosts=(realm,), **options)
+        return RegistrySettings(credentials_file=credentials, ca_file=ca, token_hosts=(realm,), **options)
 
     def link(self, *, seed: int, share: float, limit: int, kinds: Sequence[str] = GUARDED_FAULTS) -> FaultProxy:
         issue = self.tokens.authority.issue

@@ -50,7 +50,7 @@ def test_waits_grow_at_random_up_to_a_cap() -> None:
 def test_what_the_registry_asks_for_is_waited_at_least() -> None:
     hours = Hours()
     assert pace(hours).attempt(failing(RegistryError("slow down", status=429, retry_after_s=120), None)) == "done"
-    assert 120 <= hours.slept[0] < 123
+    assert 120 <= hours.slept[0] <= 241  # up to twice: many devices were told the same
     with pytest.raises(RegistryError, match="tomorrow"):
         pace(hours).attempt(failing(RegistryError("tomorrow", status=429, retry_after_s=86_400)))
 

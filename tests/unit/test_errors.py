@@ -13,7 +13,7 @@ from edgeprov.errors import EdgeprovError, EvidenceInvalid
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, EdgeprovError)]
-SHARED_CODE = {"LimitError"}  # a FormatError that says more
+SHARED_CODE = {"LimitError", "LoginRefused"}  # a FormatError, a RegistryDenied that say more
 
 
 def test_each_class_owns_its_code_and_message_id() -> None:

@@ -34,16 +34,52 @@ def now() -> datetime:
 def registry_options(parser: argparse.ArgumentParser) -> None:
     """How to reach a registry."""
     group = parser.add_argument_group("registry")
-    group.add_argument("--plain-http", action="store_true", help="no TLS (loopback addresses never use it)")
-    group.add_argument("--credentials", metavar="FILE", default="", help="docker config.json with the account")
+    group.add_argument(
+        "--plain-http", action="store_true", help="no TLS (default for localhost and loopback addresses)"
+    )
+    group.add_argument("--tls", action="store_true", help="TLS for a loopback address too, as --ca-file implies")
+    group.add_argument(
+        "--credentials",
+        metavar="FILE",
+        default="",
+        help="docker or podman credentials with the account (default: where docker and podman keep them)",
+    )
     group.add_argument("--ca-file", metavar="PEM", default="", help="CA of the registry's TLS certificate")
+    group.add_argument("--client-certificate", metavar="PEM", default="", help="for a registry that asks for one")
+    group.add_argument("--client-key", metavar="PEM", default="", help="its key (default: in the certificate's file)")
+    group.add_argument("--proxy", metavar="URL", default="", help="HTTP proxy; none is taken from the environment")
+    group.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="host[:port] that the registry may redirect blobs to, an object store for instance; repeatable",
+    )
+    group.add_argument(
+        "--token-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="host[:port] of a token server beside the registry that may get the account; repeatable",
+    )
 
 
 def source(args: argparse.Namespace, name: str) -> Source:
     """The registry that a name and the options mean."""
     from edgeprov.fleet.registries.sources import parse_source
 
-    return parse_source(name, plain_http=args.plain_http, credentials_file=args.credentials, ca_file=args.ca_file)
+    return parse_source(
+        name,
+        plain_http=args.plain_http,
+        tls=args.tls,
+        credentials_file=args.credentials,
+        ca_file=args.ca_file,
+        client_certificate=args.client_certificate,
+        client_key=args.client_key,
+        proxy=args.proxy,
+        allow_hosts=args.allow_host,
+        token_hosts=args.token_host,
+    )
 
 
 def fleet_option(parser: argparse.ArgumentParser) -> None:

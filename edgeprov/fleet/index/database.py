@@ -164,7 +164,8 @@ class Index:
     def sources(self) -> dict[int, Source]:
         """All remembered registries by id."""
         return {
-            row["id"]: Source(**json_of_text(row["settings"])) for row in self.rows("SELECT * FROM sources ORDER BY id")
+            row["id"]: Source.of_json(json_of_text(row["settings"]))
+            for row in self.rows("SELECT * FROM sources ORDER BY id")
         }
 
     # -- artifacts --------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from edgeprov.errors import FormatError, LimitError, RegistryNotFound, UsageErro
 from edgeprov.formats.mediatypes import OCI_INDEX
 from edgeprov.formats.signature_manifest import SIGNATURE_LAYERS
 from edgeprov.limits import LIMITS
+from edgeprov.registry.hosts import is_loopback
 from edgeprov.registry.reference import LAYOUT_PREFIX
+from edgeprov.registry.settings import OptionNames
 
 if TYPE_CHECKING:
     from edgeprov.formats.descriptor import Descriptor
@@ -30,17 +32,37 @@ if TYPE_CHECKING:
     from edgeprov.store.layout import Layout
     from edgeprov.verify.signature import SignatureArtifact
 
-_LOOPBACK: Final = ("127.", "localhost", "[::1]")
+OPTIONS: Final = OptionNames(
+    name="the registry's name",
+    plain_http="--plain-http",
+    credentials="--credentials",
+    ca_file="--ca-file",
+    proxy="--proxy",
+    allow_hosts="--allow-host",
+    token_hosts="--token-host",  # noqa: S106 - the name of an option
+    part_bytes="the size of what is sent",
+)
+"""The names of the settings at the desk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A registry as the user named it, with what is needed to reach it; never holds a secret itself."""
+    """A registry as the user named it, with what is needed to reach it; never holds a secret itself.
+
+    Attributes:
+        name: ``host[:port]/prefix`` or ``oci:DIR``.
+        allow_hosts, token_hosts: As in registry.settings.RegistrySettings.
+    """
 
     name: str
     plain_http: bool = False
     credentials_file: str = ""
     ca_file: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+    proxy: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    token_hosts: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -62,13 +84,37 @@ class Source:
         """For the index."""
         return asdict(self)
 
+    @classmethod
+    def of_json(cls, value: dict[str, Any]) -> Source:
+        """The inverse of as_json."""
+        lists: dict[str, Any] = {key: tuple(item) for key, item in value.items() if isinstance(item, list)}
+        return cls(**{**value, **lists})
 
-def parse_source(name: str, *, plain_http: bool = False, credentials_file: str = "", ca_file: str = "") -> Source:
+
+def parse_source(
+    name: str,
+    *,
+    plain_http: bool = False,
+    tls: bool = False,
+    credentials_file: str = "",
+    ca_file: str = "",
+    client_certificate: str = "",
+    client_key: str = "",
+    proxy: str = "",
+    allow_hosts: Iterable[str] = (),
+    token_hosts: Iterable[str] = (),
+) -> Source:
     """Read a registry's name.
 
+    A loopback address is spoken to without TLS, unless ``tls`` or a certificate asks for it.
+
     Raises:
-        UsageError: It is neither a host nor ``oci:DIR``.
+        UsageError: It is neither a host nor ``oci:DIR``; or the options contradict each other.
     """
+    if plain_http and (tls or ca_file or client_certificate):
+        raise UsageError("--plain-http excludes --tls, --ca-file and --client-certificate")
+    if client_key and not client_certificate:
+        raise UsageError("--client-key needs --client-certificate PEM")
     if name.startswith(LAYOUT_PREFIX):
         folder = name.removeprefix(LAYOUT_PREFIX)
         if not folder:
@@ -87,10 +133,23 @@ def parse_source(name: str, *, plain_http: bool = False, credentials_file: str =
         )
     return Source(
         name=name.rstrip("/"),
-        plain_http=plain_http or host.startswith(_LOOPBACK),
-        credentials_file=os.path.abspath(credentials_file) if credentials_file else "",  # noqa: PTH100
-        ca_file=os.path.abspath(ca_file) if ca_file else "",  # noqa: PTH100
+        plain_http=plain_http or (is_loopback(host) and not (tls or ca_file or client_certificate)),
+        credentials_file=_absolute(credentials_file),
+        ca_file=_absolute(ca_file),
+        client_certificate=_absolute(client_certificate),
+        client_key=_absolute(client_key),
+        proxy=proxy,
+        allow_hosts=tuple(allow_hosts),
+        token_hosts=tuple(token_hosts),
     )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""  # noqa: PTH100 - must not follow links
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def open_registry(source: Source, *, create: bool = False, read_only: bool = False) -> Registry:
@@ -109,13 +168,20 @@ def open_registry(source: Source, *, create: bool = False, read_only: bool = Fal
         from edgeprov.store.layout_registry import LayoutRegistry
 
         return LayoutRegistry(Path(source.name.removeprefix(LAYOUT_PREFIX)), create=create, read_only=read_only)
-    from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
+    from edgeprov.registry.oras_backend import OrasRegistry
+    from edgeprov.registry.settings import RegistrySettings
 
     settings = RegistrySettings(
         plain_http=source.plain_http,
-        auth="basic" if source.credentials_file else "none",
-        credentials_file=Path(source.credentials_file) if source.credentials_file else None,
-        ca_file=Path(source.ca_file) if source.ca_file else None,
+        credentials_file=_path(source.credentials_file),
+        helpers=True,
+        ca_file=_path(source.ca_file),
+        client_cert=_path(source.client_certificate),
+        client_key=_path(source.client_key),
+        proxy=source.proxy,
+        allow_hosts=source.allow_hosts,
+        token_hosts=source.token_hosts,
+        names=OPTIONS,
     )
     return OrasRegistry(source.host, settings=settings)
 

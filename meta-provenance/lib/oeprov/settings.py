@@ -14,6 +14,7 @@ import re
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SLOT = re.compile(r"[a-z0-9-]{1,32}")
 REGISTRY = re.compile(r"(oci:/[^\s\"\\]+|[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9._-]+)*)")
+HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 ABSOLUTE = re.compile(r"/[^\s\"\\]*")
 MEBIBYTE = 1024 * 1024
 
@@ -65,8 +66,8 @@ def _between(low, high):
     return lambda value: value.isascii() and value.isdigit() and low <= int(value) <= high
 
 
-def _each(accepts):
-    return lambda value: bool(value.split()) and all(map(accepts, value.split()))
+def _each(accepts, empty=False):
+    return lambda value: bool(empty or value.split()) and all(map(accepts, value.split()))
 
 
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
@@ -85,9 +86,14 @@ SETTINGS = {
     "PROVENANCE_REGISTRY": Setting(
         "registry.name", "", _matches(REGISTRY, empty=True), "host[:port]/prefix or oci:/folder, without scheme and tag"
     ),
-    "PROVENANCE_REGISTRY_AUTH": Setting("registry.auth", "none", ("none", "basic", "token"), ""),
     "PROVENANCE_REGISTRY_CREDENTIALS": Setting(
         "registry.credentials_file", "", _matches(ABSOLUTE, empty=True), "an absolute path on the device"
+    ),
+    "PROVENANCE_REGISTRY_ALLOW_HOSTS": Setting(
+        "registry.allow_hosts", "", _each(lambda host: HOST.fullmatch(host), empty=True), "a list of host[:port]"
+    ),
+    "PROVENANCE_REGISTRY_TOKEN_HOSTS": Setting(
+        "registry.token_hosts", "", _each(lambda host: HOST.fullmatch(host), empty=True), "a list of host[:port]"
     ),
     "PROVENANCE_REGISTRY_CLIENT_CERT": Setting(
         "registry.client_certificate", "", _matches(ABSOLUTE, empty=True), "an absolute path on the device"
@@ -183,10 +189,6 @@ def variable_problems(values):
         problem = setting.problem(name, _value(values, name))
         if problem:
             problems.append(problem)
-    if _value(values, "PROVENANCE_REGISTRY_AUTH") == "basic" and not _value(values, "PROVENANCE_REGISTRY_CREDENTIALS"):
-        problems.append(
-            'PROVENANCE_REGISTRY_CREDENTIALS = "": must name a file on the device when PROVENANCE_REGISTRY_AUTH is basic'
-        )
     return problems
 
 
