@@ -88,7 +88,7 @@ class ApiRequests:
         self._base = base_url
         self._transport = transport
         self._names = names or OptionNames()
-        self._refused: LoginRefused | None = None  # a login that was refused is refused for every request of this run
+        self._refused: tuple[str, str] | None = None  # message and advice of a login that was refused in this run
 
     def _url(self, path: str) -> str:
         return f"{self._base}/v2/{path}"
@@ -123,11 +123,11 @@ class ApiRequests:
         url = path if "://" in path else self._url(path)
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         if self._refused is not None:
-            raise LoginRefused(self._refused.message, advice=self._refused.advice, status=self._refused.status)
+            raise LoginRefused(self._refused[0], advice=self._refused[1], status=401)
         try:
             answer = self._transport.send(method, url, headers=sent, data=data)
         except LoginRefused as error:
-            self._refused = error
+            self._refused = error.message, error.advice
             raise
         if answer.status in expected:
             return answer
@@ -144,8 +144,8 @@ class ApiRequests:
         if status == 401 and not {"Www-Authenticate", "Content-Length", "Transfer-Encoding"} & _titles(answer):
             return RegistryError(f"{what}, and was cut among its headers", status=status)
         if status == 401 and not _asks_for_more(url):
-            self._refused = LoginRefused(what, advice=self._transport.advice(url), status=status, code=code)
-            return self._refused
+            self._refused = what, self._transport.advice(url)
+            return LoginRefused(what, advice=self._refused[1], status=status, code=code)
         if status in (401, 403):
             return RegistryDenied(what, advice=self._transport.advice(url), status=status, code=code)
         if status == 404:

@@ -56,17 +56,22 @@ class _RatedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_RatedReader(self.fp.detach(), window_s, bytes_per_s))
 
 
+@functools.cache
+def _pool_classes(window_s: float, bytes_per_s: float) -> dict[str, type]:
+    response = functools.partial(_RatedResponse, window_s=window_s, bytes_per_s=bytes_per_s)
+    plain = type("_Plain", (HTTPConnection,), {"response_class": response})
+    secure = type("_Secure", (HTTPSConnection,), {"response_class": response})
+    return {
+        "http": type("_PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
+
+
 class RatedAdapter(HTTPAdapter):  # type: ignore[misc]
     """An adapter of requests whose answers must arrive with a minimum rate."""
 
     def __init__(self, *, window_s: float, bytes_per_s: float, connections: int) -> None:
-        response = functools.partial(_RatedResponse, window_s=window_s, bytes_per_s=bytes_per_s)
-        plain = type("_Plain", (HTTPConnection,), {"response_class": response})
-        secure = type("_Secure", (HTTPSConnection,), {"response_class": response})
-        self._pools = {
-            "http": type("_PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-            "https": type("_SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
-        }
+        self._pools = _pool_classes(window_s, bytes_per_s)
         super().__init__(pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -79,9 +79,9 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         self._schemes = frozenset(("http", "https") if settings.plain_http else ("https",))
         allowed = (without_default_port(item, scheme) for item in settings.allow_hosts)
         self._allowed = frozenset((self._host, *allowed))
-        self._timeout = (settings.connect_s, settings.read_s)
-        self.logins = Logins(host, settings, self._fetch)
         session = self.session
+        self._exchange = _Exchange(session, self._host, settings, verify=verify)
+        self.logins = Logins(host, settings, self._exchange.fetch)
         session.trust_env = False
         session.headers["User-Agent"] = _USER_AGENT
         session.headers["Accept-Encoding"] = "identity"
@@ -145,7 +145,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
             parts = _split(url)
             own = named_host(parts) == self._host and (parts.scheme == "https" or self._settings.plain_http)
             sent = {**headers, "Authorization": login.header} if own and login.header else headers
-            response = self._exchange(method, url, sent, data)
+            response = self._exchange.send(method, url, sent, data)
             if response.status_code not in _REDIRECTS or not response.headers.get("Location"):
                 return response
             if method not in ("GET", "HEAD") and response.status_code not in _SAME_METHOD:
@@ -172,20 +172,32 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         place = f"{parts.scheme[:20]}://{parts.netloc.rpartition('@')[2][:200]}"
         raise RegistryDenied(f"the registry leads to {place}, which is not allowed", advice=advice)
 
-    def _fetch(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> _Answer:
-        """See logins.Fetch."""
-        return _Answer(self._exchange(method, url, headers, data))
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> Any:
+class _Exchange:
+    """Single requests over one session: bounded in time, and every failure an error of the table."""
+
+    def __init__(self, session: Any, host: str, settings: RegistrySettings, *, verify: bool | str) -> None:
+        self._session = session
+        self._host = host
+        self._settings = settings
+        self._verify = verify
+        # The session would read the whole body of a redirect, however long, and stumble over addresses that are none.
+        session.get_redirect_target = lambda _: None
+
+    def fetch(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> _Answer:
+        """See logins.Fetch."""
+        return _Answer(self.send(method, url, headers, data))
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> Any:
         try:
-            return self.session.request(
+            return self._session.request(
                 method,
                 url,
                 data=data,
                 headers=dict(headers),
                 stream=True,
-                verify=self._tls_verify,
-                timeout=self._timeout,
+                verify=self._verify,
+                timeout=(self._settings.connect_s, self._settings.read_s),
                 allow_redirects=False,
             )
         except requests.exceptions.SSLError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -210,6 +211,19 @@ def test_a_download_is_not_led_to_another_host() -> None:
 def test_redirects_without_end_end() -> None:
     with server(lambda _, path, __: (307, {"Location": path}, b"")) as registry, pytest.raises(RegistryProtocolError):
         list(registry.fetch_blob("a", BLOB))
+
+
+@pytest.mark.parametrize("place", ["/v2/other", "http://evil.example/x", "http://[::1/x"])
+def test_the_body_of_a_redirect_is_not_read_into_memory(place: str) -> None:
+    page = b"x" * 40_000_000
+    with server(lambda *_: (307, {"Location": place}, page)) as registry:
+        tracemalloc.start()
+        try:
+            with pytest.raises(RegistryError):
+                list(registry.fetch_blob("a", BLOB))
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_token_realm_elsewhere_gets_no_credentials() -> None:
