@@ -24,7 +24,7 @@ from edgeprov.device.registry_access import open_registry, split_name
 from edgeprov.device.series_state import SEAL_LOCK
 from edgeprov.device.transfer import Tally, Transfer, artifact_bytes, signature_digests
 from edgeprov.device.upload_conditions import why_not_now
-from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
+from edgeprov.errors import EdgeprovError, LoginRefused, RegistryDenied, RegistryError, RegistryProtocolError, StoreBusy
 from edgeprov.formats.rfc3339 import rfc3339_of_ns
 from edgeprov.registry.base import Registry
 from edgeprov.registry.retry import OutOfTime, Pace, WaitClock
@@ -220,7 +220,7 @@ class _UploadRun:
             try:
                 self.transfer.push(repo, entry)
             except EdgeprovError as error:
-                if isinstance(error, RegistryError) and error.retryable:
+                if isinstance(error, LoginRefused) or (isinstance(error, RegistryError) and error.retryable):
                     self.result.error = error
                     return
                 self._park(entry, error)

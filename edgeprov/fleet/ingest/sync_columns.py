@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from edgeprov.errors import EdgeprovError, FormatError
+from edgeprov.errors import EdgeprovError, FormatError, LoginRefused
 from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
@@ -190,8 +190,8 @@ def split_ref(ref: str) -> tuple[str, str]:
 
 
 def is_cut(error: EdgeprovError) -> bool:
-    """No answer at all: what is asked next gets none either. An answer of 500 concerns what was asked for."""
-    return error.retryable and getattr(error, "status", None) is None
+    """No answer at all, or a refused login: what is asked next gets none either. A 500 concerns what was asked for."""
+    return isinstance(error, LoginRefused) or (error.retryable and getattr(error, "status", None) is None)
 
 
 def is_referrer(entry: Descriptor) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from edgeprov.errors import EdgeprovError
+from edgeprov.errors import EdgeprovError, RegistryDenied, RegistryProtocolError
 from edgeprov.fleet.index.database import Index, json_of_text
 from edgeprov.fleet.index.verdicts import (
     Judged,
@@ -154,7 +154,8 @@ def _judge(
         signatures = reader.signatures(repo, digest, known, tags=tags)
         (_device if kind == "device" else _model)(reader, repo, digest, signatures, policy, at)
     except EdgeprovError as error:
-        verified = None if error.retryable else False
+        unread = error.retryable or isinstance(error, RegistryDenied | RegistryProtocolError)
+        verified = None if unread else False
         return Judged(
             digest=str(digest), verified=verified, step=1 if kind == "device" else 0, error=type(error).__name__,
             detail=error.message, code=error.exit_code,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from edgeprov.errors import EdgeprovError, EvidenceInvalid, VerificationError
+from edgeprov.errors import EdgeprovError, EvidenceInvalid, RegistryDenied, RegistryProtocolError, VerificationError
 from edgeprov.fleet.engines import Engine
 from edgeprov.fleet.index.database import Index, chunked
 from edgeprov.fleet.index.query import Query
@@ -204,7 +204,7 @@ def _judge(
     try:
         verdict, record, tombstone, missing = _verify(reader, item, devices, batch)
     except EdgeprovError as error:
-        if error.retryable:
+        if error.retryable or isinstance(error, RegistryDenied | RegistryProtocolError):
             return Judged(digest=item.digest, verified=None, error=type(error).__name__, detail=error.message)
         return Judged(
             digest=item.digest,
