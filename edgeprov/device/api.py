@@ -24,17 +24,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from edgeprov.config import load_config
-from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.context import Context
 from edgeprov.device.labels import LabelValue, add_labels, parse_record
-from edgeprov.device.model_store import find_model, load_weights
+from edgeprov.device.model_store import load_weights
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.remote_recorder import RemoteRecorder
 from edgeprov.device.rotation import request_sync_of_all, service_socket
-from edgeprov.device.series_state import remember_model
 from edgeprov.device.service_client import ServiceClient
 from edgeprov.device.trial import begin_load
-from edgeprov.errors import ModelNotReady
+from edgeprov.device.verified_load import load_verified
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.segment import Tensor
 from edgeprov.formats.shapes import has_varying
@@ -216,16 +214,7 @@ class Device:
             self._models[slot] = model = _load_from_service(self._context, self._service, slot, params)
             return model
         state = self._own_state()
-        digest = verified_model(self._context, slot)
-        begin_load(self._context, state, slot)
-        active = state.active(slot)
-        if active is not None and active.model != digest:
-            raise ModelNotReady(
-                f"slot {slot}: model {active.model} is active, and the boot check was of {digest}",
-                advice="Run `edgeprov boot-check`.",
-            )
-        stored = find_model(self._context, state, digest)
-        remember_model(state, stored.manifest)
+        stored = load_verified(self._context, state, slot, begin=partial(begin_load, self._context, state))
         weights = load_weights(stored)
         verify_flatbuffer(weights)
         runtime = self._context.config.runtime
@@ -234,13 +223,15 @@ class Device:
             self._context,
             state,
             slot=slot,
-            model=digest,
+            model=stored.manifest.digest,
             inputs=engine.inputs,
             outputs=engine.outputs,
             runtime=engine.info,
             params=params,
         )
-        self._models[slot] = model = Model(_About(digest, stored.kit.name, stored.kit.version), engine, recorder)
+        self._models[slot] = model = Model(
+            _About(stored.manifest.digest, stored.kit.name, stored.kit.version), engine, recorder
+        )
         return model
 
     def _own_state(self) -> State:

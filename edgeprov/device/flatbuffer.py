@@ -16,16 +16,24 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from edgeprov._dataclass import dataclass
 from edgeprov.errors import FormatError
 
 _IDENTIFIER: Final = b"TFL3"
 _MAX_ITEMS: Final = 1_000_000
-_BUILTIN_TYPES: Final = 18  # TensorType of schema v3: FLOAT32 (0) to INT4 (17)
+_DTYPES: Final = (
+    "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
+    "complex128", "uint64", "resource", "variant", "uint32", "uint16", "int4",
+)  # fmt: skip
+"""TensorType of schema v3, in its order."""
+_BUILTIN_TYPES: Final = len(_DTYPES)
 
 # Field numbers of schema.fbs, in the order of declaration.
 _MODEL_VERSION, _MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS = 0, 1, 2, 4
 _GRAPH_TENSORS, _GRAPH_INPUTS, _GRAPH_OUTPUTS, _GRAPH_OPERATORS = 0, 1, 2, 3
 _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME, _TENSOR_QUANTIZATION = 0, 1, 2, 3, 4
+_TENSOR_SIGNATURE: Final = 7
+_QUANTIZATION_SCALE, _QUANTIZATION_ZERO, _QUANTIZATION_AXIS = 2, 3, 6
 _OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS = 0, 1, 2
 _BUFFER_DATA = 0
 
@@ -43,6 +51,32 @@ def verify_flatbuffer(data: bytes | memoryview) -> None:
     Spec: TensorFlow Lite schema v3.
     """
     _Walker(memoryview(data).cast("B")).model()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileTensor:
+    """A tensor as the model's file describes it.
+
+    Attributes:
+        shape: Empty where the file does not tell.
+        varying: The same with -1 for each dimension that may vary; empty where none may.
+        scale: Empty without quantization; one for each index of ``axis``, or one for all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    varying: tuple[int, ...]
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int
+
+
+def read_tensors(data: bytes | memoryview) -> tuple[tuple[FileTensor, ...], tuple[FileTensor, ...]]:
+    """Input and output tensors of a model's first graph, in its order. Arguments and errors as verify_flatbuffer."""
+    walker = _Walker(memoryview(data).cast("B"))
+    walker.model()
+    return walker.ports()
 
 
 class _Walker:
@@ -65,6 +99,38 @@ class _Walker:
             self._graph(graph, buffers, codes)
         if not graphs:
             raise FormatError("tflite model: no graph inside")
+
+    def ports(self) -> tuple[tuple[FileTensor, ...], tuple[FileTensor, ...]]:
+        graph = next(self._tables(self._indirect(0), _MODEL_SUBGRAPHS))
+        tensors = list(self._tables(graph, _GRAPH_TENSORS))
+        inputs, outputs = (
+            tuple(self._port(tensors[index]) for index in self._numbers(graph, field, "<i") if index >= 0)
+            for field in (_GRAPH_INPUTS, _GRAPH_OUTPUTS)
+        )
+        return inputs, outputs
+
+    def _port(self, tensor: int) -> FileTensor:
+        start, count = self._vector(tensor, _TENSOR_NAME, 1)
+        position = self._field(tensor, _TENSOR_QUANTIZATION)
+        table = self._indirect(position) if position else 0
+        return FileTensor(
+            name=str(self._data[start : start + count], "utf-8"),
+            dtype=_DTYPES[self._scalar(tensor, _TENSOR_TYPE, "<b", 0)],
+            shape=self._numbers(tensor, _TENSOR_SHAPE, "<i"),
+            varying=self._numbers(tensor, _TENSOR_SIGNATURE, "<i"),
+            scale=self._floats(table) if table else (),
+            zero_point=self._numbers(table, _QUANTIZATION_ZERO, "<q") if table else (),
+            axis=self._scalar(table, _QUANTIZATION_AXIS, "<i", 0) if table else 0,
+        )
+
+    def _numbers(self, table: int, field: int, form: str) -> tuple[int, ...]:
+        size = struct.calcsize(form)
+        start, count = self._vector(table, field, size)
+        return tuple(self._unpack(form, position) for position in range(start, start + size * count, size))
+
+    def _floats(self, table: int) -> tuple[float, ...]:
+        start, count = self._vector(table, _QUANTIZATION_SCALE, 4)
+        return struct.unpack_from(f"<{count}f", self._data, start)
 
     def _buffers(self, root: int) -> int:
         count = 0

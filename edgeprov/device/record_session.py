@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeprov.device.boot_stamp import verified_model
 from edgeprov.device.labels import add_labels
-from edgeprov.device.model_store import StoredModel, find_model
+from edgeprov.device.model_store import StoredModel
+from edgeprov.device.model_tensors import model_tensors, verified_tensors
 from edgeprov.device.recorder import Recorder
 from edgeprov.device.ring_session import RingSession, Sessions
 from edgeprov.device.rotation import request_sync_of_all
 from edgeprov.device.segments import SegmentKind, parse_opening
-from edgeprov.device.series_state import remember_model
 from edgeprov.device.trial import begin_load, confirm
+from edgeprov.device.verified_load import load_verified
 from edgeprov.errors import EdgeprovError, FormatError, ModelNotReady, TensorMismatch, UsageError
 from edgeprov.formats.segment import RuntimeInfo, Tensor, check_slot
 from edgeprov.formats.shapes import has_varying, shape_of_length
@@ -85,6 +85,7 @@ class Session:
         self._outputs: tuple[Tensor, ...] = ()
         self._inputs: tuple[Tensor, ...] = ()
         self._varies = False
+        self._loaded: str | None = None
         self.wants_weights: StoredModel | None = None
         self._verbs: Mapping[str, Callable[[list[Any]], list[Any] | None]] = {
             "model": self._model,
@@ -138,18 +139,23 @@ class Session:
         if hello.get("v") != _VERSION:
             raise FormatError(f"this is version {_VERSION} of the recording protocol")
         slot = check_slot(_typed(hello, "slot", str, self._slot))
-        model = verified_model(self._context, slot)
-        if hello.get("model", str(model)) != str(model):
-            raise UsageError(f"slot {slot} runs {model}, not the model that hello names")
-        self._begin_load(slot)
-        self._inputs = tuple(_tensor(item) for item in _typed(hello, "inputs", list, []))
-        self._outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
-        if not self._outputs:
+        inputs = tuple(_tensor(item) for item in _typed(hello, "inputs", list, []))
+        outputs = tuple(_tensor(item) for item in _typed(hello, "outputs", list, []))
+        if not outputs:
             raise FormatError("hello names no outputs")
+        stored = load_verified(
+            self._context,
+            self._state,
+            slot,
+            begin=None if slot == self._loaded else self._begin_load,
+            wanted=_typed(hello, "model", str, "") or None,
+        )
+        model = stored.manifest.digest
+        known_inputs, known_outputs = model_tensors(stored)
+        self._inputs = verified_tensors(inputs, known_inputs, "input") if inputs else ()
+        self._outputs = verified_tensors(outputs, known_outputs, "output")
         self._varies = has_varying(self._outputs)
         runtime = _typed(hello, "runtime", dict, {})
-        stored = find_model(self._context, self._state, model)
-        remember_model(self._state, stored.manifest)
         info = RuntimeInfo(
             name=_typed(runtime, "name", str, "unknown"),
             version=_typed(runtime, "version", str, ""),
@@ -204,19 +210,11 @@ class Session:
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise FormatError("model takes a slot")
         slot = check_slot(arguments[0] or self._slot)
-        self._begin_load(slot)
-        digest = verified_model(self._context, slot)
-        active = self._state.active(slot)
-        if active is not None and active.model != digest:
-            raise ModelNotReady(
-                f"slot {slot}: model {active.model} is active, and the boot check was of {digest}",
-                advice="Run `edgeprov boot-check`.",
-            )
-        stored = find_model(self._context, self._state, digest)
-        remember_model(self._state, stored.manifest)
+        stored = load_verified(self._context, self._state, slot, begin=self._begin_load)
+        self._loaded = slot  # the hello that follows belongs to the same load
         self.wants_weights = stored
         kit = stored.kit
-        return ["model", {"slot": slot, "model": str(digest), "name": kit.name, "version": kit.version}]
+        return ["model", {"slot": slot, "model": str(stored.manifest.digest), "name": kit.name, "version": kit.version}]
 
     def _begin_load(self, slot: str) -> None:
         if self._work is None:

@@ -18,7 +18,7 @@ from edgeprov._dataclass import dataclass, replace
 from edgeprov.errors import FormatError, NotStored, StoreError
 from edgeprov.formats.jsonx import encode_json, get_int, parse_json_object
 from edgeprov.limits import KIB
-from edgeprov.store.atomic import load_bytes, save_bytes
+from edgeprov.store.atomic import load_bytes, save_bytes, translated
 from edgeprov.store.frames import Range, load_segment_info
 from edgeprov.store.lock import lock
 from edgeprov.store.segment_file import Quarantine, segment_paths
@@ -146,7 +146,9 @@ class NumberBlocks:
     def _known_end(self) -> int:
         """The number behind all that the other documents and the segments name."""
         end = FIRST_NUMBER
-        for path in self._folder.glob("head*.json"):
+        with translated(self._folder):
+            paths = list(self._folder.glob("head*.json"))
+        for path in paths:
             with suppress(FormatError):
                 head = load_head(path)
                 end = max(end, head.reserved if head else end)

@@ -107,9 +107,8 @@ class SlotSpool:
             StoreError: The folder cannot be read.
         """
         found = {0}
-        if self.folder.is_dir():
-            with translated(self.folder):
-                found.update(lane for lane in range(1, MAX_LANES) if (self.folder / f"writer-{lane}.lock").exists())
+        with translated(self.folder):
+            found.update(lane for lane in range(1, MAX_LANES) if (self.folder / f"writer-{lane}.lock").exists())
         return tuple(self.of_lane(lane) for lane in sorted(found))
 
     def of_lane(self, lane: int) -> SlotSpool:

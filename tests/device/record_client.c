@@ -16,9 +16,9 @@
 static int fail(const char *what) { perror(what); return 1; }
 
 int main(int argc, char **argv) {
-    /* ["hello", {"outputs": [{"dtype": "int8", "name": "p", "shape": [1, 1]}], "v": 1, "weights": true}] */
+    /* ["hello", {"outputs": [{"dtype": "int8", "name": "StatefulPartitionedCall_1:0", "shape": [1, 1]}], "v": 1, "weights": true}] */
     static const unsigned char hello[] =
-        "\x92\xa5hello\x83\xa7outputs\x91\x83\xa5" "dtype\xa4int8\xa4name\xa1p\xa5shape\x92\x01\x01\xa1v\x01\xa7weights\xc3";
+        "\x92\xa5hello\x83\xa7outputs\x91\x83\xa5" "dtype\xa4int8\xa4name\xbb" "StatefulPartitionedCall_1:0" "\xa5shape\x92\x01\x01\xa1v\x01\xa7weights\xc3";
     /* ["record", 1000, [bin 7f]] */
     static const unsigned char record[] = "\x93\xa6record\xcd\x03\xe8\x91\xc4\x01\x7f";
     unsigned char answer[4096];

@@ -59,7 +59,7 @@ def beside(site: Site, pid: int) -> None:
     for resume in (False, True):
         peer = Peer(pid, 0)
         try:
-            session = RingSession(site.context, state, kind, peer, resume=resume)
+            session = RingSession(site.context, state, kind, peer, resume=0 if resume else None)
             session.make_room(1000)
             session.sync()
             session.leave() if not resume else session.end()

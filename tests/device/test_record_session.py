@@ -22,18 +22,21 @@ from typing import Any
 
 import pytest
 
+import edgeprov
+from edgeprov._dataclass import replace
+from edgeprov.device.boot import boot_check
 from edgeprov.device.record_server import serve_socket, serve_stream
 from edgeprov.device.record_session import Session
 from edgeprov.device.rotation import at_path
 from edgeprov.device.seal import seal
-from edgeprov.errors import EdgeprovError
+from edgeprov.errors import EdgeprovError, ModelNotReady
 from edgeprov.formats.packing import Feeder, pack
 from tests.support.kits import blocks_of
 from tests.support.site import WDBC, Site
 
 TENSORS = {
-    "inputs": [{"name": "x", "shape": [1, 30], "dtype": "int8", "scale": [0.06], "zero_point": [-80]}],
-    "outputs": [{"name": "p", "shape": [1, 1], "dtype": "int8"}],
+    "inputs": [{"name": "serving_default_keras_tensor:0", "shape": [1, 30], "dtype": "int8"}],
+    "outputs": [{"name": "StatefulPartitionedCall_1:0", "shape": [1, 1], "dtype": "int8"}],
 }
 HELLO = ["hello", {"v": 1, **TENSORS, "runtime": {"name": "tflite-c", "version": "2.14.0"}}]
 ROW = ["record", 12_000, [b"\x7f"]]
@@ -110,6 +113,44 @@ def test_bad_hello(ready: Site, hello: dict[str, Any], code: int) -> None:
     assert [answer[0] for answer in answers] == ["error", "error"]
 
 
+@pytest.mark.parametrize(
+    ("key", "lie", "told"),
+    [
+        ("outputs", {"name": "benign"}, "StatefulPartitionedCall_1:0"),
+        ("outputs", {"dtype": "uint8"}, "'StatefulPartitionedCall_1:0' of the model has dtype int8, hello says uint8"),
+        ("outputs", {"shape": [1, 2]}, "'StatefulPartitionedCall_1:0' of the model has shape [-1, 1]"),
+        ("outputs", {"shape": [1]}, "'StatefulPartitionedCall_1:0' of the model has shape [-1, 1]"),
+        ("outputs", {"shape": [1, -1]}, "'StatefulPartitionedCall_1:0' of the model has shape [-1, 1]"),
+        ("outputs", {"scale": [0.5], "zero_point": [-128]}, "'StatefulPartitionedCall_1:0' of the model has quant"),
+        ("inputs", {"name": "x"}, "serving_default_keras_tensor:0"),
+        ("inputs", {"shape": [1, 31]}, "'serving_default_keras_tensor:0' of the model has shape [-1, 30]"),
+        ("inputs", {"dtype": "float32"}, "'serving_default_keras_tensor:0' of the model has dtype int8"),
+        ("outputs", None, "the model has 1 output tensors, hello names 2"),
+    ],
+)
+def test_a_client_that_lies_about_tensors_is_refused_and_may_tell_the_truth(
+    ready: Site, key: str, lie: dict[str, Any] | None, told: str
+) -> None:
+    named = TENSORS[key] * 2 if lie is None else [{**TENSORS[key][0], **lie}]
+    lying = ["hello", {**HELLO[1], key: named}]
+    refused, early, label, accepted, recorded, again = stream(
+        ready, lying, ROW, ["label", 1, 1, "lab"], HELLO, ROW, ["label", 1, 1, "lab"], code=52
+    )
+    assert refused[1]["error"] == "TensorMismatch"
+    assert told in refused[1]["message"]
+    assert early[1]["message"] == "hello comes first"
+    assert label[1]["message"] == "slot default has no record 1"
+    assert [accepted[0], recorded, again] == ["ready", ["recorded", 1], ["labelled", 1]]
+
+
+def test_the_model_tells_its_quantization_where_the_client_does_not(ready: Site) -> None:
+    stream(ready, HELLO, ROW)
+    (sealed,) = seal(ready.context)
+    _, parts = ready.verify(ready.context.state().layout, sealed.entry.digest)
+    header = blocks_of(parts)[0].header
+    assert (header.outputs[0].scale, header.outputs[0].zero_point) == ((1 / 256,), (-128,))
+
+
 @pytest.mark.parametrize("tail", [b"\xc1\xc1", pack(ROW)[:-1], b"\x91"])
 def test_garbage_or_half_a_request_ends_the_stream_after_what_was_recorded(ready: Site, tail: bytes) -> None:
     assert stream(ready, HELLO, ROW, tail=tail, code=4)[1:] == [["recorded", 1]]
@@ -120,6 +161,31 @@ def test_nothing_is_recorded_without_the_boot_check(ready: Site) -> None:
     ready.reboot()
     (error, _) = stream(ready, HELLO, ROW, code=55)
     assert error[1]["code"] == 55
+
+
+def test_a_load_counts_once_and_only_after_the_boot_check_of_the_model(ready: Site) -> None:
+    """A model on trial goes back after three loads without a record: a load that was refused is none."""
+    state = ready.context.state()
+
+    def loads() -> int:
+        active = state.active("default")
+        assert active is not None
+        return int(active.info["loads"])
+
+    active = state.active("default")
+    assert active is not None
+    state.set_active(replace(active, info={**active.info, "trial": True, "loads": 0}))
+    ready.reboot()
+    for request in (["model", "default"], HELLO):
+        assert stream(ready, request, code=55)[0][1]["error"] == "ModelNotReady"
+    with pytest.raises(ModelNotReady), edgeprov.open_device() as device:
+        device.load_model()
+    assert loads() == 0
+    boot_check(ready.context)
+    assert [answer[0] for answer in stream(ready, ["model", "default"], HELLO)] == ["model", "ready"]
+    assert loads() == 1
+    assert stream(ready, HELLO)[0][0] == "ready"
+    assert loads() == 2
 
 
 class Client:

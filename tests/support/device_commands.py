@@ -355,8 +355,11 @@ def refuse(site: Site, acknowledge: Acknowledge) -> None:
 
 # -- the socket ---------------------------------------------------------------------------------
 
-HELLO = ["hello", {"v": 1, "outputs": [{"name": "p", "shape": [1, 1], "dtype": "int8"}]}]
-HELLO_BIG = ["hello", {"v": 1, "outputs": [{"name": "p", "shape": [1, 8192], "dtype": "int8"}]}]
+HELLO = ["hello", {"v": 1, "outputs": [{"name": "StatefulPartitionedCall_1:0", "shape": [1, 1], "dtype": "int8"}]}]
+HELLO_BIG = [
+    "hello",
+    {"v": 1, "outputs": [{"name": "StatefulPartitionedCall_1:0", "shape": [8192, 1], "dtype": "int8"}]},
+]
 
 
 def _big(number: int) -> list[Any]:

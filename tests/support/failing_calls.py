@@ -62,6 +62,8 @@ class Failing:
 
     def wrap(self, name: str, call: Callable[..., Any], code: int) -> Callable[..., Any]:
         def replaced(*args: Any, **options: Any) -> Any:
+            if name == "socket" and (len(args) > 3 or "fileno" in options):
+                return call(*args, **options)  # an object for a descriptor that is there: no system call
             self._left -= 1
             if self._left == -1:
                 self.name = name

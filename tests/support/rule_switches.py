@@ -172,6 +172,9 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.store.number_blocks:NumberBlocks.claim",
         lambda _claim: lambda _blocks, reserved, count: (reserved, reserved + count),
     ),
+    "W-ses-1": replaced(
+        "edgeprov.device.record_session:verified_tensors", lambda _verified: lambda named, _known, _kind: tuple(named)
+    ),
     "W-ring-1": replaced("edgeprov.store.ring:RingReader.pending", lambda _pending: lambda reader: reader.size_bytes),
     "W-ring-2": replaced("edgeprov.store.ring_file:RingFile.save", _only_the_first),
     "W-ring-3": replaced(

@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-FLOAT32, INT32, INT64, BOOL = 0, 2, 4, 6
-GREATER, SUM, GATHER_ND, WHERE = 61, 74, 107, 109
+FLOAT32, INT32, UINT8, INT64, BOOL = 0, 2, 3, 4, 6
+CAST, GREATER, SUM, GATHER_ND, WHERE = 53, 61, 74, 107, 109
 
 
 @dataclass
@@ -122,3 +122,16 @@ def positions(rows: int = 3, columns: int = 4) -> bytes:
     above = model.add(GREATER, [x, half], model.tensor("above", [rows, columns], BOOL))
     where = model.add(WHERE, [above], model.tensor("where", [-1, -1], INT64))
     return model.encode([x], [where])
+
+
+def boxes_and_grid(*, grid: bool = True) -> bytes:
+    """Outputs ``boxes`` float32[-1, 4] and ``grid`` uint8[-1, -1], whose sizes do not follow from its length."""
+    model = _Model()
+    scores, places = model.tensor("scores", [8], FLOAT32), model.tensor("places", [8, 4], FLOAT32)
+    half = model.tensor("half", [], FLOAT32, struct.pack("<f", 0.5))
+    above = model.add(GREATER, [scores, half], model.tensor("above", [8], BOOL))
+    where = model.add(WHERE, [above], model.tensor("where", [-1, 1], INT64))
+    outputs = [model.add(GATHER_ND, [places, where], model.tensor("boxes", [-1, 4], FLOAT32))]
+    if grid:
+        outputs.append(model.add(CAST, [where], model.tensor("grid", [-1, -1], UINT8)))
+    return model.encode([scores, places], outputs)
