@@ -20,7 +20,7 @@ from edgeprov.config import Config, load_config
 from edgeprov.errors import ConfigError, StoreError
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.limits import LIMITS
-from edgeprov.store.atomic import load_bytes, make_dirs, translate
+from edgeprov.store.atomic import exists, load_bytes, make_dirs, translate
 from edgeprov.store.state import State
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Context:
     @property
     def simulated(self) -> bool:
         """Whether this device's TPM has been a simulator."""
-        return (self.tpm_dir / "simulator.boot").exists()
+        return exists(self.tpm_dir / "simulator.boot")
 
     @property
     def run_dir(self) -> Path:

@@ -20,6 +20,7 @@ from edgeprov.formats.manifest import Manifest
 from edgeprov.formats.mediatypes import A_VERITY
 from edgeprov.formats.modelkit import ModelKit, layer_compression, parse_modelkit
 from edgeprov.limits import KIB, LIMITS
+from edgeprov.store.atomic import exists, translated
 from edgeprov.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def model_layouts(context: Context, state: State | None) -> list[tuple[Literal["
     found: list[tuple[Literal["state", "image"], Layout]] = []
     if state is not None:
         found.append(("state", state.layout))
-    if (context.config.device.models_dir / "index.json").is_file():
+    if exists(context.config.device.models_dir / "index.json"):
         found.append(("image", Layout.open(context.config.device.models_dir, read_only=True)))
     return found
 
@@ -215,7 +216,8 @@ def _open_vouched(layout: Layout, descriptor: Descriptor) -> io.BufferedIOBase |
         return None
     from edgeprov.store import verity
 
-    file = layout.blob_path(descriptor.digest).open("rb")
+    with translated(path := layout.blob_path(descriptor.digest)):
+        file = path.open("rb")
     if verity.measure_open(file.fileno()) != parse_digest(descriptor.annotations[A_VERITY]):
         file.close()
         return None

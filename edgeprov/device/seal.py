@@ -36,6 +36,7 @@ from edgeprov.device.storage_faults import note_quarantined
 from edgeprov.errors import FormatError, NotStored, StoreCorrupt
 from edgeprov.formats.digest import Digest
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
+from edgeprov.store.atomic import exists
 from edgeprov.store.frames import count_of
 from edgeprov.store.spool import Range, SegmentInfo, ranges_of, read_segment
 from edgeprov.store.state import State
@@ -194,7 +195,7 @@ class _Sealer:
                     segments = _in_order(work)
                     contents = build_parts(layout, segments, label_rows, part_bytes, damaged=work.damaged)
                 except NotStored:
-                    if all(path.exists() for path in work.paths()):
+                    if all(exists(path) for path in work.paths()):
                         raise
                     return False  # a recorder made room meanwhile
                 numbers.enter_context(state.lock(COUNTER_LOCK, wait=True))

@@ -11,7 +11,16 @@ from typing import Final
 
 from edgeprov.errors import NotStored, StoreBusy, StoreError
 from edgeprov.limits import MIB
-from edgeprov.store.atomic import DurableFile, load_bytes, make_dirs, open_replace, remove, save_bytes, sync_dir
+from edgeprov.store.atomic import (
+    DurableFile,
+    load_bytes,
+    make_dirs,
+    open_replace,
+    remove,
+    save_bytes,
+    sync_dir,
+    translated,
+)
 from edgeprov.store.frames import LABEL, SegmentInfo, encode_frame, load_segment_info, read_segment
 from edgeprov.store.lock import Lock
 from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, segment_paths
@@ -94,7 +103,8 @@ class LabelLog:
     def _current(self) -> tuple[Path, int, int]:
         paths = segment_paths(self.folder)
         if paths and not load_segment_info(paths[-1]).closed:
-            size = paths[-1].stat().st_size
+            with translated(paths[-1]):
+                size = paths[-1].stat().st_size
             if self._seen is not None and self._seen[:2] == (paths[-1], size):
                 return self._seen
             segment = read_segment(paths[-1])

@@ -18,7 +18,7 @@ from edgeprov.errors import DigestMismatch, StoreBusy
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
 from edgeprov.limits import MIB
-from edgeprov.store.atomic import DurableFile, remove, sync_dir, translated
+from edgeprov.store.atomic import DurableFile, exists, remove, sync_dir, translated
 
 PREFIX: Final = "partial-"
 _SYNC_BYTES: Final = 8 * MIB
@@ -42,7 +42,7 @@ class PartialBlob:
         self._expected = expected
         self._keep = keep
         path = folder / f"{PREFIX}{expected.digest.hex}"
-        fresh = not path.exists()
+        fresh = not exists(path)
         self._file = DurableFile(path, create=fresh, mode=0o644)
         try:
             with translated(path):

@@ -22,7 +22,7 @@ from edgeprov.formats.block import encode_block
 from edgeprov.formats.record import parse_input, parse_record
 from edgeprov.formats.segment import SegmentHeader, parse_segment_header
 from edgeprov.limits import KIB
-from edgeprov.store.atomic import open_regular
+from edgeprov.store.atomic import open_regular, translate, translated
 from edgeprov.store.frames import (
     CHECKSUM_OF_KIND,
     END,
@@ -229,15 +229,20 @@ def _payload(fd: int, position: int, length: int, kind: int, size: int) -> bytes
 
 
 def _read(fd: int, count: int, position: int) -> bytes:
-    """As pread, up to ``count`` bytes or the end of the file; a page that the medium has lost reads as zeros."""
+    """As pread, up to ``count`` bytes or the end of the file; a page that the medium has lost reads as zeros.
+
+    Raises:
+        StoreError: Any other failure.
+    """
     pieces = []
-    end = min(position + count, os.fstat(fd).st_size)
+    with translated("segment"):
+        end = min(position + count, os.fstat(fd).st_size)
     while position < end:
         try:
             piece = os.pread(fd, end - position, position)
         except OSError as error:
             if error.errno != errno.EIO:
-                raise
+                raise translate(error, "segment") from error
             piece = bytes(min(end - position, _PAGE_BYTES - position % _PAGE_BYTES))
         if not piece:
             break

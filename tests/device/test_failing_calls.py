@@ -56,16 +56,22 @@ def beside(site: Site, pid: int) -> None:
         captures=False,
         user=0,
     )
-    for resume in (False, True):
+    for resume in (None, 0):  # then the lane of the session before
         peer = Peer(pid, 0)
         try:
-            session = RingSession(site.context, state, kind, peer, resume=0 if resume else None)
-            session.make_room(1000)
-            session.sync()
-            session.leave() if not resume else session.end()
+            session = RingSession(site.context, state, kind, peer, resume=resume)
         except EdgeprovError:
             peer.close()
             raise
+        try:
+            session.make_room(1000)
+            session.sync()
+            if resume is None:
+                session.leave()
+        except EdgeprovError:
+            session.end()
+            raise
+    session.end()
 
 
 @pytest.mark.parametrize("work", [alone, beside])
