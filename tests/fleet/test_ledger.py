@@ -37,6 +37,7 @@ from edgeprov.fleet.ledger.table_columns import BY_NAME, LITERAL, SCHEMA_DIGEST,
 from edgeprov.fleet.ledger.tables import encode_parquet, load_table, make_table
 from edgeprov.fleet.ledger.views import ask, open_view
 from tests.support.ledger import BASIS, DAY_NS, NOW_NS, collector, content, digest, kit, make_folder
+from tests.support.readers import readers_python
 
 FORMAT = (Path(edgeprov.formats.__file__).parent / "FORMAT.md").read_text()
 
@@ -355,14 +356,20 @@ def test_a_read_only_folder_is_read(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
 
 
-def test_the_recipe_for_duckdb_reads_the_days(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["duckdb", "pandas", "polars"])
+def test_the_recipes_of_other_readers(tmp_path: Path, name: str) -> None:
     folder = make_folder(tmp_path, [[kit(1), kit(2)], [kit(1, source="m"), kit(1, unit="u2")]])
-    code = re.search(r"```python\nimport duckdb\n(.*?)```", FORMAT, re.DOTALL)
+    code = re.search(rf"```python\nimport {name}\n.*?```", FORMAT, re.DOTALL)
     assert code is not None
-    text = f"import json, duckdb\n{code[1]}"
+    rows = {
+        "duckdb": "found.fetchall()",
+        "pandas": "found.reset_index().values.tolist()",
+        "polars": "found.rows()",
+    }[name]
+    text = code[0].removeprefix("```python\n").removesuffix("```")
     done = subprocess.run(
-        [sys.executable, "-c", text + "\nprint(json.dumps([list(map(str, row)) for row in found.fetchall()]))"],
+        [readers_python(), "-c", f"{text}\nimport json\nprint(json.dumps(sorted(list(map(str, row)) for row in {rows})))"],
         cwd=folder.path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(json.loads(done.stdout)) == [["u1", "2", "20"], ["u2", "1", "10"]]
+    assert json.loads(done.stdout) == [["u1", "2", "20"], ["u2", "1", "10"]]

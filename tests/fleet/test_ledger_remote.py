@@ -34,6 +34,7 @@ from edgeprov.formats.digest import digest_of
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import encode_index
 from edgeprov.store.layout_registry import LayoutRegistry
+from edgeprov.verify.policy import parse_policy
 from tests.support.ledger import DAY_NS, NOW_NS, at, collector, content, kit, make_folder, policy
 from tests.support.peers import peer, run
 from tests.support.registries import docker_registry
@@ -392,7 +393,6 @@ def test_an_expired_certificate_of_an_old_day_is_judged_at_its_day(tmp_path: Pat
 
 def test_a_chain_of_a_bare_key(tmp_path: Path) -> None:
     from edgeprov.fleet.trust.signers import PemSigner
-    from edgeprov.verify.policy import parse_policy
     from tests.support.pki import soft_key
 
     signer = PemSigner(soft_key("bare collector"))
@@ -404,3 +404,23 @@ def test_a_chain_of_a_bare_key(tmp_path: Path) -> None:
 
     pem = signer.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     load_chain(folder, statement.chain, parse_policy({"collector.pem": pem}), at())
+
+
+def test_a_chain_that_was_written_once_is_read_for_ever(tmp_path: Path) -> None:
+    """tests/vectors/ledger: it fails when the format changes, and is then made again on purpose."""
+    vector = Path(__file__).parents[1] / "vectors" / "ledger"
+    expected = json.loads((vector / "expected.json").read_text())
+    trust = parse_policy({
+        "publisher-root.pem": (vector / "root.pem").read_bytes(),
+        "policy.toml": b'[roles]\ncollector = ["urn:edgeprov:collector:desk"]\n',
+    })  # fmt: skip
+    chain = load_chain(LedgerFolder(vector), "desk", trust, at(NOW_NS + 3 * DAY_NS))
+    assert str(chain.head) == expected["head"]
+    assert [day.statement.rows for day in chain.days] == expected["rows"]
+    kits = [[digest.hex(), number, verdict] for digest, number, verdict in content(LedgerFolder(vector))["kits"]]
+    assert kits == expected["kits"]
+    copy = LedgerFolder(tmp_path / "copy")
+    registry = LayoutRegistry(tmp_path / "registry", create=True)
+    push_days(registry, "", LedgerFolder(vector))
+    fetch_chain(registry, "", "desk", copy, trust, at(NOW_NS + 3 * DAY_NS))
+    assert content(copy) == content(LedgerFolder(vector))
