@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeprov.cli.fleet import common
 from edgeprov.cli.output import Output, short
-from edgeprov.errors import RegistryError, VerificationError
+from edgeprov.errors import LoginRefused, RegistryError, VerificationError
 
 if TYPE_CHECKING:
     from edgeprov.fleet.index.database import Index
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     trust = common.load_trust(args)
     depth = verify_kits.EVIDENCE if args.evidence_only else verify_kits.RECORDS if args.records else verify_kits.BLOBS
     shown = 0
+    refused_logins: set[str | None] = set()
 
     def tell(artifact: verify_kits.Item, judged: Judged) -> None:
         nonlocal shown
@@ -48,6 +49,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         elif judged.missing:
             parts = ", ".join(judged.missing[:_SHOWN])
             out.text(f"CONTENT NOT AVAILABLE {short(judged.digest)} {artifact.device} number {artifact.seq}: {parts}")
+        elif judged.error == LoginRefused.__name__:  # about the account and no kit: one line for all
+            if judged.detail not in refused_logins:
+                refused_logins.add(judged.detail)
+                out.text(f"NOT READABLE NOW: {judged.detail}")
         elif not judged.verified:
             shown += 1
             if shown <= _SHOWN:

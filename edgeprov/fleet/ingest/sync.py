@@ -267,7 +267,7 @@ class _Sync:
         except EdgeprovError as error:
             if is_cut(error):
                 raise
-            if error.retryable:
+            if error.retryable or isinstance(error, RegistryError):  # denied, or no registry's answer: not read
                 self.report.unread.append(error)
             return name, None, None, f"{type(error).__name__}: {error.message}"
 
