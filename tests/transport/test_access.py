@@ -285,3 +285,21 @@ def test_what_is_wrong_with_the_way_to_a_registry_is_named_with_what_to_do(tmp_p
             assert advice in caught.value.advice, caught.value
             assert "secret" not in str(caught.value)
             assert caught.value.retryable
+
+
+def test_a_device_needs_nothing_but_the_file_and_asks_once_when_it_is_refused(
+    with_password: tuple[str, Path], sender: Sender
+) -> None:
+    host, folder = with_password
+    for _ in range(3):
+        sender.fill(1, 1000)
+    bad = write_credentials(folder / "bad.json", host, "unit-1", "wr0ng-pass")
+    refused = upload(sender.context(host, registry=f'plain_http = true\ncredentials_file = "{bad}"'))
+    assert isinstance(refused.error, LoginRefused)
+    assert str(bad) in refused.error.advice
+    assert refused.parked == []
+    assert refused.queued == 3
+    good = write_credentials(folder / "good.json", host, "unit-1", "s3cret")
+    done = upload(sender.context(host, registry=f'plain_http = true\ncredentials_file = "{good}"'))
+    assert (done.queued, done.error) == (0, None)
+    sender.verify_arrived(OrasRegistry(host, settings=RegistrySettings(plain_http=True, credentials_file=good)))

@@ -308,3 +308,31 @@ def test_the_page_of_a_captive_portal_is_not_taken_for_damage(call: Callable[[Or
     with server(lambda *_: PORTAL) as registry, pytest.raises(RegistryProtocolError, match="web page") as caught:
         call(registry)
     assert "captive portal" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "Tue, 01 Dec 2026 10:00:30 GMT", "Date": "Tue, 01 Dec 2026 10:00:00 GMT"}, 30),
+        ({"Retry-After": "Tue, 01 Dec 2026 09:00:00 GMT", "Date": "Tue, 01 Dec 2026 10:00:00 GMT"}, 0),
+        ({"Retry-After": "soon", "Date": "Tue, 01 Dec 2026 10:00:00 GMT"}, None),
+        ({"Retry-After": "99999999999"}, None),
+    ],
+)
+def test_a_date_to_come_back_counts_from_the_registrys_clock(headers: dict[str, str], seconds: float | None) -> None:
+    from types import SimpleNamespace
+
+    from edgeprov.registry.responses import read_retry_after
+
+    assert read_retry_after(SimpleNamespace(headers=headers)) == seconds  # type: ignore[arg-type]
+
+
+def test_a_catalogue_without_end_is_refused() -> None:
+    names = ",".join(f'"repository-{number}"' for number in range(400_000)).encode()
+
+    def page(_: str, __: str, number: int) -> Answer:
+        body = b'{"repositories":[' + names.replace(b"repository", b"r%d" % number) + b"]}"
+        return 200, {"Link": f'</v2/_catalog?last={number}>; rel="next"'}, body
+
+    with server(page) as registry, pytest.raises(RegistryProtocolError, match="lists more than 1000000"):
+        registry.list_repositories()
