@@ -156,16 +156,32 @@ def load_weights(model: StoredModel) -> bytes:
         DigestMismatch: The blob changed.
         FormatError: The archive is malformed or does not hold the file that the Kitfile names.
     """
-    layer = _model_layer(model.kit)
-    path = model.kit.model_path
-    weights: bytes | None = None
-    for member, chunks in open_archive(model.layout, layer):
-        if not member.is_dir and member.path == path:
-            weights = _collect(chunks, member)
+    # BytesIO hands out its own buffer without a copy; joining chunks would hold the model twice.
+    buffer = io.BytesIO()
+    copy_weights(model, buffer)
+    return buffer.getvalue()
+
+
+def copy_weights(model: StoredModel, target: io.BytesIO | io.BufferedWriter) -> None:
+    """Write the model file into a file, piece by piece. Nothing written may be used before this returns.
+
+    Raises:
+        DigestMismatch: The blob changed.
+        FormatError: The archive is malformed or does not hold the file that the Kitfile names.
+        LimitError: The file is larger than a model may be.
+    """
+    path, found = model.kit.model_path, 0
+    for member, chunks in open_archive(model.layout, _model_layer(model.kit)):
+        if member.is_dir or member.path != path:
+            continue
+        if member.size > LIMITS.model_bytes:
+            raise LimitError(f"the model file has {member.size} bytes, more than {LIMITS.model_bytes}")
+        found += 1
+        for chunk in chunks:
+            target.write(chunk)
     # open_archive drained the blob and compared its digest, so only now may the bytes be used.
-    if weights is None:
-        raise FormatError(f"the model layer does not hold {path!r}, which the Kitfile names")
-    return weights
+    if found != 1:
+        raise FormatError(f"the model layer does not hold {path!r}, which the Kitfile names, exactly once")
 
 
 def verify_archives(model: StoredModel) -> None:
@@ -241,16 +257,6 @@ def _model_layer(kit: ModelKit) -> Descriptor:
     if len(layers) != 1:
         raise FormatError(f"the kit has {len(layers)} model layers, not one")
     return layers[0]
-
-
-def _collect(chunks: Iterator[bytes], member: Member) -> bytes:
-    if member.size > LIMITS.model_bytes:
-        raise LimitError(f"the model file has {member.size} bytes, more than {LIMITS.model_bytes}")
-    # BytesIO hands out its own buffer without a copy; joining chunks would hold the model twice.
-    buffer = io.BytesIO()
-    for chunk in chunks:
-        buffer.write(chunk)
-    return buffer.getvalue()
 
 
 def _drain(read: Callable[[int], bytes]) -> None:

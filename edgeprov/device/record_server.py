@@ -293,14 +293,13 @@ def _weights(model: StoredModel) -> int:
     """
     import fcntl
 
-    from edgeprov.device.model_store import load_weights
+    from edgeprov.device.model_store import copy_weights
 
-    weights = memoryview(load_weights(model))
     with translated("weights in memory"):
         fd = os.memfd_create("edgeprov-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            while weights:
-                weights = weights[os.write(fd, weights) :]
+            with open(fd, "wb", closefd=False) as file:  # in pieces: this process stays small
+                copy_weights(model, file)
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
             os.lseek(fd, 0, os.SEEK_SET)
