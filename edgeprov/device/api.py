@@ -10,6 +10,9 @@
         device.label(result.record, 1)  # ground truth, now or weeks later
 
 A result is returned only after its record is in the spool: there is no inference without provenance.
+
+An application beside the device service owns no spool, so the modules for one are imported only without a service:
+they are most of what edgeprov adds to the memory of an application (`./tests/run bench service`).
 """
 
 from __future__ import annotations
@@ -25,14 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from edgeprov.config import load_config
 from edgeprov.device.context import Context
-from edgeprov.device.labels import LabelValue, add_labels, parse_record
-from edgeprov.device.model_store import load_weights
-from edgeprov.device.recorder import Recorder
 from edgeprov.device.remote_recorder import RemoteRecorder
 from edgeprov.device.rotation import request_sync_of_all, service_socket
 from edgeprov.device.service_client import ServiceClient
-from edgeprov.device.trial import begin_load
-from edgeprov.device.verified_load import load_verified
 from edgeprov.formats.digest import Digest, parse_digest
 from edgeprov.formats.segment import Tensor
 from edgeprov.formats.shapes import has_varying
@@ -40,6 +38,8 @@ from edgeprov.store.atomic import translated
 from edgeprov.store.ring_writer import forked_error
 
 if TYPE_CHECKING:
+    from edgeprov.device.labels import LabelValue
+    from edgeprov.device.recorder import Recorder
     from edgeprov.device.runtime import InterpreterEngine
     from edgeprov.store.state import State
 
@@ -155,7 +155,7 @@ class Model:
 
     def store(self) -> None:
         """Have what was recorded so far in its segment, where other processes see it. Errors as in sync()."""
-        if isinstance(self._recorder, Recorder):
+        if not isinstance(self._recorder, RemoteRecorder):
             self._recorder.store()
 
     def close(self) -> None:
@@ -204,34 +204,13 @@ class Device:
             RuntimeMissing: No interpreter is installed.
             TpmError: The TPM failed; nothing runs without evidence.
         """
-        from edgeprov.device.flatbuffer import verify_flatbuffer
-        from edgeprov.device.runtime import InterpreterEngine
-
         slot = slot or self._context.config.device.slots[0]
         if slot in self._models:
             self._models.pop(slot).close()
         if self._service is not None:
             self._models[slot] = model = _load_from_service(self._context, self._service, slot, params)
             return model
-        state = self._own_state()
-        stored = load_verified(self._context, state, slot, begin=partial(begin_load, self._context, state))
-        weights = load_weights(stored)
-        verify_flatbuffer(weights)
-        runtime = self._context.config.runtime
-        engine = InterpreterEngine(weights, name=runtime.name, threads=runtime.threads)
-        recorder = Recorder(
-            self._context,
-            state,
-            slot=slot,
-            model=stored.manifest.digest,
-            inputs=engine.inputs,
-            outputs=engine.outputs,
-            runtime=engine.info,
-            params=params,
-        )
-        self._models[slot] = model = Model(
-            _About(stored.manifest.digest, stored.kit.name, stored.kit.version), engine, recorder
-        )
+        self._models[slot] = model = _load_here(self._context, self._own_state(), slot, params)
         return model
 
     def _own_state(self) -> State:
@@ -262,6 +241,8 @@ class Device:
             slots.setdefault(record.slot, []).append((record.n, value))
         if self._service is not None:
             return _label_by_service(self._service, slots, source)
+        from edgeprov.device.labels import add_labels
+
         count = 0
         for slot, items in slots.items():
             if slot in self._models:
@@ -283,6 +264,33 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _load_here(context: Context, state: State, slot: str, params: Mapping[str, Any] | None) -> Model:
+    """Load the model and open a session in this process, without the device service."""
+    from edgeprov.device.flatbuffer import verify_flatbuffer
+    from edgeprov.device.model_store import load_weights
+    from edgeprov.device.recorder import Recorder
+    from edgeprov.device.runtime import InterpreterEngine
+    from edgeprov.device.trial import begin_load
+    from edgeprov.device.verified_load import load_verified
+
+    stored = load_verified(context, state, slot, begin=partial(begin_load, context, state))
+    weights = load_weights(stored)
+    verify_flatbuffer(weights)
+    runtime = context.config.runtime
+    engine = InterpreterEngine(weights, name=runtime.name, threads=runtime.threads)
+    recorder = Recorder(
+        context,
+        state,
+        slot=slot,
+        model=stored.manifest.digest,
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        runtime=engine.info,
+        params=params,
+    )
+    return Model(_About(stored.manifest.digest, stored.kit.name, stored.kit.version), engine, recorder)
 
 
 def _load_from_service(context: Context, path: Path, slot: str, params: Mapping[str, Any] | None) -> Model:
@@ -343,6 +351,8 @@ def open_device(config: Path | str | None = None) -> Device:
 
 def record_id(text: str, slot: str) -> RecordId:
     """Read ``N`` or ``SLOT:N``. Errors as in labels.parse_record."""
+    from edgeprov.device.labels import parse_record
+
     return RecordId(*parse_record(text, slot))
 
 

@@ -21,9 +21,9 @@ from edgeprov.errors import ConfigError, StoreError
 from edgeprov.formats.mediatypes import DEVICE_URN_PREFIX
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import exists, load_bytes, make_dirs, translate
-from edgeprov.store.state import State
 
 if TYPE_CHECKING:
+    from edgeprov.store.state import State
     from edgeprov.tpm.boot_tpm import BootTpm
     from edgeprov.tpm.device import Tpm
     from edgeprov.tpm.tcti import TpmSettings
@@ -112,6 +112,8 @@ class Context:
             StateNewer: Written by a newer version.
             StoreError: Missing, or not writable.
         """
+        from edgeprov.store.state import State  # an application beside the device service has none
+
         return State.open(self.state_dir, write=write, run_dir=self.run_dir)
 
     def policy(self) -> TrustPolicy:

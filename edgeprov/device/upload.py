@@ -17,7 +17,6 @@ from typing import Any, Final
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field, replace
 from edgeprov.device.context import UPLOAD_LOCK, Context
-from edgeprov.device.head_upload import leave_head_when_due
 from edgeprov.device.identity import verify_own_name
 from edgeprov.device.kit_repository import repository_of
 from edgeprov.device.registry_access import open_registry, split_name
@@ -119,6 +118,8 @@ def upload(
         if not options.regardless:
             result.reason = why_not_now(context) or ""
         if not result.reason:
+            from edgeprov.device.head_upload import leave_head_when_due  # brings all that seals
+
             leave_head_when_due(context, state)
         entries = _ordered(state, options.order or settings.order)
         if not entries:

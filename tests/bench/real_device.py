@@ -10,12 +10,13 @@ and everything else that it loads; the time of swtpm, which is another process, 
 from __future__ import annotations
 
 import py_compile
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.bench.harness import PACK, PACKAGES, ROOT, Usage, run_process
+from tests.bench.harness import PACK, PACKAGES, ROOT, Usage, environment, run_process
 
 BARE = (sys.executable, "-I", "-S", "-c", "pass")
 _CASES = Path(__file__).with_name("cases")
@@ -58,10 +59,20 @@ class RealDevice:
 
     def process(self, script: str, *words: str | Path) -> Usage:
         """Run a script of tests/bench/cases as byte code, in this device's environment."""
+        return run_process(self._argv(script, words), env=self._environment)
+
+    def start(self, script: str, *words: str | Path) -> subprocess.Popen[bytes]:
+        """As process, for one that runs on; the caller ends it."""
+        return subprocess.Popen(
+            list(map(str, self._argv(script, words))), env=environment(self._environment), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _argv(self, script: str, words: Sequence[str | Path]) -> list[str | Path]:
         compiled = self.folder / f"{script}c"
         if not compiled.exists():
             py_compile.compile(str(_CASES / script), str(compiled), doraise=True)
-        return run_process([sys.executable, "-I", "-S", compiled, *words], env=self._environment)
+        return [sys.executable, "-I", "-S", compiled, *words]
 
     def reboot(self) -> None:
         """Reset the TPM and empty the run folder."""

@@ -40,6 +40,7 @@ CASES = {
     "signatures": DEVICE_PYTHON,
     "seal": DEVICE_PYTHON,
     "memory": DEVICE_PYTHON,
+    "service": DEVICE_PYTHON,
     "compact": FLEET_PYTHON,
     "transfer": DEVICE_PYTHON,
     "download": DEVICE_PYTHON,

@@ -152,7 +152,7 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
         "edgeprov.fleet.enrollment.roster_desk:RosterDesk.new_records", lambda new: lambda *of: new(*of)[1:]
     ),
     "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
-    "W-head-1": replaced("edgeprov.device.upload:leave_head_when_due", lambda _leave: lambda *_of: None),
+    "W-head-1": replaced("edgeprov.device.head_upload:leave_head_when_due", lambda _leave: lambda *_of: None),
     "W-head-2": replaced("edgeprov.device.head_upload:_drop_others", lambda _drop: lambda *_of: None),
     "W-evt-1": replaced("edgeprov.device.seal:note_quarantined", lambda _note: lambda *_of: None),
     "W-evt-2": replaced("edgeprov.device.slot_owner:FaultNotes.refuse", lambda _refuse: lambda *_of: None),
