@@ -30,12 +30,13 @@ from edgeprov.fleet.ledger.open_day import append_rows
 from edgeprov.fleet.ledger.remote import fetch_bundles, push_days
 from edgeprov.fleet.registries.sources import open_registry, parse_source
 from edgeprov.fleet.trust.signers import sign_statement
+from edgeprov.fleet.trust.trust_export import trusted_root
 from edgeprov.formats.digest import digest_of
 from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.manifest import encode_index
 from edgeprov.store.layout_registry import LayoutRegistry
 from edgeprov.verify.policy import parse_policy
-from tests.support.ledger import DAY_NS, NOW_NS, at, collector, content, kit, make_folder, policy
+from tests.support.ledger import DAY_NS, NOW_NS, ROOT, at, collector, content, kit, make_folder, policy
 from tests.support.peers import peer, run
 from tests.support.registries import docker_registry
 
@@ -95,17 +96,16 @@ def test_an_auditor_gets_the_chain_with_n_plus_2_requests(desk: LedgerFolder, tm
 
 
 def test_cosign_verifies_a_day(desk: LedgerFolder, tmp_path: Path) -> None:
-    from tests.support.ledger import ROOT
-
-    (tmp_path / "roots.pem").write_bytes(ROOT.pem)
+    root = tmp_path / "trusted_root.json"
+    root.write_bytes(trusted_root([ROOT.der], []))
     with docker_registry(tmp_path / "server") as host:
         push_days(open_registry(parse_source(f"{host}/acme", plain_http=True)), "acme/", desk)
-        run([
-            peer("cosign"), "verify-attestation", "--type", "https://edgeprov.dev/ledger/v1", "--private-infrastructure",
-            "--certificate-chain", str(tmp_path / "roots.pem"), "--certificate-identity", "urn:edgeprov:collector:desk",
-            "--certificate-oidc-issuer-regexp", ".*", "--insecure-ignore-sct", "--allow-http-registry", "--new-bundle-format",
-            f"{host}/acme/ledger/desk:2026-09-21",
-        ], ok=None)  # fmt: skip
+        for who, good in (("desk", True), ("mallory", False)):
+            run([
+                peer("cosign"), "verify-attestation", "--type", "https://edgeprov.dev/ledger/v1", "--trusted-root", str(root),
+                "--certificate-identity", f"urn:edgeprov:collector:{who}", "--certificate-oidc-issuer-regexp", ".*",
+                "--insecure-ignore-sct", "--insecure-ignore-tlog", f"{host}/acme/ledger/desk:2026-09-21",
+            ], ok=good)  # fmt: skip
 
 
 def test_a_lost_folder_is_fetched_again_byte_for_byte(
@@ -277,7 +277,7 @@ def test_a_day_that_a_stranger_signed(desk: LedgerFolder) -> None:
 
     stranger = pki.role_certificate(pki.root("somebody"), "collector", "desk")
     other = collector("mallory")
-    publisher = pki.publisher_certificate(__import__("tests.support.ledger", fromlist=["ROOT"]).ROOT)
+    publisher = pki.publisher_certificate(ROOT)
     for signer in (stranger, other, publisher):
         with pytest.raises(VerificationError):
             check([one, two, (three[0], resigned(three[1], signer))])
