@@ -56,6 +56,7 @@ class AtHand:
                     else:
                         self.listings.append(row)
         items = [world.artifacts[digest] for digest in self.signatures]
+        self.noise = any(isinstance(item, Junk) and item.form is None for item in items)
         items = [item for item in items if not isinstance(item, Junk)]
         self.records = {
             x.certificate: x for x in items if isinstance(x, DeviceRecord) and self._signed(x, world.enroller)
@@ -125,6 +126,8 @@ def find_fault(world: World, question: Question, at: int, answer: Answer) -> str
     if answer.word in GOOD:
         for fault in _unsound(world, question, hand, answer):
             return "UNSOUND: " + fault
+    if hand.noise and b"unknown" not in answer.noise:
+        return "UNSOUND: noise is not told"
     if answer.word == "NO DATA" and any(_asked(world, question, t) for t in _held(world, question, hand)):
         return "UNSOUND: NO DATA although records are at hand"
     return None
@@ -246,7 +249,11 @@ def _missing_items(world: World, question: Question, hand: AtHand) -> Iterator[s
     if question.model is not None:
         return
     for item, true in world.made:
-        if isinstance(item, Head) or item.digest in hand.digests or not _of_device(world, question, item.enrollment):
+        if (
+            isinstance(item, Head)
+            or item.digest in hand.digests | world.rolled_back
+            or not _of_device(world, question, item.enrollment)
+        ):
             continue
         inside = question.start <= true < question.end and question.start <= item.standing.at <= true
         if inside and not item.standing.doubt and not _ended_before(world, item.enrollment, true):

@@ -89,6 +89,7 @@ class World:
         self.discarded: set[int] = set()
         self.put_back: dict[int, int] = {}
         self.unlisted: dict[int, int] = {}
+        self.rolled_back: set[int] = set()
         self.truncated: dict[int, int] = {}
         self.damage = self.malice = self.fast = False
         self.why: list[str] = []
@@ -353,7 +354,13 @@ class World:
         }
         gone = {truth.leaf for truth in device.truth} - have - sealed
         reach = [counter] + [g.header.number for g in copy.segments if not g.quoted]
-        reach += [copy.intent["number"]] if copy.intent else []
+        if copy.intent:  # the kit that was made of this intent is forgotten; what it held is on the disk again
+            reach.append(copy.intent["number"])
+            self.rolled_back.update(
+                item.digest
+                for item, _ in self.made
+                if (item.enrollment, item.seq) == (copy.enrollment, copy.intent["number"])
+            )
         if max(reach) >= device.board.counter:
             self.put_back.update(dict.fromkeys(gone, self._uid))
         unlisted = {row.leaf for g in device.disk.segments if g.header.shared for row in g.rows} - have
