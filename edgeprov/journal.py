@@ -50,6 +50,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "segment-missing": "4ae5d1b8c3374e6fa1f0c6de0a7f0118",
     "head-made": "4ae5d1b8c3374e6fa1f0c6de0a7f0119",
     "head-failed": "4ae5d1b8c3374e6fa1f0c6de0a7f011a",
+    "identity-renamed": "4ae5d1b8c3374e6fa1f0c6de0a7f011b",
     "failed": "4ae5d1b8c3374e6fa1f0c6de0a7f01ff",
 }
 """Event name to MESSAGE_ID. An id is never changed or reused."""

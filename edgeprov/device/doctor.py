@@ -19,6 +19,7 @@ from edgeprov.device.context import Context, free_bytes
 from edgeprov.device.counter_state import load_counter_state
 from edgeprov.device.event_log import current_log
 from edgeprov.device.identity import counter_base, load_certificates, load_keys, verify_own_name
+from edgeprov.device.kit_repository import verify_template
 from edgeprov.device.series_state import load_head
 from edgeprov.device.stored_signatures import load_model_signatures
 from edgeprov.errors import EXIT_DONE, EdgeprovError, ModelNotReady, NotStored, TpmError
@@ -316,6 +317,7 @@ def _outbox(context: Context) -> Finding:
             found=f"no registry is configured, {len(waiting)} artifacts wait",
             fix="Set registry.name, or carry kits away with `edgeprov export`.",
         )
+    repository = verify_template(context)
     if len(waiting) > _OLD_OUTBOX:
         return Finding(
             check="upload",
@@ -324,7 +326,9 @@ def _outbox(context: Context) -> Finding:
             fix="Check the link with `edgeprov upload`, or use `edgeprov export`.",
         )
     return Finding(
-        check="upload", verdict="ok", found=f"{len(waiting)} artifacts wait for {context.config.registry.name}"
+        check="upload",
+        verdict="ok",
+        found=f"{len(waiting)} artifacts wait for {context.config.registry.name}; kits go to {repository}",
     )
 
 

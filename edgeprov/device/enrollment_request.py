@@ -34,6 +34,7 @@ from edgeprov.formats.devicerecord import (
     vouch_qualifying,
 )
 from edgeprov.formats.jsonx import encode_json
+from edgeprov.formats.segment import device_urn
 from edgeprov.formats.tpmt import COUNTER_INDEX, NvCertify, parse_attest, parse_public
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ _NONCE_BYTES: Final = 32
 _NONCE_LIMITS: Final = (8, 64)
 
 
-def create_request(context: Context, nonce: bytes | None) -> bytes:
+def create_request(context: Context, nonce: bytes | None, *, rename: str | None = None) -> bytes:
     """The enrollment request. The first one begins the enrollment; later ones repeat it, so a renewal keeps the id.
 
     Args:
         context: The device.
         nonce: 8 to 64 bytes from the enroller. None repeats the nonce of the device's enrollment; where it has
             none yet, a random one is taken, which proves no freshness.
+        rename: New serial number for the same enrollment.
 
     Raises:
         IdentityError: No identity was created, or the device has numbers of an enrollment with another nonce.
@@ -66,6 +68,8 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
 
     if nonce is not None and not _NONCE_LIMITS[0] <= len(nonce) <= _NONCE_LIMITS[1]:
         raise FormatError(f"a nonce has {_NONCE_LIMITS[0]} to {_NONCE_LIMITS[1]} bytes, not {len(nonce)}")
+    serial = context.serial if rename is None else rename
+    urn = device_urn(serial)
     state = context.state()
     keys = load_keys(state)
     with context.tpm() as tpm, tpm.group():
@@ -75,8 +79,8 @@ def create_request(context: Context, nonce: bytes | None) -> bytes:
         document = {
             "type": REQUEST_TYPE,
             "v": 1,
-            "device": context.urn,
-            "csr": b64(create_csr(tpm, common_name=context.serial, uri=context.urn)),
+            "device": urn,
+            "csr": b64(create_csr(tpm, common_name=serial, uri=urn)),
             "ak": keys["ak"],
             "sk": keys["sk"],
             "nonce": enrollment.nonce.hex(),

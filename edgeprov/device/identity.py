@@ -9,12 +9,12 @@ Spec: FORMAT.md section "Device record".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from edgeprov import journal
 from edgeprov._dataclass import dataclass, field
-from edgeprov.errors import FormatError, IdentityError, NotStored
+from edgeprov.errors import FormatError, IdentityError, NotStored, UsageError
 from edgeprov.formats.b64 import b64, parse_b64
 from edgeprov.formats.devicerecord import (
     encode_attestation,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgeprov.tpm.protection import Protection
 
 IDENTITY_TYPE: Final = "edgeprov.identity"
+EndName: TypeAlias = "Callable[[Context, State, str], None]"
 
 _KEYS: Final = "device.json"  # identity.json is the TPM module's own
 _ENROLLMENT: Final = "enrollment.json"
@@ -100,18 +101,20 @@ class Enrollment:
     counter: Attestation = field(repr=False)
 
 
-def install_certificates(context: Context, raw: bytes) -> str:
+def install_certificates(context: Context, raw: bytes, *, end_old_name: EndName | None = None) -> str:
     """Install the SK certificate with its chain, after checking that it is for this very key.
 
     Args:
         context: The device.
         raw: PEM certificates, leaf first, or the enroller's identity document.
+        end_old_name: Seals what was recorded, where the document names another serial number; None refuses it.
 
     Returns:
-        The device URN that the leaf names.
+        The device URN that the leaf names; where it is a new one, ``device.serial`` has to be set to it.
 
     Raises:
         IdentityError: Another key, device or enrollment, or no request was made.
+        UsageError: A new name, and a segment is open under the old one.
         FormatError: No certificates.
     """
     from edgeprov.device.proved_time import ns_of, raise_floor
@@ -136,8 +139,12 @@ def install_certificates(context: Context, raw: bytes) -> str:
             "the certificate is for another key than this device's signing key",
             advice="Install the certificate that was issued for this device's own request.",
         )
-    if leaf.san != context.urn:
+    renamed = leaf.san != keys["device"] and not pem
+    if renamed:
+        _leave_old_name(context, state, keys, str(leaf.san), end_old_name)
+    elif leaf.san != context.urn:
         raise IdentityError(f"the certificate names {leaf.san}, not {context.urn}", advice="Check device.serial.")
+    before = load_bytes(state.identity_dir / _CERTIFICATES, max_bytes=LIMITS.config_bytes, what="") if renamed else b""
     save_bytes(
         state.identity_dir / _CERTIFICATES,
         encode_json(
@@ -154,9 +161,38 @@ def install_certificates(context: Context, raw: bytes) -> str:
         ),
         mode=0o644,
     )
+    if renamed:
+        _take_new_name(state, keys, str(leaf.san), before)
     raise_floor(state, ns_of(leaf.not_before))  # it was issued in the past
-    journal.event("identity-installed", f"certificate of {context.urn} installed", device=context.urn)
-    return context.urn
+    journal.event("identity-installed", f"certificate of {leaf.san} installed", device=str(leaf.san))
+    return str(leaf.san)
+
+
+def _leave_old_name(
+    context: Context, state: State, keys: Mapping[str, Any], new: str, end_old_name: EndName | None
+) -> None:
+    certificates = _load(state, _CERTIFICATES)
+    if certificates is not None and certificates.get("device") == new:
+        return  # a power cut ended the rename half way
+    if certificates is None or keys["device"] != context.urn or end_old_name is None:
+        raise IdentityError(
+            f"the certificate names {new}, this device is {keys['device']}",
+            advice="To rename it, install this while device.serial is still the old one; then set the new one.",
+        )
+    end_old_name(context, state, new)
+
+
+def _take_new_name(state: State, keys: Mapping[str, Any], new: str, before: bytes) -> None:
+    """From now on nothing opens under the old name; what was opened a moment ago takes the rename back."""
+    from edgeprov.device.open_segments import verify_nothing_open
+
+    try:
+        verify_nothing_open(state)
+    except UsageError:
+        save_bytes(state.identity_dir / _CERTIFICATES, before, mode=0o644)
+        raise
+    save_bytes(state.identity_dir / _KEYS, encode_json({**keys, "device": new}), mode=0o644)
+    journal.event("identity-renamed", f"{keys['device']} is {new} from now on", device=new)
 
 
 def verify_own_name(context: Context, state: State, tpm: Tpm | None = None) -> None:
@@ -321,11 +357,7 @@ def counter_base(state: State) -> int:
 
 
 def load_assurance(state: State) -> str:
-    """The level that the enroller gave; where another CA's PEM chain was installed, what the device says of itself.
-
-    Raises:
-        IdentityError: No certificate is installed.
-    """
+    """The level that the enroller gave, or with another CA's chain the device's own; errors as in load_certificates."""
     load_certificates(state)
     return str((_load(state, _CERTIFICATES) or {}).get("assurance"))
 

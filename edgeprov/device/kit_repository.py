@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeprov.errors import ConfigError
 from edgeprov.formats.digest import Digest, parse_digest
+from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.registry.repository_template import render_repository
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ def data_repo(context: Context, model: Digest | None, created: str) -> str:
         return _render(context, context.serial, model.hex if model else None, created)
     except ConfigError:
         return ""
+
+
+def verify_template(context: Context) -> str:
+    """The repository that a kit of this moment would go to.
+
+    Raises:
+        ConfigError: The template gives none.
+        IdentityError: The bin that it names cannot be read.
+    """
+    return _render(context, context.serial, "0" * 64, rfc3339(context.now()))
 
 
 def repository_of(context: Context, entry: OutboxEntry) -> str:

@@ -20,8 +20,6 @@ from edgeprov.store.state import OutboxEntry, State
 if TYPE_CHECKING:
     from edgeprov.device.context import Context
 
-__all__ = ["data_repo", "rebuild_outbox"]
-
 
 def rebuild_outbox(context: Context, state: State, head_seq: int) -> int:
     """Give every committed kit of the layout its entry back; skipped while an upload runs.

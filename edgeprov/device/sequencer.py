@@ -21,9 +21,10 @@ from edgeprov.device.counter_state import COUNTER_LOCK, Reconciled, reconcile, t
 from edgeprov.device.discard import lost_ranges
 from edgeprov.device.events import waiting_events
 from edgeprov.device.kit_builder import save_evidence
+from edgeprov.device.kit_repository import data_repo
 from edgeprov.device.lost import Loss, encode_losses, forget_present, load_losses
 from edgeprov.device.model_store import find_model
-from edgeprov.device.outbox import data_repo, rebuild_outbox
+from edgeprov.device.outbox import rebuild_outbox
 from edgeprov.device.seal_recovery import drop_uncommitted, finish_committed, rebuild_head, settle
 from edgeprov.device.segments import drop_unquoted
 from edgeprov.device.series_state import INTENT, SeriesHead, first_active, load_head, model_descriptor, save_head

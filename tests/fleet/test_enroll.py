@@ -448,6 +448,18 @@ def test_one_tpm_is_one_device(site: Site):
     assert "enrolled as urn:edgeprov:device:ward-1" in run.last("error")["message"]
 
 
+def test_a_rename_is_a_new_record_of_the_same_enrollment(site: Site):
+    tpm = SoftTpm("ward-1")
+    first = site.enroll(request(tpm), "--bins", "4").last("enrolled")
+    assert site.enroll(request(SoftTpm("ward-3"), "ward-3")).code == 0
+    taken = site.enroll(request(tpm, "ward-3"), "--rename")
+    assert (taken.code, "another TPM is enrolled" in taken.last("error")["message"]) == (19, True)
+    renamed = site.enroll(request(tpm, "ward-2"), "--rename", "--bins", "4").last("enrolled")
+    assert renamed["device"] == "urn:edgeprov:device:ward-2"
+    assert (renamed["enrollment"], renamed["bin"], renamed["replaces"]) == (first["enrollment"], first["bin"], None)
+    assert site.record().device == "urn:edgeprov:device:ward-1", "the old record judges the old kits"
+
+
 @pytest.mark.parametrize("by", ["name", "enrollment"])
 def test_the_tpm_of_a_denied_device_does_not_come_back_under_another_name(site: Site, by: str):
     tpm = SoftTpm("ward-1")

@@ -154,6 +154,7 @@ SWITCHES: Mapping[str, Callable[[], None]] = {
     "W-ros-2": replaced("edgeprov.fleet.enrollment.roster_desk:RosterDesk._last", lambda _last: lambda _self: None),
     "W-head-1": replaced("edgeprov.device.head_upload:leave_head_when_due", lambda _leave: lambda *_of: None),
     "W-head-2": replaced("edgeprov.device.head_upload:_drop_others", lambda _drop: lambda *_of: None),
+    "W-nam-1": replaced("edgeprov.device.rename:end_old_name", lambda _end: lambda *_of: None),
     "W-evt-1": replaced("edgeprov.device.seal:note_quarantined", lambda _note: lambda *_of: None),
     "W-evt-2": replaced("edgeprov.device.slot_owner:FaultNotes.refuse", lambda _refuse: lambda *_of: None),
     "W-num-1": replaced("edgeprov.device.segments:SegmentKeeper.go_on", lambda _go_on: lambda _keeper: False),

@@ -11,6 +11,7 @@ from edgeprov.cli.output import Output
 from edgeprov.cli.parsing import subcommands
 from edgeprov.device.context import load_context
 from edgeprov.errors import IdentityError, UsageError
+from edgeprov.formats.segment import device_serial
 from edgeprov.limits import LIMITS
 
 
@@ -31,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--forget-auth", action="store_true", help="set passwords without a file to random ones")
     create.add_argument("--disable-clear", action="store_true", help="forbid to clear the TPM, but for its firmware")
     actions["csr"].add_argument("--nonce", metavar="HEX", help="the enroller's nonce, 8 to 64 bytes")
+    actions["csr"].add_argument("--rename", metavar="SERIAL", help="ask for another serial number, same enrollment")
     actions["csr"].add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     actions["activate"].add_argument("challenge", metavar="FILE")
     actions["activate"].add_argument("-o", "--output", metavar="FILE", help="default: standard output")
@@ -75,7 +77,7 @@ def _csr(args: argparse.Namespace, out: Output) -> None:
         nonce = None if args.nonce is None else bytes.fromhex(args.nonce)
     except ValueError as error:
         raise UsageError("--nonce is not hexadecimal", advice="Give 8 to 64 bytes as hex digits.") from error
-    write_output(args.output, create_request(load_context(), nonce))
+    write_output(args.output, create_request(load_context(), nonce, rename=args.rename))
     if args.output not in (None, "-"):
         out.item("request", f"enrollment request written to {args.output}", file=args.output)
         out.next(f"edgeprov-fleet enroll {args.output}, where the device CA is")
@@ -90,10 +92,14 @@ def _activate(args: argparse.Namespace, out: Output) -> None:
 
 
 def _install(args: argparse.Namespace, out: Output) -> None:
-    from edgeprov.device.identity import install_certificates
+    from edgeprov.device.rename import install_identity
 
-    device = install_certificates(load_context(), read_input(args.certificates, LIMITS.config_bytes))
+    context = load_context()
+    device = install_identity(context, read_input(args.certificates, LIMITS.config_bytes))
     out.item("identity", f"certificate of {device} installed", device=device)
+    if device != context.urn:
+        out.next(f"set device.serial to {device_serial(device)} in the configuration: nothing is recorded before that")
+        return
     out.next("edgeprov model install REF@sha256:...")
 
 

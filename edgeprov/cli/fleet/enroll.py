@@ -53,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "$XDG_STATE_HOME or ~/.local/state); never a folder that goes to a device",
     )  # fmt: skip
     parser.add_argument("--replace", action="store_true", help="the board was exchanged: the serial may change its TPM")
+    parser.add_argument("--rename", action="store_true", help="the same device gets another serial number")
     parser.add_argument("--bins", metavar="N", type=positive, help="give each new device one of N bins in turn")
     common.registry_options(parser)
 
@@ -186,6 +187,7 @@ def _prepare(args: argparse.Namespace, desk: Desk, path: Path, response: Path | 
         response=answer,
         certificates=() if args.issued is None else ca.load_chain(args.issued),
         replace=args.replace,
+        rename=args.rename,
     )
 
 

@@ -83,7 +83,7 @@ class Desk:
 
     def prepare(
         self, request: Request, now: dt.datetime, *, nonce: bytes | None = None, response: bytes | None = None,
-        certificates: tuple[bytes, ...] = (), replace: bool = False,
+        certificates: tuple[bytes, ...] = (), replace: bool = False, rename: bool = False,
     ) -> Prepared:  # fmt: skip
         """Judge one request up to the certificate. One at a time: what is decided here is not in the registry yet.
 
@@ -94,6 +94,7 @@ class Desk:
             response: The TPM's answer to the challenge of an earlier call.
             certificates: DER chain that another CA issued for the request.
             replace: The serial may be taken over from another TPM.
+            rename: The enrollment may get another serial.
 
         Raises:
             EnrollmentRefused: The request or the answer proves nothing.
@@ -106,7 +107,7 @@ class Desk:
             registry = open_registry(self._source, create=True)
             push_empty_config(registry, self.repo)
             self._known = KnownDevices(ArtifactReader(self._source), self.repo, self._policy, now, listed=self._listed)
-        place = self._known.place(request, decision, ended=self._ended, replace=replace)
+        place = self._known.place(request, decision, ended=self._ended, replace=replace, rename=rename)
         prepared = Prepared(request=request, decision=decision, place=place, now=now, certificates=certificates)
         if decision.proof == "activated":
             if response is None:

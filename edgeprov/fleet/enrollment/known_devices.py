@@ -104,7 +104,9 @@ class KnownDevices:
         except (FormatError, VerificationError, RegistryNotFound, IndexError):
             return None  # vouches for nothing, and stops nobody
 
-    def place(self, request: Request, decision: Decision, *, ended: Callable[[bytes], bool], replace: bool) -> Place:
+    def place(
+        self, request: Request, decision: Decision, *, ended: Callable[[bytes], bool], replace: bool, rename: bool
+    ) -> Place:
         """Check that the TPM is one active device, and that the serial is this TPM's or free.
 
         Args:
@@ -112,6 +114,7 @@ class KnownDevices:
             decision: Whether the EK counts.
             ended: Tells whether an enrollment ended by the roster; asked only in a conflict.
             replace: The serial may be taken over from another TPM.
+            rename: The enrollment may get another serial.
 
         Raises:
             PolicyDenied: The TPM is an active device under another serial, or was denied, or another TPM holds the
@@ -125,12 +128,17 @@ class KnownDevices:
         replaces: bytes | None = None
         for record in (item for item in found if item is not None):
             self._policy.verify_device_allowed(record.device, record.enrollment)
-            if record.enrollment == request.enrollment and record.device == request.device:
+            same = record.enrollment == request.enrollment
+            if same and rename and record.device != request.device and not ended(record.enrollment):
+                self._verify_free(request, decision, ended=ended, replace=replace)
+                return Place(replaces=record.replaces, renewed=record, before=record)
+            if same and record.device == request.device:
                 return Place(replaces=record.replaces, renewed=record, before=record)
             if record.device != request.device and not ended(record.enrollment):
                 raise PolicyDenied(
                     f"this TPM is enrolled as {record.device} already",
-                    advice=f"Retire it first: edgeprov-fleet retire {record.enrollment.hex()} --final FILE, or --lost.",
+                    advice=f"Retire it first: edgeprov-fleet retire {record.enrollment.hex()} --final FILE, or --lost. "
+                    "Where the same device gets another serial number: enroll with --rename.",
                 )
             if request.counter_base < record.counter_base:
                 raise EnrollmentRefused(
@@ -138,6 +146,12 @@ class KnownDevices:
                     "earlier enrollment: it is not the same counter"
                 )
             replaces = record.enrollment
+        return Place(replaces=replaces, before=self._verify_free(request, decision, ended=ended, replace=replace))
+
+    def _verify_free(
+        self, request: Request, decision: Decision, *, ended: Callable[[bytes], bool], replace: bool
+    ) -> DeviceRecord | None:
+        """The serial is this TPM's or free; gives the record that holds it. Errors as in place()."""
         before = self.find(request.serial)
         other = before is not None and not self._same_tpm(before, request, decision)
         if before is not None and other and not replace and not ended(before.enrollment):
@@ -146,7 +160,7 @@ class KnownDevices:
                 advice="Two devices must not have one serial number. Where the board or its TPM was exchanged: "
                 "enroll with --replace, and retire the old enrollment with --lost.",
             )
-        return Place(replaces=replaces, before=before)
+        return before
 
     @staticmethod
     def _same_tpm(record: DeviceRecord, request: Request, decision: Decision) -> bool:
