@@ -98,6 +98,7 @@ class Recorder(Appender):
             StoreError: The disk failed.
         """
         with self.lock:
+            self._rows.verify_open()
             self._owner.writer.sync()
 
     def store(self) -> None:

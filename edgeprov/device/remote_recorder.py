@@ -85,6 +85,7 @@ class RemoteRecorder(Appender):
         Raises:
             StoreError: The disk failed, or the service does not answer.
         """
+        self._rows.verify_open()  # a forked child has no connection, and must not make one
         answer, _ = self._client.request(["sync"])
         self._synced_n = int(answer[1])
 

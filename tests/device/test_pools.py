@@ -171,3 +171,54 @@ if __name__ == "__main__":
                 numbers += pool.map(work, range(50), chunksize=5)
     print(len(numbers), len(set(numbers)))
 """
+
+
+PRELOAD = """
+import os, sys
+import numpy
+import edgeprov
+
+device = edgeprov.open_device()
+model = device.load_model()  # in the master, as with --preload: each worker inherits it
+x = numpy.zeros((1, 30), numpy.int8)
+model.run(x)
+
+def told(use):
+    try:
+        use()
+    except edgeprov.errors.UsageError as error:
+        return str(error)
+    return "not refused"
+
+def worker(daemon):
+    if daemon:  # a daemon forks twice and leaves its session
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+    lines = {told(lambda: model.run(x)), told(model.sync)}
+    own = edgeprov.open_device().load_model().run(x).record.n if not daemon else 0
+    os.write(out, f"{sorted(lines)} {own > 1}\\n".encode())
+    os._exit(0)
+
+read, out = os.pipe()
+for daemon in (False, False, True):
+    if os.fork() == 0:
+        worker(daemon)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+os.close(out)
+with os.fdopen(read) as lines:  # until the daemon has ended, too
+    print("".join(sorted(lines)), end="")
+print(model.run(x).record.n)
+model.sync()
+"""
+
+
+def test_workers_that_inherit_a_session_are_refused_and_may_open_their_own(service: Service) -> None:
+    lines = service.run(PRELOAD).splitlines()
+    refused = "['this device was opened in another process']"
+    assert lines == [f"{refused} False", f"{refused} True", f"{refused} True", "2"]
+    verify_numbers(service, 4, 4)
