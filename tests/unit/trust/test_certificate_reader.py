@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from edgeprov.errors import FormatError
-from edgeprov.formats.certificate import HANDLED_EXTENSIONS, Certificate, parse_certificate
+from edgeprov.formats.certificate import HANDLED_EXTENSIONS, Certificate, _read_extensions, parse_certificate
+from edgeprov.formats.der import Der
 from edgeprov.formats.distinguished_name import name_text
 from edgeprov.formats.subject_key import parse_subject_key
 from edgeprov.verify.certificates import certificate_facts, load_certificate, parse_pem_certificates
@@ -327,3 +328,19 @@ def test_no_changed_certificate_is_accepted_that_the_library_refuses(seed: int) 
             same_key(ours, theirs)
     assert accepted > 500, (accepted, refused)
     assert refused > 500, (accepted, refused)
+
+
+@pytest.mark.parametrize(
+    "length", [b"\x81\x05", b"\x82\x00\x05", b"\x82\x00\x80", b"\x83\x00\x01\x00", b"\x80", b"\x84\x00\x00\x00\x05"]
+)
+def test_a_length_in_another_form_than_the_shortest_is_refused(length: bytes) -> None:
+    with pytest.raises(FormatError):
+        Der(b"\x04" + length + bytes(256)).take(4)
+
+
+def test_an_extension_twice_is_refused() -> None:
+    tbs = parse_certificate(made(extensions="strange")).tbs
+    item = pki.wrap(0x30, bytes.fromhex("06032a0304") + pki.wrap(0x04, b"no DER"))
+    assert item in tbs
+    with pytest.raises(FormatError):
+        _read_extensions(Der(item + item), {}, {})
