@@ -114,7 +114,7 @@ def test_a_token_is_renewed_before_it_ends(front: Front, tmp_path: Path) -> None
     front.lifetime_s = 1.0
     registry = opened(front, tmp_path)
     registry.push_blob("hospital/data", BLOB, b"content")
-    time.sleep(0.85)  # 80 % of the lifetime
+    time.sleep(1.05)  # a token that was kept would be refused now
     refused = sum(item.endswith(" 401") for item in front.seen)
     registry.head_blob("hospital/data", BLOB.digest)
     assert sum(item.endswith(" 401") for item in front.seen) == refused
@@ -300,37 +300,6 @@ def test_a_slow_answer_that_goes_on_is_waited_for() -> None:
         registry = OrasRegistry(host, settings=RegistrySettings(plain_http=True, read_s=0.5, min_bytes_per_s=500))
         assert registry.list_tags("a") == ("t",)
         thread.join()
-
-
-def test_a_slow_link_sends_a_whole_part(tmp_path: Path) -> None:
-    """A time-out is for 16 KiB that are sent, not for a part: 1 MiB at 100 kB/s takes longer than any of them."""
-    import socket
-
-    part = b"p" * 1_000_000
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                for answer in (
-                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-                    b"HTTP/1.1 202 Accepted\r\nLocation: /upload\r\nContent-Length: 0\r\n\r\n",
-                ):
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                got = 0
-                while got < len(part):
-                    time.sleep(0.02)
-                    got += len(connection.recv(4096))
-                connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        host = f"127.0.0.1:{listening.getsockname()[1]}"
-        registry = OrasRegistry(host, settings=RegistrySettings(plain_http=True, connect_s=1, read_s=10))
-        assert registry.push_blob("a", describe(part, "application/x-test"), part)
-        thread.join(5)
 
 
 # -- blobs from a store ------------------------------------------------------------------------------
