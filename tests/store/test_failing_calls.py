@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -145,3 +145,30 @@ def test_a_ring_that_cannot_be_made_leaves_nothing(tmp_path: Path, make: Callabl
             make(tmp_path)
         assert descriptors() == before
         assert not list(tmp_path.iterdir())
+
+
+def test_a_ring_that_cannot_be_read_for_the_moment_keeps_its_records(tmp_path: Path) -> None:
+    number = 0
+    failed = ""
+    while failed is not None:
+        (folder := tmp_path / str(number)).mkdir()
+        spool = State.open(folder / "state", write=True, run_dir=folder).spool("default")
+        with application() as pid:
+            writer = spool.open_writer(interval_ms=HOUR_MS, pid=pid)
+            writer.open_segment(b"header", b"evidence")
+            rows = RingWriter(
+                writer.ring.duplicate(),
+                writer.ring.size_bytes,
+                writer.next_n,
+                wake=lambda: None,
+                make_room=writer.make_room,
+            )
+            rows.append(b"waits in the ring")
+            rows.close()
+            writer._release()  # as a kill: nothing is copied
+        with failing(number) as injected, suppress(StoreError):
+            spool.open_writer().close()  # it makes a ring of its own
+        failed = injected.name
+        assert records(State.open(folder / "state", write=True, run_dir=folder)) == [b"waits in the ring"], failed
+        number += 1
+    assert number > 30
