@@ -5,9 +5,10 @@
     python3 pack.py .../site-packages/edgeprov .../site-packages/edgeprov.pyc
 
 ``import edgeprov`` finds the file as any other; it brings its modules along (packed.py). It holds no docstrings
-(but those of the verbs, which --help shows), no columns of traces (lines stay), no module that no verb and no
-application of the device imports, and no sources: a root that is read-only would otherwise compile at each boot. Beside a folder ``edgeprov``, as the fleet's
-package brings it, Python takes the folder. Byte code belongs to the Python that wrote it: run this with the version
+(but those of the verbs, which --help shows), no annotations (but those of classes, which make dataclasses), no columns
+of traces (lines stay), no module that no verb and no application of the device imports, and no sources: a root that is
+read-only would otherwise compile at each boot. Beside a folder ``edgeprov``, as the fleet's package brings it, Python
+takes the folder. Byte code belongs to the Python that wrote it: run this with the version
 of the device. Same sources, same bytes.
 """
 
@@ -23,9 +24,39 @@ _FLEET = ("fleet", "cli/fleet", "cli/fleet_main.py")
 _STARTS = ("__init__.py", "cli/device_main.py", "cli/device", "device")
 _UNCHECKED_HASH = 1
 # The dictionary of the compression: the beginnings of some modules, which are like those of the others.
-_EVERY = 20
-_BEGINNING_BYTES = 3000
+_EVERY = 25
+_BEGINNING_BYTES = 4000
 _DICTIONARY_BYTES = 32768
+
+
+class _Plain(ast.NodeTransformer):
+    """Takes out what only type checkers need: annotations outside of classes, and the imports for them."""
+
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node)
+        named = node.args
+        for item in (*named.posonlyargs, *named.args, *named.kwonlyargs, named.vararg, named.kwarg):
+            if item is not None:
+                item.annotation = None
+        node.returns = None
+        return node
+
+    def visit_If(self, node):
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return node.orelse or ast.copy_location(ast.Pass(), node)
+        return node
+
+    def visit_Module(self, node):
+        self.generic_visit(node)
+        node.body = [_assign(item) if isinstance(item, ast.AnnAssign) else item for item in node.body]
+        return node
+
+
+def _assign(node):
+    if node.value is None:
+        return ast.copy_location(ast.Pass(), node)
+    return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
 
 
 def pack(package, target):
@@ -80,7 +111,8 @@ def _write(package, target):
         if is_package:
             parts = parts[:-1]
         optimize = 1 if "cli" in parts else 2
-        code = compile(path.read_bytes(), str(place), "exec", dont_inherit=True, optimize=optimize)
+        plain = _Plain().visit(ast.parse(path.read_bytes()))
+        code = compile(plain, str(place), "exec", dont_inherit=True, optimize=optimize)
         modules[".".join(parts)] = (is_package, marshal.dumps(code))
     if package.name not in modules:
         sys.exit(f"pack.py: {package} holds no package: is it the folder of the installed wheel?")
@@ -89,7 +121,7 @@ def _write(package, target):
     dictionary = b"".join(samples)[-_DICTIONARY_BYTES:]
     packed = {name: (is_package, _compress(code, dictionary)) for name, (is_package, code) in modules.items()}
     loader = loader.replace("\nMODULES = {}\n", f"\nMODULES = {packed!r}\n")
-    loader = loader.replace('\nDICTIONARY = b""\n', f"\nDICTIONARY = {dictionary!r}\n")
+    loader = loader.replace('\nDICTIONARY = b""\n', f"\nDICTIONARY = {zlib.compress(dictionary, 9)!r}\n")
     code = compile(loader, str(Path(package.name) / "packed.py"), "exec", dont_inherit=True, optimize=2)
     header = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little") + bytes(8)
     target.write_bytes(header + marshal.dumps(code))
