@@ -17,6 +17,7 @@ from tests.support.rule_switches import SWITCHES
 
 ROOT = Path(__file__).parents[3]
 TEXT = (Path(edgeprov.formats.__file__).parent / "FORMAT.md").read_text()
+FLEET = ("tests/fleet", "tests/vectors", "tests/layer")  # these need the packages of the fleet side
 NAMED = dict(re.findall(r"^\| (W-[a-z]+-\d+) \|.*\| `(tests/\S+)` \|$", TEXT, re.MULTILINE))
 
 
@@ -27,8 +28,9 @@ def test_each_rule_for_writers_has_a_switch() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(NAMED))
 def test_the_named_test_fails_without_its_rule(rule: str) -> None:
+    python = ROOT / ".venv/fleet/bin/python" if NAMED[rule].startswith(FLEET) else sys.executable
     command = [
-        sys.executable,
+        str(python),
         "-m",
         "pytest",
         "-q",
@@ -44,3 +46,4 @@ def test_the_named_test_fails_without_its_rule(rule: str) -> None:
     # 1: tests were collected and run, and some failed. Everything else is a switch that broke the collection.
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     assert " error" not in done.stdout.splitlines()[-1]
+    assert "ModuleNotFoundError" not in done.stdout
