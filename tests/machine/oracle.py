@@ -89,7 +89,7 @@ class AtHand:
             hit = (
                 (kind == "device" and value == enrollment)
                 or (item is not None and kind == "kit" and value == item.digest)
-                or (item is not None and kind == "model" and value == item.model)
+                or (isinstance(item, Kit) and kind == "model" and value == item.model)
                 or (signature is not None and kind == "certificate" and value == signature.certificate)
             )
             proved_before = (
