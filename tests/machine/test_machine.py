@@ -92,7 +92,12 @@ class HonestFleet(Fleet):
 
 
 _SETTINGS = settings(
-    max_examples=1000, stateful_step_count=45, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=1000,
+    derandomize=True,
+    stateful_step_count=45,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
 )
 TestFleet = Fleet.TestCase
 TestFleet.settings = _SETTINGS
