@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgeprov.errors import LimitError, LoginRefused, RegistryError, RegistryNotFound
+from edgeprov.fleet.registries.parallel import ask_in_order, fetch_blobs, fetch_manifests
 from edgeprov.formats.descriptor import Descriptor, describe
 from edgeprov.formats.manifest import EMPTY_CONFIG, Manifest, build_manifest
 from edgeprov.registry.oras_backend import OrasRegistry, RegistrySettings
-from edgeprov.registry.parallel import ask_in_order, fetch_blobs, fetch_manifests
 from edgeprov.registry.retry import WaitClock
 from tests.support.registries import Server
 from tests.support.registry_front import registry_front

@@ -137,6 +137,7 @@ RDEPENDS:${PN}:append:class-target = " \
     python3-threading \
     python3-tomllib \
     python3-tpm2-pytss \
+    python3-urllib3 \
     python3-zstandard \
 "
 RDEPENDS:${PN}-fleet += "\

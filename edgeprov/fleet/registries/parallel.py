@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from edgeprov._dataclass import dataclass
 from edgeprov.errors import EdgeprovError, LimitError, LoginRefused
 from edgeprov.formats.descriptor import Descriptor
 from edgeprov.formats.digest import Digest
