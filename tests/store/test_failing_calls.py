@@ -112,7 +112,8 @@ def try_each_call(tmp_path: Path, run: Callable[[State, Acknowledge, int], None]
                     assert error.exit_code in (30, 34), (len(failed), injected.name, error)
             left = {fd: name for fd, name in descriptors().items() if during.get(fd) != name}
         assert not left, (len(failed), injected.name, left)
-        assert descriptors().keys() == before.keys()
+        # Fewer are no fault: what an earlier test left behind may be collected meanwhile.
+        assert descriptors().keys() <= before.keys()
         found = records(State.open(folder / "state", write=True, run_dir=folder if named else None))
         assert len(found) == len(set(found))
         if named:
