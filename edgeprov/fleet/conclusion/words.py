@@ -7,7 +7,6 @@ Spec: FORMAT.md part "Conclusion", R-con-86 to R-con-88.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from edgeprov.fleet.conclusion.question import Question
 from edgeprov.fleet.conclusion.time_rules import made_before
 from edgeprov.fleet.conclusion.types import Range
 from edgeprov.fleet.conclusion.view import Case, View, rule
+from edgeprov.formats.rfc3339 import rfc3339_of_ns
 
 EFFECTS: Final[tuple[Effect, ...]] = ("gap", "not-judged", "open", "except", "note")
 """Worst first."""
@@ -131,9 +131,5 @@ def _count(results: Range) -> str:
 
 
 def _time(moment: int) -> str:
-    seconds, rest = divmod(moment, 10**9)
-    try:
-        text = dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return f"{moment} ns"
-    return text + (f".{rest:09d}Z" if rest else "Z")
+    text, rest = rfc3339_of_ns(moment), moment % 10**9
+    return f"{text[:-1]}.{rest:09d}Z" if rest else text

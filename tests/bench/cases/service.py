@@ -76,7 +76,10 @@ def whole_model(device: RealDevice) -> list[Figure]:
             note="Of it 8 MB are Python, 4 the OpenSSL of hashlib (pages that all processes share), 2 typing and enum, 5 modules of edgeprov. "
             "It does not grow with the model: weights are copied to their memory file in pieces.",
         ),
-        Figure(GROUP, f"wake-ups of the idle service in {IDLE_S} s", float(idle), "", "<=", 0),
+        Figure(
+            GROUP, f"wake-ups of the idle service in {IDLE_S} s", float(idle), "", "<=", 0,
+            note="Voluntary context switches of all its threads. An application that appends wakes it; nothing else does.",
+        ),
         figure(
             GROUP, LOAD, over, "MB", "<=", 3, headline="verified load beside the service: memory over numpy and the interpreter",
             ours=f"verified {verified[-1]:.1f} MB, bare {bare[-1]:.1f} MB",
