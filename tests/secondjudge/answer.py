@@ -173,7 +173,7 @@ class Fleet:
         for entry in roster["entries"]:
             case = self.case(entry["enrollment"])
             case.entry = entry
-            if any(record["base"] != entry["base"] for record in case.records):
+            if any(record["base"] != entry["base"] for record in case.signed):
                 case.other.append(reason("13", "base-contradicted", "gap", enrollment=case.identity))
 
     def join_lines(self) -> None:

@@ -50,7 +50,7 @@ class Enrollment:
 
     def late(self, kit: Fact) -> bool:
         """A doubtful time of a kit may stand for one of the period."""
-        return kit["doubtful"] != 0 and self.policy.seen(kit["digest"]) >= self.since
+        return bool(kit["doubtful"] != 0) and self.policy.seen(kit["digest"]) >= self.since
 
     def past(self, item: Fact) -> bool:
         """R-con-22."""
