@@ -518,7 +518,7 @@ class Enrollment:
         candidates = [held for held in self.held[slot] if held[0] <= number]
         if not candidates:
             return
-        _, last, _, header, kit = max(candidates, key=lambda held: held[0])
+        _, last, _, header, kit = max(candidates, key=lambda held: (held[0], held[1], held[2], held[3]))
         if last < number or not (self.may_lie(kit) or self.listed_records_may_lie(one)):
             return
         leaf = leaves_of(kit).get(number)
