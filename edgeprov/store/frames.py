@@ -131,6 +131,11 @@ class SegmentInfo:
     next_n: int | None
 
 
+def order_of(path: Path) -> int:
+    """The number in a segment's name, which rises in order of opening. Raises ValueError for another name."""
+    return int(path.stem[:20])
+
+
 def load_segment_info(path: Path) -> SegmentInfo:
     """Read the end of a segment file.
 
@@ -147,7 +152,7 @@ def load_segment_info(path: Path) -> SegmentInfo:
     records, next_n, ranges = end or (None, None, ())
     return SegmentInfo(
         path=path,
-        order=int(path.stem[:20]),
+        order=order_of(path),
         size_bytes=size,
         closed=end is not None,
         records=records,

@@ -21,9 +21,9 @@ from edgeprov.store.atomic import (
     sync_dir,
     translated,
 )
-from edgeprov.store.frames import LABEL, SegmentInfo, encode_frame, load_segment_info, read_segment
+from edgeprov.store.frames import LABEL, SegmentInfo, encode_frame, load_segment_info, order_of, read_segment
 from edgeprov.store.lock import Lock
-from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, segment_paths
+from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, segment_name, segment_paths
 
 _LABEL_LOG_BYTES: Final = 4 * MIB  # a label log is closed past this size
 
@@ -118,9 +118,9 @@ class LabelLog:
         number = 1
         with suppress(NotStored, ValueError):
             number = int(load_bytes(counter, max_bytes=64, what="label log counter"))
-        number = max([number, *(int(path.stem[:20]) + 1 for path in paths)])
+        number = max([number, *(order_of(path) + 1 for path in paths)])
         save_bytes(counter, str(number + 1).encode())
-        path = self.folder / f"{number:020d}.seg"
+        path = self.folder / segment_name(number, 0)
         with open_replace(path):
             pass
         return path, 0, 0
