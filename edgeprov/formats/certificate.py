@@ -28,7 +28,7 @@ from edgeprov.formats.certificate_extensions import (
     verify_authority_key_identifier,
     verify_subject_key_identifier,
 )
-from edgeprov.formats.der import INTEGER, OCTETS, SEQUENCE, Der, oid_text, parse_integer
+from edgeprov.formats.der import OCTETS, SEQUENCE, Der, oid_text, whole_der
 from edgeprov.formats.distinguished_name import Name, parse_name
 from edgeprov.formats.signature_algorithm import SignatureAlgorithm, parse_signature_algorithm
 from edgeprov.formats.subject_key import SubjectKey, parse_subject_key
@@ -126,16 +126,14 @@ def parse_certificate(der: bytes) -> Certificate:
     Raises:
         FormatError: Not a certificate of version 3 in DER, or malformed in a part that is read.
     """
-    outer = Der(der)
-    whole = outer.enter(SEQUENCE)
-    outer.end()
+    whole = whole_der(der)
     tbs = whole.element(SEQUENCE)
     algorithm, signature = whole.element(SEQUENCE), whole.bits()
     whole.end()
     body = Der(tbs).enter(SEQUENCE)
     if body.take(_VERSION) != _VERSION_3:
         raise FormatError("certificate is not of version 3")
-    serial = parse_integer(body.take(INTEGER))
+    serial = body.integer()
     if body.element(SEQUENCE) != algorithm:
         raise FormatError("certificate names two signature algorithms")
     issuer = body.element(SEQUENCE)

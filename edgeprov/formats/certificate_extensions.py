@@ -16,12 +16,11 @@ from edgeprov.formats.der import (
     BOOLEAN,
     INTEGER,
     OCTETS,
-    OID,
-    SEQUENCE,
     Der,
     oid_text,
     parse_integer,
     parse_oid,
+    whole_der,
 )
 from edgeprov.formats.distinguished_name import Name, parse_name
 
@@ -51,7 +50,7 @@ def parse_basic_constraints(value: bytes) -> BasicConstraints:
     Raises:
         FormatError: Malformed, or a path length where there is no CA.
     """
-    body = _whole(value)
+    body = whole_der(value)
     ca = body.tag == BOOLEAN and body.boolean()
     length = body.integer() if body.tag == INTEGER else None
     body.end()
@@ -86,7 +85,7 @@ def parse_extended_key_usage(value: bytes) -> tuple[str, ...]:
     Raises:
         FormatError: Malformed or empty.
     """
-    body, result = _whole(value), []
+    body, result = whole_der(value), []
     while body.tag is not None:
         result.append(oid_text(body.oid()))
     if not result:
@@ -100,7 +99,7 @@ def parse_names(value: bytes) -> tuple[GeneralName, ...]:
     Raises:
         FormatError: Malformed, empty, or with a name of a kind that is not read.
     """
-    return _names(_whole(value))
+    return _names(whole_der(value))
 
 
 def verify_subject_key_identifier(value: bytes) -> None:
@@ -120,20 +119,13 @@ def verify_authority_key_identifier(value: bytes) -> None:
     Raises:
         FormatError: Malformed, or an issuer without a serial number.
     """
-    body = _whole(value)
+    body = whole_der(value)
     if body.tag == _KEY_IDENTIFIER:
         body.take(_KEY_IDENTIFIER)
     if body.tag == _ISSUER:
         _names(body.enter(_ISSUER))
         parse_integer(body.take(_SERIAL))
     body.end()
-
-
-def _whole(value: bytes) -> Der:
-    outer = Der(value)
-    body = outer.enter(SEQUENCE)
-    outer.end()
-    return body
 
 
 def _names(body: Der) -> tuple[GeneralName, ...]:
@@ -153,7 +145,7 @@ def _names(body: Der) -> tuple[GeneralName, ...]:
             parse_oid(content)
         elif tag == _OTHER:
             other = Der(content)
-            parse_oid(other.take(OID))
+            other.oid()
             explicit = other.enter(0xA0)
             explicit.element()
             explicit.end()

@@ -61,10 +61,7 @@ class Der:
         Raises:
             FormatError: Another tag, or more than one element.
         """
-        outer = self.enter(tag)
-        body = outer.enter(inner)
-        outer.end()
-        return body
+        return whole_der(self._read(tag), inner)
 
     def integer(self) -> int:
         """An INTEGER in its shortest form.
@@ -128,6 +125,18 @@ class Der:
             raise FormatError("DER element is cut short")
         self._pos = pos + size
         return data[pos : self._pos]
+
+
+def whole_der(data: bytes, tag: int = SEQUENCE) -> Der:
+    """A cursor over the content of the one element that the data is.
+
+    Raises:
+        FormatError: Another tag, or bytes follow.
+    """
+    outer = Der(data)
+    body = outer.enter(tag)
+    outer.end()
+    return body
 
 
 def parse_integer(content: bytes) -> int:

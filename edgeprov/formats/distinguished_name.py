@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgeprov.errors import FormatError
-from edgeprov.formats.der import SEQUENCE, SET, Der, oid_text
+from edgeprov.formats.der import SEQUENCE, SET, Der, oid_text, whole_der
 
 Name = tuple[tuple[tuple[str, str], ...], ...]
 """Relative names in their order, each of attributes: object identifier in dotted form, value."""
@@ -49,9 +49,7 @@ def parse_name(der: bytes) -> Name:
     Raises:
         FormatError: Not DER, an empty or repeated part, or a kind of string that is not read.
     """
-    outer = Der(der)
-    sequence, result = outer.enter(SEQUENCE), []
-    outer.end()
+    sequence, result = whole_der(der), []
     while sequence.tag is not None:
         part, before, attributes = sequence.enter(SET), b"", []
         while part.tag is not None:

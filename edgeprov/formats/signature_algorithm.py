@@ -21,7 +21,7 @@ _NAMES: Final = {
 }
 _PSS: Final = _RSA + b"\x0a"
 _MGF1: Final = _RSA + b"\x08"
-_HASHES: Final = {
+HASHES: Final = {
     bytes.fromhex("608648016503040201"): "sha256",
     bytes.fromhex("608648016503040202"): "sha384",
     bytes.fromhex("608648016503040203"): "sha512",
@@ -78,7 +78,7 @@ def _pss(body: Der) -> SignatureAlgorithm | None:
 
 
 def _hash(body: Der) -> str:
-    name = _HASHES.get(body.oid(), "")
+    name = HASHES.get(body.oid(), "")
     if body.tag == NULL:
         _null(body)
     body.end()

@@ -12,7 +12,7 @@ from typing import Final
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError
-from edgeprov.formats.der import INTEGER, NULL, SEQUENCE, Der, parse_integer
+from edgeprov.formats.der import NULL, SEQUENCE, whole_der
 
 _EC: Final = bytes.fromhex("2a8648ce3d0201")
 _RSA: Final = bytes.fromhex("2a864886f70d010101")
@@ -57,9 +57,7 @@ def parse_subject_key(spki: bytes) -> SubjectKey:
     Raises:
         FormatError: Not one, or a kind of key, curve or encoding that is not read.
     """
-    outer = Der(spki)
-    info = outer.enter(SEQUENCE)
-    outer.end()
+    info = whole_der(spki)
     algorithm = info.enter(SEQUENCE)
     kind, bits = algorithm.oid(), info.bits()
     info.end()
@@ -76,10 +74,8 @@ def parse_subject_key(spki: bytes) -> SubjectKey:
         if algorithm.take(NULL):
             raise FormatError("parameters of an RSA key are not NULL")
         algorithm.end()
-        whole = Der(bits)
-        numbers = whole.enter(SEQUENCE)
-        whole.end()
-        modulus, exponent = parse_integer(numbers.take(INTEGER)), parse_integer(numbers.take(INTEGER))
+        numbers = whole_der(bits)
+        modulus, exponent = numbers.integer(), numbers.integer()
         numbers.end()
         size = modulus.bit_length()
         if modulus <= 0 or size not in _RSA_BITS or not modulus & 1 or not (3 <= exponent < 1 << 64 and exponent & 1):

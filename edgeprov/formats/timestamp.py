@@ -13,14 +13,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from typing import Final
 
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import FormatError, LimitError
-from edgeprov.formats.der import Der
+from edgeprov.formats.der import INTEGER, OCTETS, OID, SEQUENCE, SET, Der
+from edgeprov.formats.signature_algorithm import HASHES
 
-SEQUENCE: Final = 0x30
-_SET, _INTEGER, _OCTETS, _OID, _TIME = 0x31, 0x02, 0x04, 0x06, 0x18
+_TIME = 0x18
 _CONTEXT_0, _CONTEXT_1 = 0xA0, 0xA1
 _SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
 _TST_INFO = bytes.fromhex("2a864886f70d0109100104")
@@ -28,11 +27,6 @@ _CONTENT_TYPE = bytes.fromhex("2a864886f70d010903")
 _MESSAGE_DIGEST = bytes.fromhex("2a864886f70d010904")
 _SIGNING_CERTIFICATE_V2 = bytes.fromhex("2a864886f70d010910022f")
 _SHA256 = bytes.fromhex("608648016503040201")
-_HASHES: Final = {
-    _SHA256: "sha256",
-    bytes.fromhex("608648016503040202"): "sha384",
-    bytes.fromhex("608648016503040203"): "sha512",
-}
 _GENERALIZED = re.compile(rb"[0-9]{14}(\.[0-9]{1,9})?Z")
 _MAX_BYTES = 64 * 1024
 
@@ -84,22 +78,22 @@ def parse_timestamp(raw: bytes) -> Timestamp:
     outer = Der(raw).enter(SEQUENCE)
     if outer.tag == SEQUENCE:  # a response: status, then the token
         status = outer.enter(SEQUENCE)
-        if int.from_bytes(status.take(_INTEGER), "big") not in (0, 1):
+        if int.from_bytes(status.take(INTEGER), "big") not in (0, 1):
             raise FormatError("the timestamp authority granted no timestamp")
         outer = outer.enter(SEQUENCE)
-    if outer.take(_OID) != _SIGNED_DATA:
+    if outer.take(OID) != _SIGNED_DATA:
         raise FormatError("timestamp is not CMS signed data")
     data = outer.enter(_CONTEXT_0).enter(SEQUENCE)
-    data.take(_INTEGER)
-    data.take(_SET)
+    data.take(INTEGER)
+    data.take(SET)
     encapsulated = data.enter(SEQUENCE)
-    if encapsulated.take(_OID) != _TST_INFO:
+    if encapsulated.take(OID) != _TST_INFO:
         raise FormatError("CMS content is not a timestamp")
-    content = encapsulated.enter(_CONTEXT_0).take(_OCTETS)
+    content = encapsulated.enter(_CONTEXT_0).take(OCTETS)
     certificates = _items(data.take(_CONTEXT_0)) if data.tag == _CONTEXT_0 else ()
     if data.tag == _CONTEXT_1:
         data.take(_CONTEXT_1)
-    signers = _items(data.take(_SET))
+    signers = _items(data.take(SET))
     if len(signers) != 1:
         raise FormatError("timestamp does not have exactly one signer")
     return _read_signer(signers[0], content, certificates)
@@ -113,8 +107,8 @@ def encode_timestamp_request(stamped: bytes, nonce: int) -> bytes:
         nonce: Random, positive, below 2**63.
     """
     digest = hashlib.sha256(stamped).digest()
-    imprint = _wrap(SEQUENCE, _wrap(SEQUENCE, _wrap(_OID, _SHA256) + b"\x05\x00") + _wrap(_OCTETS, digest))
-    number = _wrap(_INTEGER, nonce.to_bytes(nonce.bit_length() // 8 + 1, "big"))
+    imprint = _wrap(SEQUENCE, _wrap(SEQUENCE, _wrap(OID, _SHA256) + b"\x05\x00") + _wrap(OCTETS, digest))
+    number = _wrap(INTEGER, nonce.to_bytes(nonce.bit_length() // 8 + 1, "big"))
     return _wrap(SEQUENCE, b"\x02\x01\x01" + imprint + number + b"\x01\x01\xff")
 
 
@@ -134,24 +128,24 @@ def timestamp_token(raw: bytes) -> bytes:
 
 def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) -> Timestamp:
     signer = Der(raw).enter(SEQUENCE)
-    signer.take(_INTEGER)
+    signer.take(INTEGER)
     identifier = signer.enter(SEQUENCE)  # issuerAndSerialNumber; key identifiers are not used by RFC 3161
-    issuer, serial = identifier.element(), int.from_bytes(identifier.take(_INTEGER), "big", signed=True)
+    issuer, serial = identifier.element(), int.from_bytes(identifier.take(INTEGER), "big", signed=True)
     digest_hash = _hash(signer.enter(SEQUENCE))
     attributes = signer.element(_CONTEXT_0)
     signer.take(SEQUENCE)
-    signature = signer.take(_OCTETS)
+    signature = signer.take(OCTETS)
     values = _attributes(attributes)
     if values.get(_CONTENT_TYPE) != _TST_INFO or _MESSAGE_DIGEST not in values:
         raise FormatError("timestamp: signed attributes are not those of a timestamp")
     info = Der(content).enter(SEQUENCE)
-    if int.from_bytes(info.take(_INTEGER), "big") != 1:
+    if int.from_bytes(info.take(INTEGER), "big") != 1:
         raise FormatError("timestamp has another version")
-    info.take(_OID)
+    info.take(OID)
     imprint = info.enter(SEQUENCE)
     imprint_hash = _hash(imprint.enter(SEQUENCE))
-    hashed = imprint.take(_OCTETS)
-    info.take(_INTEGER)
+    hashed = imprint.take(OCTETS)
+    info.take(INTEGER)
     moment = _moment(info.take(_TIME))
     return Timestamp(
         imprint_hash=imprint_hash,
@@ -165,7 +159,7 @@ def _read_signer(raw: bytes, content: bytes, certificates: tuple[bytes, ...]) ->
         digest_hash=digest_hash,
         content=content,
         message_digest=values[_MESSAGE_DIGEST],
-        signed_attributes=bytes((_SET,)) + attributes[1:],  # signed as a SET, sent under a context tag
+        signed_attributes=bytes((SET,)) + attributes[1:],  # signed as a SET, sent under a context tag
         signature=signature,
     )
 
@@ -174,20 +168,20 @@ def _attributes(element: bytes) -> dict[bytes, bytes]:
     result: dict[bytes, bytes] = {}
     for item in _items(Der(element).take(_CONTEXT_0)):
         attribute = Der(item).enter(SEQUENCE)
-        name, values = attribute.take(_OID), Der(attribute.take(_SET))
+        name, values = attribute.take(OID), Der(attribute.take(SET))
         if name in result:
             raise FormatError("timestamp has a signed attribute twice")
         if name in (_CONTENT_TYPE, _MESSAGE_DIGEST):
-            result[name] = values.take(_OID if name == _CONTENT_TYPE else _OCTETS)
+            result[name] = values.take(OID if name == _CONTENT_TYPE else OCTETS)
         elif name == _SIGNING_CERTIFICATE_V2:
             entry = values.enter(SEQUENCE).enter(SEQUENCE).enter(SEQUENCE)
-            if entry.tag == _OCTETS:  # the default hash, SHA-256; others are left to the certificate path
-                result[name] = entry.take(_OCTETS)
+            if entry.tag == OCTETS:  # the default hash, SHA-256; others are left to the certificate path
+                result[name] = entry.take(OCTETS)
     return result
 
 
 def _accuracy(reader: Der) -> float:
-    seconds = float(int.from_bytes(reader.take(_INTEGER), "big")) if reader.tag == _INTEGER else 0.0
+    seconds = float(int.from_bytes(reader.take(INTEGER), "big")) if reader.tag == INTEGER else 0.0
     for tag, unit in ((0x80, 1e-3), (0x81, 1e-6)):
         if reader.tag == tag:
             seconds += int.from_bytes(reader.take(tag), "big") * unit
@@ -195,7 +189,7 @@ def _accuracy(reader: Der) -> float:
 
 
 def _hash(algorithm: Der) -> str:
-    name = _HASHES.get(algorithm.take(_OID))
+    name = HASHES.get(algorithm.take(OID))
     if name is None:
         raise FormatError("timestamp uses a hash other than SHA-256, SHA-384 and SHA-512")
     return name

@@ -28,7 +28,7 @@ from edgeprov.formats.distinguished_name import COMMON_NAME, name_text
 from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.certificate_rules import verify_ca, verify_leaf
-from edgeprov.verify.certificates import key_of, load_certificate, spki_of, subject_of
+from edgeprov.verify.certificates import load_certificate, spki_of, subject_of
 from edgeprov.verify.public_keys import is_signed_by
 from edgeprov.verify.signer_identity import Purpose, SignerIdentity
 
@@ -201,6 +201,6 @@ def _is_issued_by(der: bytes, issuer_der: bytes) -> bool:
     if certificate.issuer_der != issuer.subject_der or certificate.algorithm is None:
         return False
     try:
-        return is_signed_by(key_of(issuer), certificate.algorithm, certificate.signature, certificate.tbs)
+        return is_signed_by(issuer.key, certificate.algorithm, certificate.signature, certificate.tbs)
     except FormatError:
         return False

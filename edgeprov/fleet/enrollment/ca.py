@@ -34,6 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edgeprov.errors import ConfigError, EnrollmentRefused, FormatError, UsageError
 from edgeprov.fleet.trust.signers import PemSigner, load_signer
 from edgeprov.formats.mediatypes import ROLE_URN_PREFIXES
+from edgeprov.formats.pem import encode_pem
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import load_bytes, make_dirs, save_bytes
 from edgeprov.verify.certificates import parse_pem_certificates
@@ -201,7 +202,7 @@ def issue_device_certificate(issuer: PemSigner, spki: bytes, device: str, serial
 
 def pem_chain(chain: tuple[bytes, ...]) -> bytes:
     """Certificates as one PEM file, in order."""
-    return b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)
+    return b"".join(encode_pem(der, "CERTIFICATE") for der in chain)
 
 
 class _Maker:
