@@ -130,11 +130,10 @@ def _keys(host: str, repo: str) -> Iterator[str]:
 
 def _normal_key(key: str) -> str:
     """``https://host/v1/`` is ``host``; podman's ``host/path`` stays."""
-    scheme, _, rest = key.rpartition("://")
-    host, _, path = rest.partition("/")
+    host, _, path = key.rpartition("://")[2].partition("/")
     path = path.strip("/")
-    if scheme or path in ("v1", "v2"):
-        path = "" if path in ("v1", "v2") else path
+    if path in ("v1", "v2"):
+        path = ""
     host = _DOCKER_HUB if host.lower() in _HUB_NAMES else host.lower()
     return f"{host}/{path}" if path else host
 
@@ -193,7 +192,7 @@ def _parse(raw: bytes, source: str, *, legacy: bool = False) -> _File:
 
 def _of_entry(entry: dict[str, Any], key: str, source: str) -> Credentials | None:
     """An entry of ``auths``; None for an empty one, which only says that a helper has the account."""
-    username, password = entry.get("username"), entry.get("password")
+    username, password = _text(entry, "username"), _text(entry, "password")
     if auth := entry.get("auth"):
         try:
             text = base64.b64decode("".join(str(auth).split()), validate=True).decode()
@@ -205,8 +204,8 @@ def _of_entry(entry: dict[str, Any], key: str, source: str) -> Credentials | Non
             raise ConfigError(f"{source}: the entry for {key} is not user:password in base64")
     found = Credentials(
         source=source,
-        username=username if isinstance(username, str) else "",
-        password=password if isinstance(password, str) else "",
+        username=username,
+        password=password,
         identity_token=_text(entry, "identitytoken"),
         registry_token=_text(entry, "registrytoken"),
     )

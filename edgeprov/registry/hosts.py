@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult
 
@@ -30,6 +31,11 @@ def is_loopback(name: str) -> bool:
 def named_host(parts: SplitResult) -> str:
     """``host[:port]`` of an address in lower case: without a user, and without the port that its scheme implies."""
     return without_default_port(parts.netloc.rpartition("@")[2], parts.scheme)
+
+
+def host_set(host: str, others: Iterable[str], scheme: str) -> frozenset[str]:
+    """A host and others beside it, in the form of named_host."""
+    return frozenset(without_default_port(item, scheme) for item in (host, *others))
 
 
 def without_default_port(name: str, scheme: str) -> str:

@@ -23,7 +23,7 @@ from edgeprov.formats.jsonx import parse_json_object
 from edgeprov.limits import LIMITS
 from edgeprov.registry.challenges import encode_scopes, parse_challenges, parse_scope, repository_of, scope_of
 from edgeprov.registry.credentials import Credentials, CredentialStore
-from edgeprov.registry.hosts import named_host, without_default_port
+from edgeprov.registry.hosts import host_set, named_host
 from edgeprov.registry.responses import Response, named_status, read_retry_after
 from edgeprov.registry.settings import RegistrySettings
 
@@ -80,9 +80,9 @@ class Logins:
         """
         self._host = host
         self._names = settings.names
-        self._scheme = "http" if settings.plain_http else "https"
-        own = without_default_port(host, self._scheme)
-        self._realms = frozenset((own, *(without_default_port(item, self._scheme) for item in settings.token_hosts)))
+        self._scheme = settings.scheme
+        self._schemes = settings.schemes
+        self._realms = host_set(host, settings.token_hosts, settings.scheme)
         self._store = CredentialStore(settings.credentials_file, helpers=settings.helpers)
         self._fetch = fetch
         self._monotonic = monotonic  # the clock of a device may be wrong: lifetimes are counted from the request
@@ -182,8 +182,7 @@ class Logins:
 
     def _verify_realm(self, realm: str) -> str:
         parts = urlsplit(realm)
-        schemes = ("http", "https") if self._scheme == "http" else ("https",)
-        if parts.scheme not in schemes or named_host(parts) not in self._realms or "@" in parts.netloc:
+        if parts.scheme not in self._schemes or named_host(parts) not in self._realms or "@" in parts.netloc:
             raise RegistryDenied(
                 f"{self._host} names the token server {parts.scheme[:10]}://{parts.netloc[:200]}, which is not allowed",
                 advice=f"If that server belongs to the registry, add its host to {self._names.token_hosts}"

@@ -24,7 +24,7 @@ from edgeprov.errors import ConfigError, RegistryDenied, RegistryError, Registry
 from edgeprov.limits import LIMITS
 from edgeprov.registry.api_requests import SizedStream
 from edgeprov.registry.distribution import DistributionClient
-from edgeprov.registry.hosts import named_host, without_default_port
+from edgeprov.registry.hosts import host_set, named_host, without_default_port
 from edgeprov.registry.logins import Login, Logins
 from edgeprov.registry.minimum_rate import RatedAdapter
 from edgeprov.registry.settings import OptionNames, RegistrySettings
@@ -58,8 +58,7 @@ class OrasRegistry(DistributionClient):
             ConfigError: A certificate or the credentials file cannot be used.
         """
         settings = settings or RegistrySettings()
-        scheme = "http" if settings.plain_http else "https"
-        super().__init__(host, f"{scheme}://{host}", _Plumbing(host, settings), names=settings.names)
+        super().__init__(host, f"{settings.scheme}://{host}", _Plumbing(host, settings), names=settings.names)
 
 
 class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
@@ -73,12 +72,9 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
         if settings.ca_file is not None:
             verify = str(settings.ca_file)
         super().__init__(hostname=host, insecure=settings.plain_http, tls_verify=verify, auth_backend="token")
-        scheme = "http" if settings.plain_http else "https"
-        self._host = without_default_port(host, scheme)
+        self._host = without_default_port(host, settings.scheme)
         self._settings = settings
-        self._schemes = frozenset(("http", "https") if settings.plain_http else ("https",))
-        allowed = (without_default_port(item, scheme) for item in settings.allow_hosts)
-        self._allowed = frozenset((self._host, *allowed))
+        self._allowed = host_set(host, settings.allow_hosts, settings.scheme)
         session = self.session
         self._exchange = _Exchange(session, self._host, settings, verify=verify)
         self.logins = Logins(host, settings, self._exchange.fetch)
@@ -159,7 +155,7 @@ class _Plumbing(oras.provider.Registry):  # type: ignore[misc]
 
     def _verify_host(self, url: str) -> None:
         parts = _split(url)
-        if parts.scheme in self._schemes and named_host(parts) in self._allowed:
+        if parts.scheme in self._settings.schemes and named_host(parts) in self._allowed:
             return
         names = self._settings.names
         if named_host(parts) in self._allowed and parts.scheme == "http":

@@ -53,3 +53,13 @@ class RegistrySettings:
     read_s: float = LIMITS.read_s
     min_bytes_per_s: float = LIMITS.min_bytes_per_s
     names: OptionNames = OptionNames()
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return "http" if self.plain_http else "https"
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """Schemes that an address in an answer may have."""
+        return frozenset((self.scheme, "https"))
