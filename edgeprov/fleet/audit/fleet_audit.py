@@ -74,7 +74,9 @@ def audit(
         ],
         query={"model": query.model, "device": query.device, "slot": query.slot},
     )
-    closing = left_heads(index, records, trust) | {device: ClosingHead(head) for device, head in (heads or {}).items()}
+    closing = {device: ClosingHead(head) for device, head in (heads or {}).items()}
+    wanted = records.keys() - closing.keys() if query.device is None else set(query.device) - closing.keys()
+    closing |= left_heads(index, {device: records[device] for device in wanted & records.keys()}, trust)
     identity = _identity_doubts(index)
     series = Query(device=query.device, policy=query.policy)
     total = index.rows("SELECT count(DISTINCT device) FROM artifacts")[0][0]

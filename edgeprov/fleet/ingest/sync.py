@@ -31,7 +31,6 @@ from edgeprov.fleet.ingest.sync_columns import (
     head_columns,
     head_tag_fault,
     is_bound,
-    is_cut,
     is_referrer,
     kit_columns,
     model_columns,
@@ -40,6 +39,7 @@ from edgeprov.fleet.ingest.sync_columns import (
     tombstone_columns,
 )
 from edgeprov.fleet.ingest.sync_lineage import keep_collections
+from edgeprov.fleet.registries.parallel import is_end
 from edgeprov.fleet.registries.sources import ArtifactReader, Source
 from edgeprov.formats.datakit import parse_kit_tag
 from edgeprov.formats.devicerecord import KEY_TAG, parse_device_record_artifact, record_tag
@@ -62,7 +62,6 @@ from edgeprov.store.layout_index import entry_subject
 BATCH: Final = 500
 """Rows a transaction: after a kill, at most this much is fetched again."""
 
-_THREADS: Final = 8
 _SIGNATURES: Final = (SIGSTORE_BUNDLE, NOTATION_SIGNATURE)
 
 
@@ -216,7 +215,7 @@ class _Sync:
         except RegistryNotFound:
             return ()
         except (FormatError, RegistryError) as error:
-            if is_cut(error):
+            if is_end(error):
                 raise
             self._note_unread(repo, f"its tags cannot be listed: {error.message}", error)
             return ()
@@ -251,7 +250,7 @@ class _Sync:
     def _fetch(self, batch: list[_Name]) -> list[tuple[_Name, Manifest | None, Any, str]]:
         if self.reader.layout is not None or len(batch) == 1:
             return [self._fetch_one(name) for name in batch]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(LIMITS.registry_connections) as pool:
             return list(pool.map(self._fetch_one, batch))
 
     def _fetch_one(self, name: _Name) -> tuple[_Name, Manifest | None, Any, str]:
@@ -265,7 +264,7 @@ class _Sync:
         except (VerificationError, FormatError, RegistryNotFound, NotStored) as error:
             return name, None, None, f"{type(error).__name__}: {error.message}"
         except EdgeprovError as error:
-            if is_cut(error):
+            if is_end(error):
                 raise
             if error.retryable or isinstance(error, RegistryError):  # denied, or no registry's answer: not read
                 self.report.unread.append(error)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from edgeprov.errors import EdgeprovError, FormatError, LoginRefused
+from edgeprov.errors import FormatError
 from edgeprov.fleet.index.query_terms import parse_moment
 from edgeprov.formats.b64 import b64
 from edgeprov.formats.datakit import parse_datakit_annotations, parse_kit_tag
@@ -187,11 +187,6 @@ def split_ref(ref: str) -> tuple[str, str]:
         return head, digest
     repo, colon, tag = ref.rpartition(":")
     return (repo, tag) if colon else ("", ref)
-
-
-def is_cut(error: EdgeprovError) -> bool:
-    """No answer at all, or a refused login: what is asked next gets none either. A 500 concerns what was asked for."""
-    return isinstance(error, LoginRefused) or (error.retryable and getattr(error, "status", None) is None)
 
 
 def is_referrer(entry: Descriptor) -> bool:

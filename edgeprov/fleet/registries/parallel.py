@@ -117,7 +117,7 @@ def ask_in_order(
 
 
 def is_end(error: EdgeprovError) -> bool:
-    """No answer at all, or a refused login: what is asked next gets none either."""
+    """No answer at all, or a refused login: what is asked next gets none either. A 500 concerns what was asked for."""
     return isinstance(error, LoginRefused) or (error.retryable and getattr(error, "status", None) is None)
 
 

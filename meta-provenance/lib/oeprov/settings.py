@@ -80,7 +80,7 @@ SETTINGS = {
     "PROVENANCE_SLOTS": Setting(
         "device.slots",
         "default",
-        _each(lambda slot: SLOT.fullmatch(slot)),
+        _each(SLOT.fullmatch),
         "a list of slots, each of a-z, 0-9 and '-', at most 32 long",
     ),
     "PROVENANCE_REGISTRY": Setting(
@@ -90,10 +90,10 @@ SETTINGS = {
         "registry.credentials_file", "", _matches(ABSOLUTE, empty=True), "an absolute path on the device"
     ),
     "PROVENANCE_REGISTRY_ALLOW_HOSTS": Setting(
-        "registry.allow_hosts", "", _each(lambda host: HOST.fullmatch(host), empty=True), "a list of host[:port]"
+        "registry.allow_hosts", "", _each(HOST.fullmatch, empty=True), "a list of host[:port]"
     ),
     "PROVENANCE_REGISTRY_TOKEN_HOSTS": Setting(
-        "registry.token_hosts", "", _each(lambda host: HOST.fullmatch(host), empty=True), "a list of host[:port]"
+        "registry.token_hosts", "", _each(HOST.fullmatch, empty=True), "a list of host[:port]"
     ),
     "PROVENANCE_REGISTRY_CLIENT_CERT": Setting(
         "registry.client_certificate", "", _matches(ABSOLUTE, empty=True), "an absolute path on the device"
