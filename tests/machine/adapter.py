@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from random import Random
@@ -284,7 +285,6 @@ class Adapter:
         if isinstance(form, values.Roster):
             return "roster", self._roster(form, about)
         if isinstance(form, values.Head):
-            about["signatures"] = ()
             ok = lies or not isinstance(item, values.Junk)
             checks = (
                 Checks(by=collector(by)) if ok else Checks(state="refused", signed=False, by=collector(by), rule="4")
@@ -328,8 +328,8 @@ class Adapter:
             "clock_ms": item.clock, "standing": self._standing(item.standing), "pcrs": (), **about,
         }  # fmt: skip
 
-    def _records(self) -> list[values.DeviceRecord]:
-        return [item for item in self.world.artifacts.values() if isinstance(item, values.DeviceRecord)]
+    def _records(self) -> Iterator[values.DeviceRecord]:
+        return (item for item in self.world.artifacts.values() if isinstance(item, values.DeviceRecord))
 
     def _standing(self, item: values.Standing) -> formats.Standing:
         return formats.Standing(

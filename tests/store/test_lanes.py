@@ -52,8 +52,8 @@ def append(writer: SpoolWriter, count: int) -> list[int]:
 def die(writer: SpoolWriter) -> None:
     """What a kill does: nothing more is written, and the ring stays."""
     writer._sync_thread.stop()
-    for name in ("_file_lock", "_ring"):
-        getattr(writer, name).release() if name == "_file_lock" else getattr(writer, name).close()
+    writer._file_lock.release()
+    writer._ring.close()
     if writer._file is not None:
         writer._file.close()
     writer._closed = True

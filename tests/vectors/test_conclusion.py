@@ -111,15 +111,13 @@ def test_a_rule_that_is_switched_off_is_missed(rule: str, monkeypatch: pytest.Mo
                 monkeypatch.setattr(module, name, kept)
     mine = [vector for vector in VECTORS if vector["rule"] == rule and vector["expected"]["reason"] is not None]
     assert mine
+    answers = []
     for vector in mine:
         report, expected = answer(vector), vector["expected"]
         same = report.word == expected["word"] and expected["reason"] in {reason.code for reason in report.reasons}
         assert not same or any(reason.rule != rule and reason.code == expected["reason"] for reason in report.reasons)
-    assert any(
-        answer(vector).word != vector["expected"]["word"]
-        or vector["expected"]["reason"] not in {reason.code for reason in answer(vector).reasons}
-        for vector in mine
-    )
+        answers.append(same)
+    assert not all(answers)
 
 
 def test_an_empty_period_is_refused() -> None:
