@@ -7,10 +7,13 @@ Spec: RFC 5280 section 4.1.2.4; RFC 4514 (text).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from edgeprov.errors import FormatError
 from edgeprov.formats.der import SEQUENCE, SET, Der, oid_text, whole_der
+
+_SUBJECT: Final = "x509.subject:"
 
 Name = tuple[tuple[tuple[str, str], ...], ...]
 """Relative names in their order, each of attributes: object identifier in dotted form, value."""
@@ -100,3 +103,17 @@ def _escape(value: str) -> str:
     if text[0] == "#" or (text[0] == " " and len(text) > 1):
         text = "\\" + text
     return text[:-1] + "\\ " if text[-1] == " " else text
+
+
+def matches_identity(pattern: str, name: str, attributes: Collection[tuple[str, str]]) -> bool:
+    """Compare a signer with a pattern of a trust policy.
+
+    Args:
+        pattern: A name, the start of one before ``*``, or ``x509.subject:`` and attributes such as ``C=DE, O=Maker``.
+        name: The signer's.
+        attributes: Of the subject of his certificate: short name (ST for S), value.
+    """
+    if pattern.startswith(_SUBJECT):
+        wanted = [part.strip().partition("=") for part in pattern[len(_SUBJECT) :].split(",")]
+        return all((("ST" if key == "S" else key), value) in attributes for key, _, value in wanted)
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

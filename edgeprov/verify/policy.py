@@ -30,6 +30,7 @@ from typing import Any, Final, get_args
 from edgeprov._dataclass import dataclass, field
 from edgeprov.errors import ConfigError, EdgeprovError, PolicyDenied, SignerUntrusted
 from edgeprov.formats.digest import Digest
+from edgeprov.formats.distinguished_name import matches_identity
 from edgeprov.formats.mediatypes import ASSURANCES
 from edgeprov.limits import LIMITS
 from edgeprov.verify.boot_policy import DEFAULT_PCRS, BootSet, parse_boot_sets, parse_model_pcrs
@@ -118,7 +119,7 @@ class TrustPolicy:
             SignerUntrusted: Not listed.
         """
         self.deny.verify_signer(identity, proved)
-        if not any(_matches(pattern, identity) for pattern in self.identities(role)):
+        if not any(matches_identity(pattern, identity.san, identity.rdns) for pattern in self.identities(role)):
             raise SignerUntrusted(
                 f"{identity.san} is not among the identities of the role {role!r} of the trust policy",
                 advice=f"Add it to the list {role} in the table [roles] of policy.toml, if it is to have this role.",
@@ -280,12 +281,3 @@ def _strings(table: Mapping[str, Any], name: str, key: str) -> tuple[str, ...]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _matches(pattern: str, identity: SignerIdentity) -> bool:
-    if pattern.startswith("x509.subject:"):
-        wanted = [part.strip().partition("=") for part in pattern[len("x509.subject:") :].split(",")]
-        return all((("ST" if key == "S" else key), value) in identity.rdns for key, _, value in wanted)
-    if pattern.endswith("*"):
-        return identity.san.startswith(pattern[:-1])
-    return identity.san == pattern

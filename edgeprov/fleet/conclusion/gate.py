@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from edgeprov.fleet.conclusion.trust import DenyType, TrustRole, TrustRules
-from edgeprov.fleet.conclusion.types import Checks, ItemFacts, SignatureFacts, StampFacts
+from edgeprov.fleet.conclusion.types import ItemFacts, SignatureFacts, StampFacts
+from edgeprov.formats.distinguished_name import matches_identity
 
-_SUBJECT: Final = "x509.subject:"
 _NO_ROLE: Final[tuple[tuple[str, ...], frozenset[bytes]]] = ((), frozenset())
-_ALWAYS: Final = frozenset({""})
 
 Sight = tuple[int, tuple[StampFacts, ...]]
 """First sighting of an artifact, and the stamps over the tables that hold it."""
@@ -100,7 +99,8 @@ class Gate:
         if listed is None:
             patterns, anchors = self._roles.get(role, _NO_ROLE)
             listed = self._listed[key] = signature.anchor in anchors and (
-                role == "device" or any(_matches(pattern, signature) for pattern in patterns)
+                role == "device"
+                or any(matches_identity(pattern, signature.identity, signature.subject) for pattern in patterns)
             )
         return listed
 
@@ -122,17 +122,3 @@ class Gate:
         sight = self.sights.get(signature.digest)
         times = [time for time in (proved, sight[0] if sight else None) if time is not None]
         return bool(times) and start <= min(times) <= end
-
-
-def _matches(pattern: str, signature: SignatureFacts) -> bool:
-    if pattern.startswith(_SUBJECT):
-        wanted = [part.strip().partition("=") for part in pattern[len(_SUBJECT) :].split(",")]
-        return all((("ST" if key == "S" else key), value) in signature.subject for key, _, value in wanted)
-    if pattern.endswith("*"):
-        return signature.identity.startswith(pattern[:-1])
-    return signature.identity == pattern
-
-
-def is_good(checks: Checks) -> bool:
-    """Every check that needs no policy holds."""
-    return checks.state == "verified"
