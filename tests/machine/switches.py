@@ -75,7 +75,7 @@ WEAKENED: Final[dict[str, Change]] = {
     "missing in any source, not in all": Change("gone_rules:presence", 'return "there", 0\n', "continue\n"),
     "gone at the first listing without it": Change("gone_rules:presence", "< HOUR_NS", "< 0"),
     "three explanations, not two": Change("number_rules:number_contested", "if len(owners) > 1 or (lost", "if len(owners) > 2 or (lost"),
-    "the first number not looked for": Change("number_rules:missing_numbers", "[], case.base + 1", "[], case.base + 2"),
+    "the first number not looked for": Change("number_rules:missing_numbers", "case.base + 1, top)", "case.base + 2, top)"),
     "a certificate without an end": Change("gate:Gate._in_time", "start <= min(times) <= end", "start <= min(times)"),
     "a stop may cover one record that was shown": Change("listing_rules:stop_covers_shown", "if last > (", "if last > 1 + ("),
     "one record may be in two kits": Change("record_rules:record_twice", "part[0] <= reach[1]", "part[0] < reach[1]"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edgeprov.fleet.conclusion.json_form import canonical_json
+from edgeprov.formats.jsonx import encode_json
 from tests.support.softtpm import SoftTpm, spki
 from tests.vectors.cases_device import Case, Stage
 from tests.vectors.cases_evidence import all_evidence
@@ -120,7 +120,7 @@ def conclusion_files() -> Iterator[tuple[str, bytes]]:
     for vector in all_histories():
         by_rule.setdefault(vector.rule, []).append(vector.as_json())
     for rule, vectors in by_rule.items():
-        yield f"conclusion/{rule}.json", b"[" + b",\n".join(map(canonical_json, vectors)) + b"]\n"
+        yield f"conclusion/{rule}.json", b"[" + b",\n".join(map(encode_json, vectors)) + b"]\n"
 
 
 def _json(value: object, *, indent: int | None) -> bytes:

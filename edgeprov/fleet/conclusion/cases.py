@@ -119,8 +119,6 @@ class Cases:
                 case.inside.add(item.digest)
         elif isinstance(item, TombstoneFacts):
             case.tombstones.append(item)
-        elif isinstance(item, HeadFacts):
-            case.heads.append(item)
         if self.view.gate.trust.boot_sets:
             case.boot_sets.update(self.view.gate.boot_sets(item) or ())
 

@@ -51,7 +51,7 @@ def _open_records_held(case: Case, item: ItemFacts, view: View, slots: dict[str,
     for name, missing in gaps.items():
         listed = [entry for entry in item.standing.open if entry.slot == name]
         floors = open_floors(slots[name], listed)
-        for _, inside, later in chain.from_iterable(split_gap(case, gap, listed, floors) for gap in missing):
+        for _, inside, later in chain.from_iterable(split_gap(gap, listed, floors) for gap in missing):
             if any(listing_inside(entry, view) for entry in inside) or (later and not inside):
                 return False
     return True

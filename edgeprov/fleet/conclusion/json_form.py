@@ -21,6 +21,7 @@ from edgeprov.fleet.conclusion.fleet_report import FleetReport
 from edgeprov.fleet.conclusion.question import Question
 from edgeprov.fleet.conclusion.trust import TrustRules
 from edgeprov.fleet.conclusion.types import Knowledge
+from edgeprov.formats.jsonx import encode_json
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ _SHOWN: Final = 40
 
 def encode_knowledge(knowledge: Knowledge) -> bytes:
     """The canonical bytes."""
-    return canonical_json(to_json(knowledge))
+    return encode_json(to_json(knowledge))
 
 
 def parse_knowledge(raw: bytes) -> Knowledge:
@@ -43,7 +44,7 @@ def parse_knowledge(raw: bytes) -> Knowledge:
 
 def encode_trust(trust: TrustRules) -> bytes:
     """The canonical bytes."""
-    return canonical_json(to_json(trust))
+    return encode_json(to_json(trust))
 
 
 def parse_trust(raw: bytes) -> TrustRules:
@@ -53,7 +54,7 @@ def parse_trust(raw: bytes) -> TrustRules:
 
 def encode_question(question: Question) -> bytes:
     """The canonical bytes."""
-    return canonical_json(to_json(question))
+    return encode_json(to_json(question))
 
 
 def parse_question(raw: bytes) -> Question:
@@ -63,24 +64,19 @@ def parse_question(raw: bytes) -> Question:
 
 def encode_report(report: FleetReport) -> bytes:
     """The canonical bytes."""
-    return canonical_json(to_json(report))
+    return encode_json(to_json(report))
 
 
 def compared_report(report: FleetReport) -> bytes:
     """The canonical bytes without the member ``knowledge``: equal for equal knowledge, trust and question."""
     value = to_json(report)
     del value["knowledge"]
-    return canonical_json(value)
+    return encode_json(value)
 
 
 def parse_report(raw: bytes) -> FleetReport:
     """Read the JSON form. Raises FormatError."""
     return _parse(FleetReport, raw)
-
-
-def canonical_json(value: Any) -> bytes:
-    """Members sorted, no white space, UTF-8 without needless escapes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def to_json(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgeprov.fleet.conclusion.spans import count_common, joined_ranges
+from edgeprov.fleet.conclusion.spans import count_common, gaps_between, joined_ranges
 from edgeprov.fleet.conclusion.types import KitFacts, LabelRun, Range
 from edgeprov.fleet.conclusion.view import Case, View
 
@@ -28,27 +28,12 @@ def last_labels(runs: Iterable[tuple[tuple[int, bytes, int], LabelRun]]) -> list
     settled: list[Range] = []  # from the last label to the first: what is settled stays
     labelled: list[Range] = []
     for _, run in reversed(ordered):
-        fresh = _minus((run.first, run.last), settled)
+        fresh = gaps_between(settled, run.first, run.last)
         if not run.withdrawn:
             labelled += fresh
         if fresh:
             settled = joined_ranges([*settled, *fresh])
     return joined_ranges(labelled)
-
-
-def _minus(part: Range, taken: Sequence[Range]) -> list[Range]:
-    found, low = [], part[0]
-    for first, last in taken:
-        if last < low:
-            continue
-        if first > part[1]:
-            break
-        if first > low:
-            found.append((low, first - 1))
-        low = max(low, last + 1)
-    if low <= part[1]:
-        found.append((low, part[1]))
-    return found
 
 
 @dataclass(slots=True)
@@ -76,7 +61,7 @@ def count_results(case: Case, view: View) -> dict[bytes, ResultTally]:
             counted = seen.get(kit.slot)
             fresh = joined_ranges(ranges) if len(ranges) > 1 else list(ranges)
             if counted is not None and counted[-1][1] >= fresh[0][0]:
-                fresh = [rest for part in fresh for rest in _minus(part, counted)]
+                fresh = [rest for part in fresh for rest in gaps_between(counted, *part)]
             records = sum(last - first + 1 for first, last in fresh)
             seen[kit.slot] = joined_ranges([*counted, *fresh]) if counted else fresh
             labelled = count_common(fresh, labels[kit.slot]) if kit.slot in labels else 0

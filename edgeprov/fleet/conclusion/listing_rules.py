@@ -13,7 +13,7 @@ from edgeprov.fleet.conclusion.fleet_report import Reason
 from edgeprov.fleet.conclusion.record_rules import SlotRecords, stop_floor
 from edgeprov.fleet.conclusion.spans import gaps_between, joined_ranges
 from edgeprov.fleet.conclusion.time_rules import lower_bound, made_before
-from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts
+from edgeprov.fleet.conclusion.types import ItemFacts, KitFacts, Range
 from edgeprov.fleet.conclusion.view import Case, View, rule
 from edgeprov.formats.standing import OpenSegment, Stop
 
@@ -152,19 +152,21 @@ def stop_covers_shown(case: Case, view: View, slots: dict[str, SlotRecords]) -> 
 def unclean_stop(case: Case, view: View, slots: dict[str, SlotRecords]) -> Iterator[Reason]:
     """Tell each unclean stop that may have lost records of the period, with its bound and numbers."""
     told: set[Stop] = set()
+    held: dict[str, list[Range]] = {}
     for item in case.items:
         for stop in item.standing.stops:
             if stop in told or made_before(item, view):
                 continue
             told.add(stop)
             slot = slots[stop.slot]
-            held = joined_ranges((part[0], part[1]) for part in slot.held)
+            if stop.slot not in held:
+                held[stop.slot] = joined_ranges((part[0], part[1]) for part in slot.held)
             yield case.reason(
                 "unclean-stop",
                 "note",
                 f"a power cut may have taken records of slot {stop.slot} of the last {stop.bound_ms} ms before it",
                 slot=stop.slot,
-                numbers=tuple(gaps_between(held, stop_floor(slot, item, stop) + 1, stop.resumed - 1)),
+                numbers=tuple(gaps_between(held[stop.slot], stop_floor(slot, item, stop) + 1, stop.resumed - 1)),
                 digests=(item.digest,),
                 bound_ms=stop.bound_ms,
                 until=stop.at_ns,

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
-from edgeprov.fleet.conclusion.json_form import canonical_json, to_json
+from edgeprov.fleet.conclusion.json_form import to_json
 from edgeprov.fleet.conclusion.types import Checks, HeadFacts, KitFacts, SignatureFacts
+from edgeprov.formats.jsonx import encode_json
 
 T = TypeVar("T", bound=Any)
 
@@ -70,7 +71,7 @@ def _best(merged: Merged[T], digest: bytes, found: list[T]) -> T:
 
 
 def _text(entry: Any) -> bytes:
-    return canonical_json(to_json(entry))
+    return encode_json(to_json(entry))
 
 
 def _content(entry: T) -> T:

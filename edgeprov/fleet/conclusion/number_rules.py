@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgeprov.fleet.conclusion.fleet_report import Reason
+from edgeprov.fleet.conclusion.spans import gaps_between
 from edgeprov.fleet.conclusion.time_rules import is_past
 from edgeprov.fleet.conclusion.types import KitFacts, Range, SegmentFacts, TombstoneFacts
 from edgeprov.fleet.conclusion.view import Case, View, rule
@@ -38,10 +39,6 @@ class Numbers:
     named: dict[bytes, list[TombstoneFacts]] = field(default_factory=dict)
     lost: dict[int, set[bytes]] = field(default_factory=dict)
     shared: dict[int, set[bytes]] = field(default_factory=dict)
-
-    def explains(self, number: int) -> bool:
-        """Something at hand explains a number; a segment that only shares it does not."""
-        return number in self.owners or number in self.lost
 
 
 def collect_numbers(case: Case) -> Numbers:
@@ -102,14 +99,7 @@ def missing_numbers(case: Case, numbers: Numbers) -> list[Range]:
         explained.update(entry.number for entry in last.standing.open if case.base < entry.number <= top)
     if len(explained) == top - case.base:  # nothing is missing
         return []
-    found, expected = [], case.base + 1
-    for number in sorted(explained):
-        if number > expected:
-            found.append((expected, min(number - 1, top)))
-        expected = max(expected, number + 1)
-    if expected <= top:
-        found.append((expected, top))
-    return found
+    return gaps_between([(number, number) for number in sorted(explained)], case.base + 1, top)
 
 
 def _not_past(case: Case, first: int, last: int) -> Iterator[Range]:

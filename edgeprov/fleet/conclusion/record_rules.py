@@ -135,17 +135,15 @@ def record_gaps(case: Case, slots: dict[str, SlotRecords], end: ItemFacts) -> di
 
 
 def split_gap(
-    case: Case, gap: Range, listed: Iterable[OpenSegment], floor: dict[int, int]
+    gap: Range, listed: Iterable[OpenSegment], floor: dict[int, int]
 ) -> Iterator[tuple[Range, tuple[OpenSegment, ...], bool]]:
     """R-con-53: parts of a gap, with the open segments that list them, and if an open one may still give them.
 
     Args:
-        case: The enrollment.
         gap: First and last number.
         listed: Open segments of this slot in the item that is looked at.
         floor: Number of an open segment -> highest record number in kits with a lower number.
     """
-    del case
     first, last = gap
     edges = {first, last + 1}
     for entry in listed:
@@ -186,7 +184,7 @@ def record_missing(case: Case, view: View, slots: dict[str, SlotRecords]) -> Ite
         missing = [
             (max(part[0], past), part[1])
             for gap in gaps
-            for part, inside, later in split_gap(case, gap, listed, floors)
+            for part, inside, later in split_gap(gap, listed, floors)
             if not inside and not later and part[1] >= past
         ]
         if missing:

@@ -17,7 +17,6 @@ from edgeprov.fleet.conclusion.gate import Gate, Sight
 from edgeprov.fleet.conclusion.question import Question
 from edgeprov.fleet.conclusion.types import (
     Ended,
-    HeadFacts,
     ItemFacts,
     KitFacts,
     ModelFacts,
@@ -58,7 +57,6 @@ class Case:
     records: list[RecordFacts] = field(default_factory=list)
     kits: list[KitFacts] = field(default_factory=list)
     tombstones: list[TombstoneFacts] = field(default_factory=list)
-    heads: list[HeadFacts] = field(default_factory=list)
     items: list[ItemFacts] = field(default_factory=list)
     pending: list[ItemFacts] = field(default_factory=list)
     pending_top: int = -1
@@ -115,7 +113,6 @@ class View:
         return sight[0] if sight else self.question.at
 
 
-CaseRule = Callable[[Case, View], Iterator[Reason]]
 RULES: Final[dict[str, list[str]]] = {}
 """Id of a rule -> names of its functions."""
 

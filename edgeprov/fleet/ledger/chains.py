@@ -24,14 +24,12 @@ from edgeprov.fleet.ledger.day_statement import (
     parse_day_statement,
 )
 from edgeprov.fleet.ledger.ledger_folder import LedgerFolder
-from edgeprov.formats.bundle import parse_bundle
+from edgeprov.formats.bundle import Bundle, parse_bundle
 from edgeprov.formats.digest import Digest, digest_of
-from edgeprov.formats.rfc3339 import rfc3339
 from edgeprov.limits import LIMITS
 from edgeprov.verify.collector import verify_collector
 from edgeprov.verify.policy import TrustPolicy
 
-_CHUNK = 1024 * 1024
 _NS = 10**9
 
 
@@ -146,16 +144,13 @@ def verify_table(path: Path, statement: DayStatement) -> None:
         DigestMismatch: Other bytes.
         StoreError: It cannot be read.
     """
-    state = hashlib.sha256()
-    size = 0
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                state.update(chunk)
-                size += len(chunk)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    if (size, state.hexdigest()) != (statement.bytes, statement.table.hex):
+    if (size, digest) != (statement.bytes, statement.table.hex):
         raise DigestMismatch(
             f"{path}: the table of {statement.day} is not the one that was signed",
             advice="Fetch the day from the registry again.",
@@ -165,20 +160,20 @@ def verify_table(path: Path, statement: DayStatement) -> None:
 def _verify_day(name: str, day: str, raw: bytes, policy: TrustPolicy, at: dt.datetime | None) -> VerifiedDay:
     what = f"day {day} of the ledger {name}"
     # An unverified statement tells only at which time its certificate is looked at; then all of it is verified.
-    claimed = parse_day_statement(parse_bundle(raw).payload)
+    bundle = parse_bundle(raw)
+    claimed = parse_day_statement(bundle.payload)
     if (claimed.chain, claimed.day) != (name, day):
         raise SubjectMismatch(f"{what}: it is signed as day {claimed.day} of {claimed.chain}")
     moment = at or dt.datetime.fromtimestamp(min(claimed.until_ns // _NS, 253_402_300_799), dt.UTC)
     _, signer = verify_collector(raw, policy, moment, what)
     if collector_of_identity(signer) != owner_of_chain(name):
         raise SubjectMismatch(f"{what} was signed by {signer}, whose ledger it is not")
-    return VerifiedDay(statement=claimed, bundle=digest_of(raw), signer=signer, stamps=_stamps(raw, policy))
+    return VerifiedDay(statement=claimed, bundle=digest_of(raw), signer=signer, stamps=_stamps(bundle, policy))
 
 
-def _stamps(raw: bytes, policy: TrustPolicy) -> tuple[tuple[bytes, int], ...]:
+def _stamps(bundle: Bundle, policy: TrustPolicy) -> tuple[tuple[bytes, int], ...]:
     from edgeprov.verify.timestamp_check import verify_timestamp
 
-    bundle = parse_bundle(raw)
     found = []
     for stamp in bundle.timestamps:
         for anchor in policy.timestamp_anchors:
@@ -188,12 +183,3 @@ def _stamps(raw: bytes, policy: TrustPolicy) -> tuple[tuple[bytes, int], ...]:
                 continue
             found.append((hashlib.sha256(anchor).digest(), int(moment.timestamp()) * _NS))
     return tuple(sorted(set(found)))
-
-
-def describe_chain(chain: VerifiedChain) -> str:
-    """One line about a chain, for people."""
-    if not chain.days:
-        return f"ledger {chain.name}: no closed day"
-    first, last = chain.days[0].statement, chain.days[-1].statement
-    until = rfc3339(dt.datetime.fromtimestamp(last.until_ns // _NS, dt.UTC))
-    return f"ledger {chain.name}: {len(chain.days)} days, {first.day} to {last.day}, newest row {until}"

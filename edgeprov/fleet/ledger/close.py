@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from edgeprov.errors import LimitError, StoreError
 from edgeprov.fleet.ledger.day_rows import closed_rows
@@ -30,8 +29,6 @@ from edgeprov.formats.digest import Digest, digest_of
 from edgeprov.formats.envelope import Signer
 from edgeprov.limits import LIMITS
 from edgeprov.store.atomic import open_temporary, remove, rename, save_bytes, sync_dir
-
-_CHUNK: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +126,8 @@ class Closer:
 
 def _digest_of_file(path: Path) -> Digest:
     # Read again: what is signed is what the disk gives back.
-    state = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            state.update(chunk)
-    return Digest(state.hexdigest())
+        return Digest(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _try_remove(path: Path) -> None:

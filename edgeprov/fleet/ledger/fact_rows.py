@@ -102,10 +102,11 @@ def rows_of(
     members: dict[str, Any] = {"seen_ns": seen_ns, "digest": found.digest, **place, **_checks(found.checks), **more}
     if isinstance(found, RecordFacts):
         signatures.append(found.certificate)
-        members["certificate"] = signer_row(found.certificate, seen_ns).digest
-    keys = {row.digest: row for row in (signer_row(item, seen_ns) for item in signatures)}
+    signers = [signer_row(item, seen_ns) for item in signatures]
+    if isinstance(found, RecordFacts):
+        members["certificate"] = signers[-1].digest
     if not isinstance(found, HeadFacts):
-        members["signatures"] = _signatures(found.signatures, seen_ns)
+        members["signatures"] = _signatures(found.signatures, signers)
     row: Row
     if isinstance(found, ItemFacts):
         row = _item_row(found, members, events)
@@ -121,7 +122,7 @@ def rows_of(
         row = RosterRow(
             **members, number=found.version, prev=found.previous, created_ns=found.issued, expires_ns=found.expires
         )
-    return [*keys.values(), row]
+    return [*{signer.digest: signer for signer in signers}.values(), row]
 
 
 def _item_row(found: ItemFacts, members: dict[str, Any], events: Sequence[DeviceAct]) -> Row:
@@ -200,13 +201,12 @@ def _checks(checks: Checks) -> dict[str, Any]:
     }
 
 
-def _signatures(items: Sequence[SignatureFacts], seen_ns: int) -> tuple[FoundSignature, ...]:
+def _signatures(items: Sequence[SignatureFacts], signers: Sequence[SignerRow]) -> tuple[FoundSignature, ...]:
     found = []
-    for item in items:
-        signer = signer_row(item, seen_ns).digest
-        found += [FoundSignature(item.digest, signer, stamp.anchor, stamp.at) for stamp in item.stamps]
+    for item, signer in zip(items, signers, strict=False):  # the last row of a record is its certificate's
+        found += [FoundSignature(item.digest, signer.digest, stamp.anchor, stamp.at) for stamp in item.stamps]
         if not item.stamps:
-            found.append(FoundSignature(item.digest, signer, None, None))
+            found.append(FoundSignature(item.digest, signer.digest, None, None))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -124,7 +124,8 @@ def read_knowledge(
         found["kits"] += [_kit(row, reader) for row in reader.rows("kit")]
         found["tombstones"] += [_tombstone(row, reader) for row in reader.rows("tombstone")]
         found["heads"] += [_head(row, reader) for row in reader.rows("head")]
-        found["models"] += [_model(row, reader) for row in reader.rows("model", filtered=False)]
+        tags = _model_tags(view, told.name)
+        found["models"] += [_model(row, reader, tags) for row in reader.rows("model", filtered=False)]
         found["rosters"] += [_roster(row, reader, rosters) for row in reader.rows("roster", filtered=False)]
         kept = None if where == "true" else {item.digest for items in found.values() for item in items}
         found["sightings"] += read_sightings(view, told.name, told.collector, told.stamps_at, kept)
@@ -308,16 +309,23 @@ def _head(row: HeadRow, reader: _Reader) -> HeadFacts:
     return HeadFacts(**_item(row, reader), newest=row.prev, nonce=row.nonce, asked=row.asked_ns)
 
 
-def _model(row: ModelRow, reader: _Reader) -> ModelFacts:
-    tags = reader.view.query(
-        "SELECT DISTINCT tag FROM ledger WHERE chain = ? AND digest = ? AND tag IS NOT NULL",
-        [reader.told.name, row.digest],
-    )
+def _model_tags(view: LedgerView, chain: str) -> dict[bytes, list[str]]:
+    tags: dict[bytes, list[str]] = {}
+    for digest, tag in view.query(
+        "SELECT DISTINCT digest, tag FROM ledger WHERE chain = ? AND tag IS NOT NULL "
+        "AND digest IN (SELECT digest FROM ledger WHERE chain = ? AND row = 'model')",
+        [chain, chain],
+    ):
+        tags.setdefault(digest, []).append(tag)
+    return tags
+
+
+def _model(row: ModelRow, reader: _Reader, tags: Mapping[bytes, Sequence[str]]) -> ModelFacts:
     return ModelFacts(
         digest=row.digest,
         name=row.name or "",
         version=row.version or "",
-        tags=tuple(sorted(tag for (tag,) in tags)),
+        tags=tuple(sorted(tags.get(row.digest, ()))),
         signatures=_signatures(row.signatures, reader),
         checks=_checks(row, reader.told),
     )
@@ -327,8 +335,7 @@ def _roster(row: RosterRow, reader: _Reader, rosters: Mapping[bytes, Sequence[Ro
     entries = rosters.get(row.digest)
     checks = _checks(row, reader.told)
     if entries is None and checks.state == "verified":
-        checks = Checks(state="not-judged", signed=checks.signed, by=checks.by, at=checks.at, rule=_UNREAD,
-                        detail="the document of this version is not at hand")  # fmt: skip
+        checks = replace(checks, state="not-judged", rule=_UNREAD, detail="the document of this version is not at hand")
     return RosterFacts(
         digest=row.digest,
         version=row.number,

@@ -130,19 +130,12 @@ class LedgerFolder:
         found = (_PART_FILE.fullmatch(name) for name in _names(self.open))
         return tuple(sorted(DayPart(m[1], int(m[2]), int(m[3]), self.open / m[0]) for m in found if m))
 
-    def last_bundle(self) -> tuple[str, bytes] | None:
-        """The newest closed day and its signature; None before the first.
+    def load_bundle(self, day: str) -> bytes:
+        """The signature of a closed day.
 
         Raises:
-            StoreError: A table has no signature.
+            StoreError: It is gone, or cannot be read.
         """
-        days = self.list_days()
-        if not days:
-            return None
-        return days[-1][0], self.load_bundle(days[-1][0])
-
-    def load_bundle(self, day: str) -> bytes:
-        """The signature of a closed day. Errors as in last_bundle."""
         path = self.bundle_path(day)
         try:
             return load_bytes(path, max_bytes=LIMITS.signature_blob_bytes, what="signature of a ledger's day")

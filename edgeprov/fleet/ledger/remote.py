@@ -84,11 +84,11 @@ def push_days(registry: Registry, prefix: str, folder: LedgerFolder) -> tuple[st
     repo = repository(prefix, statements[days[-1]].chain)
     there = {tag for tag in registry.list_tags(repo) if DAY.fullmatch(tag)}
     listed = fetch_listed(registry, repo)
-    _verify_ours(registry, repo, statements, there, listed)
+    expected = {day: statement.manifest.digest for day, statement in statements.items()}
+    _verify_ours(registry, repo, expected, there, listed)
     written = tuple(day for day in days if day not in there)
     for day in written:
         _push_day(registry, repo, folder, statements[day], bundles[day])
-    expected = {day: statement.manifest.digest for day, statement in statements.items()}
     signatures = b"".join(bundles[day] + b"\n" for day in days)
     if written or listed != ListedDays(expected, describe(signatures, LEDGER_BUNDLES)):
         _push_index(registry, repo, statements, signatures)
@@ -144,9 +144,9 @@ def _fetch_bundle(registry: Registry, repo: str, day: str) -> bytes:
 
 
 def _verify_ours(
-    registry: Registry, repo: str, statements: Mapping[str, DayStatement], there: set[str], listed: ListedDays | None
+    registry: Registry, repo: str, ours: Mapping[str, Digest], there: set[str], listed: ListedDays | None
 ) -> None:
-    foreign = sorted(there - statements.keys())
+    foreign = sorted(there - ours.keys())
     if foreign:
         raise RegistryConflict(
             f"{repo} has the day {foreign[0]}, which this machine's ledger has not",
@@ -154,7 +154,7 @@ def _verify_ours(
         )
     known = {} if listed is None else listed.days
     for day in sorted(there):
-        expected = statements[day].manifest.digest
+        expected = ours[day]
         found = known.get(day)
         if found is None:
             head = registry.head_manifest(repo, day)

@@ -135,21 +135,21 @@ class LedgerView:
         Raises:
             StoreError: A file is damaged, or gone.
         """
-        for kind in kinds:
-            columns = columns_of(kind)
-            question = f"SELECT {_selected(columns)} FROM ledger WHERE \"row\" = '{kind}' AND ({where})"  # noqa: S608
-            yield from self._typed(question, columns, kind, parameters)
+        return self._rows_of("ledger", kinds, where, parameters)
 
     def merged(self, kinds: Sequence[str], where: str = "true", parameters: Sequence[Any] = ()) -> Iterator[Row]:
         """Artifacts, each once a chain, with all that later rows of the chain say of them. Arguments as in rows()."""
-        for kind in kinds:
-            columns = columns_of(kind)
-            question = f"SELECT {_selected(columns)} FROM known WHERE \"row\" = '{kind}' AND ({where})"  # noqa: S608
-            yield from self._typed(question, columns, kind, parameters)
+        return self._rows_of("known", kinds, where, parameters)
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+    def _rows_of(self, name: str, kinds: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
+        for kind in kinds:
+            columns = columns_of(kind)
+            question = f"SELECT {_selected(columns)} FROM {name} WHERE \"row\" = '{kind}' AND ({where})"  # noqa: S608
+            yield from self._typed(question, columns, kind, parameters)
 
     def _typed(self, question: str, columns: Sequence[Column], kind: str, parameters: Sequence[Any]) -> Iterator[Row]:
         made = ROW_CLASSES[kind]

@@ -10,7 +10,6 @@ import pytest
 
 from edgeprov.errors import FormatError
 from edgeprov.fleet.conclusion.json_form import (
-    canonical_json,
     encode_knowledge,
     encode_question,
     encode_trust,
@@ -32,6 +31,7 @@ from edgeprov.fleet.conclusion.types import (
     StampFacts,
     TombstoneFacts,
 )
+from edgeprov.formats.jsonx import encode_json
 from edgeprov.formats.standing import OpenSegment, Standing, Stop
 from edgeprov.formats.tombstone import LostRange, NumberEntry
 
@@ -102,7 +102,7 @@ def test_values_come_back_as_they_were() -> None:
 
 def test_the_form_is_canonical() -> None:
     raw = encode_knowledge(KNOWLEDGE)
-    assert raw == canonical_json(json.loads(raw))
+    assert raw == encode_json(json.loads(raw))
     assert b'"digest":"sha256:' + D.hex().encode() in raw
     assert b'"enrollment":"' + D.hex().encode() in raw
 
