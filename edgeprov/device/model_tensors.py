@@ -9,6 +9,7 @@ Spec: TensorFlow Lite schema v3; FORMAT.md section "Recording protocol".
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edgeprov.formats.segment import Tensor
 
 _KNOWN: Final = 8  # models of which the tensors are kept
+_lock: Final = threading.Lock()  # each connection of the service has a thread
 _known: dict[Digest, tuple[tuple[FileTensor, ...], tuple[FileTensor, ...]]] = {}
 
 
@@ -36,11 +38,15 @@ def model_tensors(stored: StoredModel) -> tuple[tuple[FileTensor, ...], tuple[Fi
     from edgeprov.device.model_store import load_weights
 
     digest = stored.manifest.digest
-    if digest not in _known:
-        while len(_known) >= _KNOWN:
-            del _known[next(iter(_known))]
-        _known[digest] = read_tensors(load_weights(stored))
-    return _known[digest]
+    with _lock:
+        found = _known.get(digest)
+    if found is None:
+        found = read_tensors(load_weights(stored))
+        with _lock:
+            while len(_known) >= _KNOWN:
+                del _known[next(iter(_known))]
+            _known[digest] = found
+    return found
 
 
 def verified_tensors(named: Sequence[Tensor], known: Sequence[FileTensor], kind: str) -> tuple[Tensor, ...]:
