@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 Open = Callable[[Any, Path, "Callable[[int], None] | None"], "tuple[NewSegment, SegmentHeader]"]
 """Opens an ``Opened`` in a file of this name; the last argument frees bytes of a full spool for one more try."""
 
+Own = tuple[str, bytes, str]
+"""Boot, enrollment and name of this device: those of a segment that is gone on with."""
+
 _KEY_BYTES: Final = 32
 _VARYING_BYTES: Final = 64 * 1024  # of a tensor whose size varies
 
@@ -176,7 +179,7 @@ class SegmentKeeper:
         self._kind = kind
         self._begun = begun
         self._open_segment = open_segment or self._here
-        _ = context.enrollment  # without one nothing is recorded
+        self._own = own_of(context)  # without an enrollment nothing is recorded
         self.header: SegmentHeader | None = None
         self._key: bytes | None = None
 
@@ -187,8 +190,8 @@ class SegmentKeeper:
             StoreError: The disk failed.
         """
         for path in reversed(self._writer.open_segments):
-            header = _fitting(self._context, path, self._kind)
-            if header is not None and self._writer.can_go_on(path):
+            header = _fitting(self._own, path, self._kind) if self._writer.can_go_on(path) else None
+            if header is not None:
                 with self._writer.lock:
                     self._writer.go_on(path)
                     self.header = header
@@ -259,7 +262,12 @@ class SegmentKeeper:
             return self._writer.prepare(header, path)
 
 
-def has_segment_of(context: Context, lane: SlotSpool, kind: SegmentKind) -> bool:
+def own_of(context: Context) -> Own:
+    """Boot, enrollment and name of this device. Errors as of Context.enrollment."""
+    return context.boot_id(), context.enrollment, context.urn
+
+
+def has_segment_of(own: Own, lane: SlotSpool, kind: SegmentKind) -> bool:
     """Whether a session of this kind could go on in a segment that the lane's last writer left.
 
     Raises:
@@ -269,12 +277,12 @@ def has_segment_of(context: Context, lane: SlotSpool, kind: SegmentKind) -> bool
     names = {*head.open, *([head.writing.name] if head.writing else [])}
     for name in names:
         with suppress(NotStored):
-            if _fitting(context, lane.folder / name, kind) is not None:
+            if _fitting(own, lane.folder / name, kind) is not None:
                 return True
     return False
 
 
-def _fitting(context: Context, path: Path, kind: SegmentKind) -> SegmentHeader | None:
+def _fitting(own: Own, path: Path, kind: SegmentKind) -> SegmentHeader | None:
     """The header of a segment that a session of this kind goes on in; None of another segment."""
     segment = read_segment(path)
     try:
@@ -282,9 +290,7 @@ def _fitting(context: Context, path: Path, kind: SegmentKind) -> SegmentHeader |
     except FormatError:
         return None
     fits = (
-        header.boot_id == context.boot_id()
-        and header.enrollment == context.enrollment
-        and header.device == context.urn
+        (header.boot_id, header.enrollment, header.device) == own
         and header.model == kind.model
         and header.inputs == kind.inputs
         and header.outputs == kind.outputs

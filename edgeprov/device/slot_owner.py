@@ -26,7 +26,7 @@ from edgeprov.device.events import add_event
 from edgeprov.device.identity import verify_not_ended, verify_own_name
 from edgeprov.device.proved_time import load_floor_ns
 from edgeprov.device.rotation import RotationServer
-from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind, has_segment_of
+from edgeprov.device.segments import Open, SegmentKeeper, SegmentKind, has_segment_of, own_of
 from edgeprov.device.storage_faults import FaultNotes
 from edgeprov.errors import EdgeprovError, StoreBusy, StoreError, StoreFull
 from edgeprov.store.spool import MAX_LANES, Quota, SlotSpool, SpoolWriter, lane_name
@@ -122,7 +122,8 @@ class SlotOwner:
             return open_writer(spool.of_lane(resume))
         known = spool.lanes()
         if len(known) > 1:  # first those where the session can go on in a segment
-            known = tuple(sorted(known, key=lambda lane: not has_segment_of(self._context, lane, kind)))
+            own = own_of(self._context)
+            known = tuple(sorted(known, key=lambda lane: not has_segment_of(own, lane, kind)))
         first_new = max(lane.lane for lane in known) + 1
         for lane in (*known, *(spool.of_lane(number) for number in range(first_new, MAX_LANES))):
             with suppress(StoreBusy):
@@ -179,21 +180,18 @@ class SlotOwner:
 
     def close(self) -> None:
         """Sync, leave the segment for the next session and give the lane up. A second call does nothing."""
+        self._end(self.writer.close)
+
+    def leave(self) -> None:
+        """Give the lane up while the application goes on to append; see SpoolWriter.leave."""
+        self._end(self.writer.leave)
+
+    def _end(self, end: Callable[[], None]) -> None:
         # The writer first: whoever asks for a rotation meanwhile is answered when the segment is synced.
         try:
             with self.lock:
                 self._closed = True
-                self.writer.close()
-        finally:
-            self._server.close()
-            self._faults.tell(failure=self.writer.failure, last=True)
-
-    def leave(self) -> None:
-        """Give the lane up while the application goes on to append; see SpoolWriter.leave."""
-        try:
-            with self.lock:
-                self._closed = True
-                self.writer.leave()
+                end()
         finally:
             self._server.close()
             self._faults.tell(failure=self.writer.failure, last=True)

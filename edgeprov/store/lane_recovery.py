@@ -5,18 +5,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from edgeprov._dataclass import replace
-from edgeprov.errors import FormatError, NotStored
+from edgeprov.errors import FormatError
 from edgeprov.store.atomic import DurableFile, sweep
-from edgeprov.store.frames import END, Range, Segment, SegmentInfo, load_segment_info, numbering, read_segment
+from edgeprov.store.frames import END, Range, Segment, load_segment_info, numbering, read_segment
 from edgeprov.store.number_blocks import LanePlace
 from edgeprov.store.ring import RingReader
 from edgeprov.store.ring_file import RingFile, copy_ring
-from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, lane_of, segment_paths
+from edgeprov.store.segment_file import Quarantine, end_file, is_damaged, lane_of, segment_infos
 from edgeprov.store.spool_head import (
     FIRST_NUMBER,
     RESERVED_NUMBERS,
@@ -78,7 +76,7 @@ class LaneRecovery:
         last, order = FIRST_NUMBER - 1, known.order
         opened: dict[str, OpenState] = {}
         rebuilt_open = False
-        for info in self._segments():
+        for info in segment_infos(self._place.folder):
             path, order = info.path, max(order, info.order)
             if lane_of(path) != self._place.lane:
                 continue
@@ -119,11 +117,6 @@ class LaneRecovery:
             next_n = resumed
         head = SpoolHead(reserved=max(known.reserved, next_n), next=next_n, order=order, writing=None, open=opened)
         return self._give_back(head, found, keep=keep)
-
-    def _segments(self) -> Iterator[SegmentInfo]:
-        for path in segment_paths(self._place.folder):
-            with suppress(NotStored):  # freed meanwhile
-                yield load_segment_info(path)
 
     def _note_stop(self, known: SpoolHead, next_n: int, resumed: int) -> None:
         writing = known.writing

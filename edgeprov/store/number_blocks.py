@@ -19,9 +19,9 @@ from edgeprov.errors import FormatError, NotStored, StoreError
 from edgeprov.formats.jsonx import encode_json, get_int, parse_json_object
 from edgeprov.limits import KIB
 from edgeprov.store.atomic import load_bytes, save_bytes, translated
-from edgeprov.store.frames import Range, load_segment_info
+from edgeprov.store.frames import Range
 from edgeprov.store.lock import lock
-from edgeprov.store.segment_file import Quarantine, segment_paths
+from edgeprov.store.segment_file import Quarantine, segment_infos
 from edgeprov.store.spool_head import FIRST_NUMBER, RESERVED_NUMBERS, load_head
 
 _MAX_BYTES: Final = 64 * KIB
@@ -152,9 +152,8 @@ class NumberBlocks:
             with suppress(FormatError):
                 head = load_head(path)
                 end = max(end, head.reserved if head else end)
-        for path in segment_paths(self._folder):
-            with suppress(NotStored):
-                end = max(end, *(last + 1 for _, last in load_segment_info(path).ranges), FIRST_NUMBER)
+        for info in segment_infos(self._folder):
+            end = max([end, *(last + 1 for _, last in info.ranges)])
         return end
 
     def _save(self, blocks: _Blocks) -> None:

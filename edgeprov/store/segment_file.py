@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgeprov.errors import StoreError, StoreFull
+from edgeprov.errors import NotStored, StoreError, StoreFull
 from edgeprov.limits import KIB, MIB
 from edgeprov.store.atomic import DurableFile, exists, open_temporary, remove, rename, save_bytes, sync_dir, translated
 from edgeprov.store.frames import (
@@ -19,9 +19,11 @@ from edgeprov.store.frames import (
     HEADER,
     Range,
     Segment,
+    SegmentInfo,
     count_of,
     encode_end,
     encode_frame,
+    load_segment_info,
     read_segment,
     verify_length,
 )
@@ -176,6 +178,13 @@ def segment_paths(folder: Path) -> list[Path]:
         if not folder.is_dir():
             return []
         return sorted(path for path in folder.glob("*.seg") if _NAME.fullmatch(path.name))
+
+
+def segment_infos(folder: Path) -> Iterator[SegmentInfo]:
+    """A look at the end of each segment, in order of opening. Errors as in segment_paths."""
+    for path in segment_paths(folder):
+        with suppress(NotStored):  # freed meanwhile
+            yield load_segment_info(path)
 
 
 def segment_name(order: int, lane: int) -> str:

@@ -15,7 +15,6 @@ synced lies behind that point. Closed segments never change; they are freed when
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +42,7 @@ from edgeprov.store.number_blocks import LanePlace, NumberBlocks
 from edgeprov.store.position import Quota
 from edgeprov.store.ring import RingReader
 from edgeprov.store.ring_file import RingFile
-from edgeprov.store.segment_file import Quarantine, end_file, lane_of, lane_suffix, segment_paths
+from edgeprov.store.segment_file import Quarantine, end_file, lane_of, lane_suffix, segment_infos
 from edgeprov.store.spool_head import (
     OpenState,
     SpoolHead,
@@ -61,7 +60,6 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_LANES: Final = 64
-_UNKNOWN_BOUND_MS: Final = 2**53 - 1  # where the document that told it is lost
 
 
 class SlotSpool:
@@ -125,11 +123,7 @@ class SlotSpool:
         Raises:
             StoreError: The folder cannot be read.
         """
-        found = []
-        for path in segment_paths(self.folder):
-            with suppress(NotStored):  # freed meanwhile
-                found.append(load_segment_info(path))
-        return tuple(found)
+        return tuple(segment_infos(self.folder))
 
     def head(self) -> SpoolHead:
         """The lane's numbers as they are on the disk; recover() first makes them complete."""
